@@ -1,0 +1,55 @@
+# `make` alone lists what there is.
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+EXTRAS ?= dev
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+PYTEST := $(BIN)/python -P -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo lint types test docs bench tensorboard format clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# torch comes first and by its pin, whatever build of it the machine prefers.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) -e ".[$(EXTRAS)]"
+	@touch $@
+
+install:  ## install everything into .venv: all extras and the tools
+	@$(MAKE) --no-print-directory --always-make $(STAMP) EXTRAS=all,dev
+
+demo: $(STAMP)  ## train an agent on a sparse task from nothing to solved
+	$(BIN)/python -P -m firstlight.scripts.demo
+
+lint: $(STAMP)  ## check style, format and spelling
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/codespell
+
+types: $(STAMP)  ## check types
+	$(BIN)/mypy
+
+test: lint types  ## run lint, types, the tests and the examples in docstrings
+	$(PYTEST) --doctest-modules tests src/firstlight
+
+docs: $(STAMP)  ## run the examples in docstrings
+	$(PYTEST) --doctest-modules src/firstlight
+
+bench: $(STAMP)  ## measure throughput against named peers
+	$(BIN)/firstlight-bench throughput
+
+tensorboard: $(STAMP)  ## show the runs in a browser
+	$(BIN)/tensorboard --logdir runs --host 127.0.0.1
+
+format: $(STAMP)  ## rewrite the code in the house format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:  ## remove builds and caches; keep .venv and runs
+	rm -rf build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,37 @@
+"""What learns: policies, learners, the trainer, and what is left of a run."""
+
+if __name__ != "firstlight.agents":
+    raise ImportError(
+        f"{__name__!r} is a folder of the firstlight repository, not a package of its own: "
+        "import it as 'firstlight.agents'."
+    )
+
+from firstlight.agents.agent import Agent, load
+from firstlight.agents.callbacks import Checkpoint, Evaluate, StopAt
+from firstlight.agents.encoders import MLP, Grid, Pixel
+from firstlight.agents.evaluation import evaluate, record
+from firstlight.agents.policy import ActorCritic, Policy
+from firstlight.agents.ppo import PPO
+from firstlight.agents.progress import Progress
+from firstlight.agents.spec import rebuildable
+from firstlight.agents.trainer import Run, Trainer
+
+__all__ = [
+    "MLP",
+    "PPO",
+    "ActorCritic",
+    "Agent",
+    "Checkpoint",
+    "Evaluate",
+    "Grid",
+    "Pixel",
+    "Policy",
+    "Progress",
+    "Run",
+    "StopAt",
+    "Trainer",
+    "evaluate",
+    "load",
+    "rebuildable",
+    "record",
+]

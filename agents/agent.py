@@ -1,0 +1,186 @@
+"""A trained agent anywhere else: load a run, act on observations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from firstlight.agents import checkpoint
+from firstlight.agents.checkpoint import CheckpointError
+from firstlight.agents.policy import Policy
+from firstlight.agents.spec import rebuild
+from firstlight.envs.seeding import generator
+from firstlight.envs.types import Obs, State
+
+
+def load(
+    run_or_checkpoint: Path | str,
+    *,
+    policy: nn.Module | None = None,
+    allow: Sequence[str] = (),
+    which: Literal["best", "newest"] = "best",
+    seed: int = 0,
+) -> Agent:
+    """The agent of a run, on the CPU; needs no environment and no configuration.
+
+    Args:
+        run_or_checkpoint: a run directory or one of its checkpoints.
+        policy: filled with the parameters and used; needed only for a policy that could not be
+            described, or to save `allow`. By default the policy is made from its description.
+        allow: packages beside firstlight that its description may name.
+        which: of a run, the best checkpoint if there is one, or the newest.
+        seed: of sampled actions.
+
+    Raises:
+        CheckpointError: if there is no whole checkpoint, or the policy does not fit it.
+        SpecError: if the description names what `allow` does not.
+    """
+    path = _find(Path(run_or_checkpoint), which)
+    state = checkpoint.load(path)
+    try:
+        spec, parameters = state["policy_spec"], state["learner"]["policy"]
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{path} holds no policy") from None
+    if policy is None:
+        if spec is None:
+            raise CheckpointError(f"{path} does not say how to make its policy: pass policy=...")
+        policy = rebuild(spec, allow)
+    assert isinstance(policy, nn.Module)
+    try:
+        policy.load_state_dict(parameters)
+    except RuntimeError as error:
+        sentence = " ".join(str(error).split())
+        raise CheckpointError(f"{path} does not fit {type(policy).__name__}: {sentence}") from None
+    return Agent(policy.cpu().eval(), seed=seed, step=checkpoint.step_of(path))
+
+
+class Agent:
+    """Acts on observations as an environment gives them: numpy in and numpy out.
+
+    Args:
+        policy: on the CPU, in evaluation mode.
+        seed: of sampled actions.
+        step: environment steps that it was trained for.
+    """
+
+    def __init__(self, policy: Any, *, seed: int = 0, step: int = 0):
+        self.policy: Policy = policy
+        self.obs_space: spaces.Dict = policy.obs_space
+        self.act_space: spaces.Space = policy.act_space
+        self.step = step
+        self._generator = generator(seed, "agent")
+
+    def act(
+        self,
+        obs: Any,
+        state: State | None = None,
+        deterministic: bool = False,
+        is_first: np.ndarray | None = None,
+    ) -> tuple[Any, State]:
+        """Choose an action for one observation, or one for each of N.
+
+        Args:
+            obs: an array, or a (nested) dict of arrays; fields that the policy does not know are
+                ignored. Each of the shape that `obs_space` says, or all with an N in front.
+            state: what the last call gave; None when an episode begins.
+            deterministic: the likeliest action instead of a sampled one.
+            is_first: [N] bool, which of N observations begin an episode; default all if there is no
+                `state`, else none.
+
+        Returns:
+            Action, fit for the environment, [...] or [N, ...]; and the state for the next call.
+
+        Raises:
+            ValueError: naming a field that is missing, or of a wrong shape or kind.
+        """
+        fields, batched = _batch(obs, self.obs_space)
+        num_envs = len(next(iter(fields.values())))
+        first = torch.full((1, num_envs), state is None)
+        if is_first is not None:
+            first = torch.as_tensor(np.asarray(is_first, bool)).reshape(1, -1)
+        if state is None:
+            state = self.policy.initial_state(num_envs)
+        if first.shape[1] != num_envs or any(len(part) != num_envs for part in state.values()):
+            raise ValueError(f"state or is_first is not of {num_envs} environments, as obs is")
+        with torch.no_grad():
+            out = self.policy({name: field[None] for name, field in fields.items()}, state, first)
+            action = out.dist.mode() if deterministic else out.dist.sample(self._generator)
+        choice = _to_space(action[0].numpy(), self.act_space)
+        return (choice if batched else choice[0]), out.state
+
+
+def _find(path: Path, which: str) -> Path:
+    """The checkpoint to load."""
+    if which not in ("best", "newest"):
+        raise ValueError(f"which is {which!r}, expected 'best' or 'newest'")
+    if (path / "manifest.json").exists():
+        return path
+    folder = path / "checkpoints"
+    found = checkpoint.best(folder) if which == "best" else None
+    found = found or checkpoint.newest(folder)
+    if found is None:
+        raise CheckpointError(f"{path} is neither a checkpoint nor a run that has a whole one")
+    return found
+
+
+def _batch(obs: Any, space: spaces.Dict) -> tuple[Obs, bool]:
+    """Tensors [N, ...] of the fields that `space` has, and whether `obs` had the N."""
+    given = _flatten(obs) if isinstance(obs, Mapping | tuple) else {"obs": obs}
+    arrays: dict[str, np.ndarray] = {}
+    for name, field in space.spaces.items():
+        if name not in given:
+            raise ValueError(f"the observation lacks {name!r}; it has {sorted(given)}")
+        arrays[name] = _cast(name, np.asarray(given[name]), field)
+    shapes = {name: tuple(field.shape or ()) for name, field in space.spaces.items()}
+    if all(array.shape == shapes[name] for name, array in arrays.items()):
+        return {name: torch.from_numpy(array[None].copy()) for name, array in arrays.items()}, False
+    num_envs = {array.shape[:1] for array in arrays.values()}
+    for name, array in arrays.items():
+        if array.shape[1:] != shapes[name] or array.ndim == 0 or len(num_envs) > 1:
+            raise ValueError(
+                f"observation {name!r} has shape {array.shape}, expected {shapes[name]}, "
+                "or that with the same N in front of every field"
+            )
+    return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, True
+
+
+def _flatten(obs: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of a nested observation under dotted names."""
+    if isinstance(obs, Mapping):
+        items = [(str(key), value) for key, value in obs.items()]
+    elif isinstance(obs, tuple):
+        items = [(str(i), value) for i, value in enumerate(obs)]
+    else:
+        return {prefix: obs}
+    leaves: dict[str, Any] = {}
+    for key, value in items:
+        leaves |= _flatten(value, f"{prefix}.{key}" if prefix else key)
+    return leaves
+
+
+def _cast(name: str, array: np.ndarray, space: spaces.Space) -> np.ndarray:
+    """`array` in the dtype that the policy was trained on; never silently another number."""
+    dtype = np.dtype(np.float32 if space.dtype == np.float64 else space.dtype)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"observation {name!r} holds no numbers but {array.dtype}")
+    with np.errstate(invalid="ignore"):
+        cast = array.astype(dtype)
+    if dtype.kind != "f" and not np.array_equal(cast, array):
+        raise ValueError(f"observation {name!r} holds numbers that are no {dtype}")
+    return cast
+
+
+def _to_space(action: np.ndarray, space: spaces.Space) -> np.ndarray:
+    """Actions of a policy, [N] or [N, A], as the environment wants them, [N, ...]."""
+    shaped = action.reshape(len(action), *(space.shape or ()))
+    if isinstance(space, spaces.Box):
+        shaped = np.clip(shaped, space.low, space.high)
+    elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        shaped = shaped + space.start
+    return shaped.astype(space.dtype)

@@ -1,0 +1,112 @@
+"""The encoder for MiniGrid-style symbolic grids: strong for its cost."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from firstlight.agents.encoders.grid_kernels import gather_rows, lookup, scatter_rows
+from firstlight.agents.encoders.mlp import Flat, orthogonal
+from firstlight.agents.spec import rebuildable
+from firstlight.envs.types import Obs
+
+_COLOURS, _DOOR_STATES, _DIRECTIONS = 6, 3, 4
+_PLAIN, _COLOURED, _DOOR, _AGENT = (1, 2, 8, 9), (3, 5, 6, 7), 4, 10  # MiniGrid's object codes
+
+
+def cell_ids() -> tuple[np.ndarray, int]:
+    """Number of every (object, colour, state) that MiniGrid can show, and how many there are.
+
+    Returns:
+        [16, 8, 4] int32: -1 for a cell out of view, 0 for codes that MiniGrid does not use;
+        and the count.
+    """
+    ids, number = np.zeros((16, 8, 4), np.int32), itertools.count(1)
+    ids[0] = -1
+    for code in _PLAIN:
+        ids[code] = next(number)
+    for code, colour in itertools.product(_COLOURED, range(_COLOURS)):
+        ids[code, colour] = next(number)
+    for colour, state in itertools.product(range(_COLOURS), range(_DOOR_STATES)):
+        ids[_DOOR, colour, state] = next(number)
+    for state in range(_DIRECTIONS):
+        ids[_AGENT, :, state] = next(number)
+    return ids, next(number)
+
+
+class _SumRows(torch.autograd.Function):
+    """``bias + sum of table rows``, by numba on the CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, table: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.rows = table.shape[0]
+        return torch.from_numpy(
+            gather_rows(ids.numpy(), table.detach().numpy(), bias.detach().numpy())
+        )
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
+        (ids,) = ctx.saved_tensors
+        table_grad = scatter_rows(ids.numpy(), grad.contiguous().numpy(), ctx.rows)
+        return None, torch.from_numpy(table_grad), grad.sum(0)
+
+
+@rebuildable
+class Grid(nn.Module):
+    """A table row for each (cell, content) pair, summed, then one more layer.
+
+    This is a first layer over one-hot cells that touches only the ones: a grid of 49 cells costs 49
+    additions of rows, of cells in view only, instead of a product with a matrix of thousands of
+    columns. Contents are joint codes of (object, colour, state). Other fields enter by a linear
+    layer.
+
+    Args:
+        obs_space: of one environment, with a field `key`, Box uint8 [H, W, 3].
+        hidden: width.
+        key: name of the grid field.
+    """
+
+    def __init__(self, obs_space: spaces.Dict, *, hidden: int = 64, key: str = "image"):
+        super().__init__()
+        height, width, channels = obs_space[key].shape  # type: ignore[misc]
+        if channels != 3:
+            raise ValueError(f"observation {key!r} has {channels} channels, a symbolic grid has 3")
+        self.key, self.cells = key, height * width
+        lut, self.num_ids = cell_ids()
+        self.lut: Tensor
+        self.register_buffer("lut", torch.from_numpy(lut), persistent=False)
+        rest = {n: s for n, s in obs_space.spaces.items() if n not in (key, "action_mask")}
+        self.table = nn.Parameter(torch.randn(self.cells * self.num_ids, hidden) / self.cells**0.5)
+        self.bias = nn.Parameter(torch.zeros(hidden))
+        self.rest = Flat(spaces.Dict(rest)) if rest else None
+        self.rest_linear = orthogonal(nn.Linear(self.rest.out_dim, hidden)) if self.rest else None
+        self.linear = orthogonal(nn.Linear(hidden, hidden))
+        self.out_dim = hidden
+
+    def forward(self, obs: Obs) -> Tensor:
+        """Fields [B, ...] to [B, hidden]."""
+        image = obs[self.key].flatten(1, 2)  # [B, H, W, 3] -> [B, cells, 3]
+        total = self._sum_cpu(image) if image.device.type == "cpu" else self._sum(image)
+        if self.rest is not None and self.rest_linear is not None:
+            total = total + self.rest_linear(self.rest(obs))
+        return torch.relu(self.linear(torch.relu(total)))
+
+    def _sum_cpu(self, image: Tensor) -> Tensor:
+        ids = np.empty((len(image), self.cells), np.int32)
+        lookup(image.contiguous().numpy(), self.lut.numpy(), self.num_ids, ids)
+        return _SumRows.apply(torch.from_numpy(ids), self.table, self.bias)
+
+    def _sum(self, image: Tensor) -> Tensor:
+        obj, colour, state = image.long().unbind(-1)
+        content = self.lut[obj & 15, colour & 7, state & 3].long()  # [B, cells]
+        rows = content + torch.arange(self.cells, device=image.device) * self.num_ids
+        seen = (content >= 0).to(self.table.dtype)
+        rows = torch.where(content >= 0, rows, 0)
+        summed = nn.functional.embedding_bag(rows, self.table, mode="sum", per_sample_weights=seen)
+        return summed + self.bias

@@ -1,0 +1,95 @@
+"""The encoder for vectors, and for anything small enough to be flattened."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from firstlight.agents.spec import rebuildable
+from firstlight.envs.types import Obs
+
+
+def orthogonal(layer: nn.Linear, gain: float = 2**0.5) -> nn.Linear:
+    """Give the layer an orthogonal weight and no bias (Engstrom et al. 2020), and return it."""
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Flat(nn.Module):
+    """Joins every field into one float vector; Discrete fields become one-hot.
+
+    Args:
+        obs_space: of one environment. The field "action_mask" is left out.
+    """
+
+    def __init__(self, obs_space: spaces.Dict):
+        super().__init__()
+        self.fields = {
+            name: space for name, space in obs_space.spaces.items() if name != "action_mask"
+        }
+        self.out_dim = sum(_width(name, space) for name, space in self.fields.items())
+
+    def forward(self, obs: Obs) -> Tensor:
+        """Fields [B, ...] to [B, out_dim] float32."""
+        parts = []
+        for name, space in self.fields.items():
+            field = obs[name]
+            if isinstance(space, spaces.Discrete):
+                field = nn.functional.one_hot(field.long() - int(space.start), int(space.n))
+            elif isinstance(space, spaces.MultiDiscrete):
+                start = torch.as_tensor(space.start.flatten(), device=field.device)
+                ids = (field.flatten(1).long() - start).unbind(1)
+                hot = [
+                    nn.functional.one_hot(i, int(n))
+                    for i, n in zip(ids, space.nvec.flat, strict=True)
+                ]
+                field = torch.cat(hot, 1)
+            parts.append(field.flatten(1).float())
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _width(name: str, space: spaces.Space) -> int:
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return int(space.nvec.sum())
+    if isinstance(space, spaces.Box | spaces.MultiBinary):
+        return int(np.prod(space.shape))
+    raise ValueError(f"observation {name!r} is a {type(space).__name__}, which cannot be flattened")
+
+
+@rebuildable
+class MLP(nn.Module):
+    """Fully connected layers over the flattened observation.
+
+    Args:
+        obs_space: of one environment.
+        hidden: width of each layer.
+        activation: class of the nonlinearity after each layer.
+    """
+
+    def __init__(
+        self,
+        obs_space: spaces.Dict,
+        *,
+        hidden: Sequence[int] = (64, 64),
+        activation: type[nn.Module] = nn.Tanh,
+    ):
+        super().__init__()
+        self.flat = Flat(obs_space)
+        widths = [self.flat.out_dim, *hidden]
+        layers: list[nn.Module] = []
+        for i, o in itertools.pairwise(widths):
+            layers += [orthogonal(nn.Linear(i, o)), activation()]
+        self.layers = nn.Sequential(*layers)
+        self.out_dim = widths[-1]
+
+    def forward(self, obs: Obs) -> Tensor:
+        """Fields [B, ...] to [B, out_dim]."""
+        return self.layers(self.flat(obs))

@@ -1,0 +1,67 @@
+"""Small files that are either the old ones or the new ones, whenever the machine stops."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """`value` as strict JSON: numbers that are not finite become null, tuples lists.
+
+    >>> to_json({"return": float("nan"), "shape": (7, 7)})
+    '{"return": null, "shape": [7, 7]}'
+    """
+    return json.dumps(_strict(value), allow_nan=False, indent=indent)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Replace `path` by `value` as strict JSON, atomically."""
+    write_text(path, to_json(value, indent=2) + "\n")
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Replace `path` by `text` in UTF-8: readers see all of the old or all of the new."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
+    try:
+        write_bytes(temporary, text.encode())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to a new file and onto the disk. Not atomic by itself."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync(folder: Path) -> None:
+    """Bring the names in `folder` onto the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return value

@@ -1,0 +1,92 @@
+"""What learns: the protocols that a trainer relies on, and minibatches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from firstlight.agents.policy import Policy, PolicyOutput
+from firstlight.envs.types import Obs, Rollout, State, take
+from firstlight.intrinsic.mixer import Rewards
+
+
+class Learner(Protocol):
+    """Turns reward streams into an update of its policy."""
+
+    policy: Policy
+
+    def update(self, rollout: Rollout, rewards: Rewards, progress: float) -> dict[str, float]:
+        """Learn from a rollout once. Returns scalars to log."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next update depends on; holds the policy's under "policy"."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take such a state back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows to learn from: `B` single steps seen as [1, B], or `B` sequences of length L as [L, B].
+
+    Args:
+        obs: [L, B, ...].
+        state: [B, ...] before the first step.
+        is_first: [L, B] bool.
+        action: [L, B] or [L, B, A].
+        log_prob: [L, B].
+        value: [L, B, K].
+        advantage: [L, B].
+        target: [L, B, K].
+        valid: [L, B] bool.
+    """
+
+    obs: Obs
+    state: State
+    is_first: Tensor
+    action: Tensor
+    log_prob: Tensor
+    value: Tensor
+    advantage: Tensor
+    target: Tensor
+    valid: Tensor
+
+
+class Auxiliary(Protocol):
+    """What is neither a reward nor the algorithm: an adversary, cloning, further heads."""
+
+    def advantage(self, rollout: Rollout, out: PolicyOutput) -> Tensor | None:
+        """[T, N] to add to the advantage before it is normalised, or None."""
+        ...
+
+    def loss(self, policy: Policy, batch: Batch) -> Tensor | None:
+        """Scalar to add to the loss of a minibatch, or None."""
+        ...
+
+
+def minibatches(batch: Batch, size: int, generator: torch.Generator) -> Iterator[Batch]:
+    """Valid rows of `batch` ([1, B]) in a fresh random order, in parts of about `size` rows.
+
+    The parts differ by one row at most, so that no tiny rest is normalised on its own.
+    """
+    rows = batch.valid[0].nonzero()[:, 0]
+    order = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
+    for part in order.tensor_split(max(1, round(len(rows) / size))):
+        yield Batch(
+            obs=take(batch.obs, part, dim=1),
+            state={},
+            is_first=batch.is_first[:, part],
+            action=batch.action[:, part],
+            log_prob=batch.log_prob[:, part],
+            value=batch.value[:, part],
+            advantage=batch.advantage[:, part],
+            target=batch.target[:, part],
+            valid=batch.valid[:, part],
+        )

@@ -1,0 +1,197 @@
+"""Proximal policy optimisation over any number of reward streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from firstlight.agents.learner import Auxiliary, Batch, minibatches
+from firstlight.agents.losses import approx_kl, clipped_policy_loss, explained_variance, value_loss
+from firstlight.agents.policy import Policy
+from firstlight.agents.returns import gae, successor_values
+from firstlight.envs.seeding import generator
+from firstlight.envs.types import Rollout, map_obs
+from firstlight.intrinsic.mixer import Rewards, Schedule
+
+
+class PPO:
+    """PPO with clipping (Schulman et al. 2017) and one value head for each reward stream.
+
+    Advantages are estimated stream by stream, weighted and added (Burda et al. 2018, §2.3). Rows
+    that are not valid enter no loss and no mean.
+
+    Args:
+        policy: what learns; its `K` is that of the rewards.
+        lr: of Adam; a number, or a schedule over training progress.
+        num_epochs: passes over a rollout.
+        minibatch_size: rows of a gradient step, about.
+        gae_lambda: lambda.
+        clip_range: of the probability ratio.
+        clip_range_vf: of the change of a value; None for none.
+        entropy_coef: weight of the entropy; a number or a schedule.
+        value_coef: weight of the value loss (half squared error, summed over streams).
+        max_grad_norm: bound on the norm of the gradient.
+        normalize_advantage: to mean 0 and deviation 1 in each minibatch.
+        auxiliaries: see `Auxiliary`.
+        seed: of the order of rows.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        lr: float | Schedule = 3e-4,
+        num_epochs: int = 4,
+        minibatch_size: int = 2048,
+        gae_lambda: float = 0.95,
+        clip_range: float = 0.2,
+        clip_range_vf: float | None = None,
+        entropy_coef: float | Schedule = 0.01,
+        value_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        normalize_advantage: bool = True,
+        auxiliaries: Sequence[Auxiliary] = (),
+        seed: int = 0,
+    ):
+        self.policy = policy
+        self.lr, self.entropy_coef = lr, entropy_coef
+        self.num_epochs, self.minibatch_size = num_epochs, minibatch_size
+        self.gae_lambda, self.clip_range, self.clip_range_vf = gae_lambda, clip_range, clip_range_vf
+        self.value_coef, self.max_grad_norm = value_coef, max_grad_norm
+        self.normalize_advantage, self.auxiliaries = normalize_advantage, auxiliaries
+        self.generator = generator(seed, "ppo")
+        self._module = cast(nn.Module, policy)
+        self._parameters = list(self._module.parameters())
+        self.optimizer = torch.optim.Adam(self._parameters, lr=_at(lr, 0.0), eps=1e-5, fused=True)
+
+    def update(self, rollout: Rollout, rewards: Rewards, progress: float = 0.0) -> dict[str, float]:
+        """Learn from a rollout once.
+
+        Args:
+            rollout: collected by this policy.
+            rewards: of the same steps.
+            progress: of training, in [0, 1].
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = _at(self.lr, progress)
+        entropy_coef = _at(self.entropy_coef, progress)
+        batch = self._batch(rollout, rewards)
+        live = (rewards.weight != 0).float()
+        logs = []
+        for _ in range(self.num_epochs):
+            for part in minibatches(batch, self.minibatch_size, self.generator):
+                logs.append(self._step(part, live, entropy_coef))
+        names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac", "grad_norm")
+        means = torch.stack([torch.stack(log) for log in logs]).mean(0).tolist()
+        metrics = {f"train/{name}": mean for name, mean in zip(names, means, strict=True)}
+        metrics |= {"train/lr": _at(self.lr, progress), "train/entropy_coef": entropy_coef}
+        rows = batch.valid[0]
+        fit = explained_variance(batch.value[0, rows], batch.target[0, rows]).tolist()
+        for name, value in zip(rewards.streams, fit, strict=True):
+            metrics[f"value/{name}/explained_variance"] = value
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Policy, optimiser and the generator of row orders."""
+        return {
+            "policy": self._module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take such a state back."""
+        self._module.load_state_dict(state["policy"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+
+    def _step(self, batch: Batch, live: Tensor, entropy_coef: float) -> tuple[Tensor, ...]:
+        """One gradient step. Returns what `update` logs, as tensors that nothing waits for."""
+        out = self.policy(batch.obs, batch.state, batch.is_first)
+        logratio = out.dist.log_prob(batch.action) - batch.log_prob
+        advantage = batch.advantage
+        if self.normalize_advantage:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        policy_loss = clipped_policy_loss(logratio, advantage, self.clip_range)
+        v_loss = value_loss(
+            out.value.flatten(0, 1),
+            batch.target.flatten(0, 1),
+            batch.value.flatten(0, 1),
+            live,
+            self.clip_range_vf,
+        )
+        entropy = out.dist.entropy().mean()
+        loss = policy_loss + self.value_coef * v_loss - entropy_coef * entropy
+        for auxiliary in self.auxiliaries:
+            extra = auxiliary.loss(self.policy, batch)
+            loss = loss if extra is None else loss + extra
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
+        self.optimizer.step()
+        with torch.no_grad():
+            clipfrac = ((logratio.exp() - 1).abs() > self.clip_range).float().mean()
+            return (
+                policy_loss.detach(),
+                v_loss.detach(),
+                entropy.detach(),
+                approx_kl(logratio),
+                clipfrac,
+                norm,
+            )
+
+    @torch.no_grad()
+    def _batch(self, rollout: Rollout, rewards: Rewards) -> Batch:
+        """The whole rollout as rows [1, T*N] with advantages and targets."""
+        T = rollout.num_steps
+        value = rollout.value[:-1]
+        next_value = successor_values(
+            rollout, rollout.value, self._final_value(rollout), rewards.carry
+        )
+        advantages = gae(
+            rewards.reward,
+            value,
+            next_value,
+            rewards.discount,
+            rewards.carry,
+            rollout.valid,
+            self.gae_lambda,
+        )  # [T, N, K]
+        advantage = (advantages * rewards.weight).sum(-1)  # [T, N, K] -> [T, N]
+        if self.auxiliaries:
+            past = map_obs(lambda field: field[:T], rollout.obs)
+            out = self.policy(past, rollout.state, rollout.is_first[:T])
+            for auxiliary in self.auxiliaries:
+                extra = auxiliary.advantage(rollout, out)
+                advantage = advantage if extra is None else advantage + extra
+
+        def rows(field: Tensor) -> Tensor:
+            return field.flatten(0, 1)[None]  # [T, N, ...] -> [1, T*N, ...]
+
+        return Batch(
+            obs=map_obs(lambda field: rows(field[:T]), rollout.obs),
+            state={},
+            is_first=rows(rollout.is_first[:T]),
+            action=rows(rollout.action),
+            log_prob=rows(rollout.log_prob),
+            value=rows(value),
+            advantage=rows(advantage),
+            target=rows(advantages + value),
+            valid=rows(rollout.valid),
+        )
+
+    def _final_value(self, rollout: Rollout) -> Tensor:
+        """[D, K] value of the observations that autoreset hid."""
+        D = len(rollout.final_at)
+        if D == 0:
+            return rollout.value[0, :0]
+        obs = map_obs(lambda field: field[None], rollout.final_obs)
+        first = torch.zeros((1, D), dtype=torch.bool, device=rollout.device)
+        return self.policy(obs, rollout.final_state, first).value[0]
+
+
+def _at(value: float | Schedule, progress: float) -> float:
+    return value(progress) if callable(value) else value

@@ -1,0 +1,69 @@
+"""The directory of a run: metrics, checkpoints and status."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from firstlight.agents import checkpoint
+from firstlight.agents.metrics import MetricsWriter
+from firstlight.agents.status import write_status
+
+KEEP = {"config.yaml"}
+"""Files that may lie in a run directory before the run begins."""
+
+
+class RunDirectory:
+    """Writes everything that a run leaves behind.
+
+    Args:
+        path: made if missing.
+        resume: go on in a directory that holds a run; without it a used directory is refused.
+
+    Raises:
+        FileExistsError: if the directory is in use and `resume` is False.
+    """
+
+    def __init__(self, path: str | Path, *, resume: bool = False):
+        self.path = Path(path)
+        used = self.path.exists() and any(p.name not in KEEP for p in self.path.iterdir())
+        if used and not resume:
+            raise FileExistsError(
+                f"{self.path} already holds a run: give another run_dir, or go on by resume=auto"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.checkpoints = self.path / "checkpoints"
+        newest = checkpoint.newest(self.checkpoints) if used else None
+        self.restored: dict[str, Any] | None = checkpoint.load(newest) if newest else None
+        steps = None if self.restored is None else int(self.restored["steps"])
+        purge = 0 if used and steps is None else steps
+        self._writer: MetricsWriter | None = MetricsWriter(self.path, purge_step=purge)
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """One line of metrics.jsonl and the same TensorBoard scalars."""
+        if self._writer is None:  # closed at the end of an earlier part of the run
+            self._writer = MetricsWriter(self.path)
+        self._writer.write(step, metrics)
+
+    def save(self, state: dict[str, Any], step: int) -> Path:
+        """A checkpoint of everything."""
+        return checkpoint.save(self.checkpoints, state, step)
+
+    def save_best(self, state: dict[str, Any], step: int, return_mean: float) -> Path:
+        """The checkpoint of the best evaluation so far."""
+        return checkpoint.save_best(self.checkpoints, {**state, "return_mean": return_mean}, step)
+
+    def best_return(self) -> float:
+        """Mean return of the best evaluation so far, also before a resume; -inf without one."""
+        path, nothing = checkpoint.best(self.checkpoints), float("-inf")
+        return nothing if path is None else checkpoint.load(path).get("return_mean", nothing)
+
+    def status(self, status: str, step: int, error: str | None = None) -> None:
+        """Tell the world how the run stands."""
+        write_status(self.path, status, step, error)
+
+    def close(self) -> None:
+        """Flush."""
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = None

@@ -1,0 +1,27 @@
+"""What produces experience: vector environments, the runner, and the shape law."""
+
+if __name__ != "firstlight.envs":
+    raise ImportError(
+        f"{__name__!r} is a folder of the firstlight repository, not a package of its own: "
+        "import it as 'firstlight.envs'."
+    )
+
+from firstlight.envs.chain import Chain
+from firstlight.envs.gym import GymVec
+from firstlight.envs.runner import RandomActor, Runner
+from firstlight.envs.types import Obs, Point, Rollout, State, Step, check
+from firstlight.envs.vec import VecEnv
+
+__all__ = [
+    "Chain",
+    "GymVec",
+    "Obs",
+    "Point",
+    "RandomActor",
+    "Rollout",
+    "Runner",
+    "State",
+    "Step",
+    "VecEnv",
+    "check",
+]

@@ -1,0 +1,210 @@
+"""Any Gymnasium environment as a `VecEnv`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from torch import Tensor
+
+from firstlight.envs.seeding import derive
+from firstlight.envs.types import Obs, Point, Step
+from firstlight.envs.vec import checked_actions
+
+Factory = Callable[[], gymnasium.Env]
+
+
+class GymVec:
+    """Gymnasium environments stepped together, each reset with a seed of its own every episode.
+
+    Text fields are not shown to the policy; a plain Box or Discrete observation becomes the field
+    ``"obs"``, nested fields get dotted names, float64 becomes float32. The info channel
+    ``"success"`` carries the environment's ``info["success"]`` or ``info["is_success"]`` (-1 where
+    it gives none).
+
+    Args:
+        factories: one callable per environment; with `asynchronous` they must pickle.
+        asynchronous: step in one process per environment.
+        success_threshold: see `VecEnv`.
+        info_space: further info fields to carry as side channels, one environment's spaces.
+
+    >>> vec = GymVec([lambda: gymnasium.make("CartPole-v1")] * 2)
+    >>> obs, info = vec.reset(seed=0)
+    >>> obs["obs"].shape
+    torch.Size([2, 4])
+    """
+
+    def __init__(
+        self,
+        factories: Sequence[Factory],
+        *,
+        asynchronous: bool = False,
+        success_threshold: float | None = None,
+        info_space: spaces.Dict | None = None,
+    ):
+        self.num_envs, self.success_threshold = len(factories), success_threshold
+        self._vec: Any = _vector(list(factories), asynchronous)
+        leaves = _leaves(self._vec.single_observation_space)
+        if not leaves:
+            raise ValueError(f"no field of {self._vec.single_observation_space} can be a tensor")
+        self._fields = {".".join(map(str, path)) or "obs": (path, s) for path, s in leaves}
+        self.obs_space = spaces.Dict({name: space for name, (_, space) in self._fields.items()})
+        self._extra = dict(info_space.spaces) if info_space else {}
+        self.info_space = spaces.Dict({**self._extra, "success": spaces.Box(-1, 1, (), np.int8)})
+        self.act_space = self._vec.single_action_space
+        self._seed = 0
+        self._episode = np.zeros(self.num_envs, np.int64)
+
+    def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
+        """Begin an episode everywhere; `seed` begins a new sequence of episode seeds."""
+        if seed is not None:
+            self._seed = seed
+            self._episode[:] = 0
+        obs, info = self._vec.reset(seed=self._next_seeds(np.ones(self.num_envs, bool)))
+        return self._obs(obs), self._info(info)
+
+    def step(self, action: Tensor) -> Step:
+        """Step with `action` [N] int64 or [N, A] float32 (clipped to the bounds)."""
+        actions = checked_actions(action, self.act_space, self.num_envs)
+        obs, reward, terminated, truncated, info = self._vec.step(actions)
+        truncated = truncated & ~terminated
+        done = terminated | truncated
+        now, now_info = self._obs(obs), self._info(info)
+        final_ids = torch.from_numpy(done.nonzero()[0])
+        final = {k: v[final_ids] for k, v in now.items()}
+        final_info = {k: v[final_ids] for k, v in now_info.items()}
+        if done.any():
+            obs, info = self._vec.reset(seed=self._next_seeds(done), options={"reset_mask": done})
+            now, fresh = self._obs(obs), self._info(info)
+            for name, field in now_info.items():
+                field[final_ids] = fresh[name][final_ids]
+        return Step(
+            obs=now,
+            info=now_info,
+            reward=torch.from_numpy(np.asarray(reward, np.float32)),
+            terminated=torch.from_numpy(terminated.copy()),
+            truncated=torch.from_numpy(truncated),
+            valid=torch.ones(self.num_envs, dtype=torch.bool),
+            is_first=torch.from_numpy(done),
+            final_ids=final_ids,
+            final_obs=final,
+            final_info=final_info,
+        )
+
+    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> None:
+        """Not yet: replay of seed and actions arrives with exact resume."""
+        raise NotImplementedError("a Gymnasium environment cannot be set back to a point yet")
+
+    def render(self, env_id: int = 0) -> np.ndarray:
+        """Picture of one environment made with `render_mode="rgb_array"`, [H, W, 3] uint8."""
+        frames = self._vec.call("render")
+        if frames[env_id] is None:
+            raise RuntimeError('make the environment with render_mode="rgb_array" to render it')
+        return np.asarray(frames[env_id])
+
+    def close(self) -> None:
+        """Close every environment."""
+        self._vec.close()
+
+    def _next_seeds(self, mask: np.ndarray) -> list[int | None]:
+        seeds: list[int | None] = [None] * self.num_envs
+        for i in mask.nonzero()[0].tolist():
+            seeds[i] = derive(self._seed, "episode", i, int(self._episode[i]))
+            self._episode[i] += 1
+        return seeds
+
+    def _obs(self, obs: Any) -> Obs:
+        return {n: _tensor(_dig(obs, path), space) for n, (path, space) in self._fields.items()}
+
+    def _info(self, info: dict[str, Any]) -> Obs:
+        success = np.full(self.num_envs, -1, np.int8)
+        for key in ("is_success", "success"):
+            if key in info:
+                given = info.get(f"_{key}", np.ones(self.num_envs, bool))
+                success = np.where(given, np.asarray(info[key], np.float32) > 0, success).astype(
+                    np.int8
+                )
+        channels = {"success": torch.from_numpy(success)}
+        for key, space in self._extra.items():
+            if key not in info:
+                raise KeyError(f"the environment gave no info {key!r}; it gave {sorted(info)}")
+            channels[key] = _tensor(np.stack(list(info[key])), space)
+        return channels
+
+
+def _vector(factories: list[Factory], asynchronous: bool) -> SyncVectorEnv | AsyncVectorEnv:
+    mode = AutoresetMode.DISABLED
+    if not asynchronous:
+        return SyncVectorEnv(factories, autoreset_mode=mode)
+    try:
+        return AsyncVectorEnv(factories, autoreset_mode=mode)
+    except ValueError:  # a space that shared memory cannot hold, such as MiniGrid's mission
+        return AsyncVectorEnv(factories, shared_memory=False, autoreset_mode=mode)
+
+
+def _leaves(space: spaces.Space, path: tuple = ()) -> list[tuple[tuple, spaces.Space]]:
+    """Where the fields of a nested space lie, without those that are no arrays, such as text."""
+    if isinstance(space, spaces.Dict):
+        items: list = list(space.spaces.items())
+    elif isinstance(space, spaces.Tuple):
+        items = list(enumerate(space.spaces))
+    else:
+        kinds = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+        return [(path, space)] if isinstance(space, kinds) else []
+    return [leaf for key, inner in items for leaf in _leaves(inner, (*path, key))]
+
+
+def _dig(obs: Any, path: tuple) -> Any:
+    for key in path:
+        obs = obs[key]
+    return obs
+
+
+def _tensor(array: Any, space: spaces.Space) -> Tensor:
+    dtype = np.float32 if space.dtype == np.float64 else space.dtype
+    return torch.from_numpy(np.array(array, dtype=dtype))
+
+
+def make(
+    id: str,
+    *,
+    num_envs: int = 16,
+    asynchronous: bool = False,
+    success_threshold: float | None = None,
+    **options: Any,
+) -> GymVec:
+    """`num_envs` copies of a registered Gymnasium environment.
+
+    Args:
+        id: as in `gymnasium.make`; "module:Name-v0" imports the module first.
+        num_envs: `N`.
+        asynchronous: one process per environment.
+        success_threshold: see `VecEnv`.
+        **options: keywords of the environment.
+    """
+    factory = _Registered(id, options)
+    return GymVec(
+        [factory] * num_envs, asynchronous=asynchronous, success_threshold=success_threshold
+    )
+
+
+class _Registered:
+    """A picklable factory of a registered environment."""
+
+    def __init__(self, name: str, options: dict[str, Any]):
+        self.name, self.options = name, options
+
+    def __call__(self) -> gymnasium.Env:
+        module, _, name = self.name.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        try:
+            return gymnasium.make(name, render_mode="rgb_array", **self.options)
+        except TypeError:  # an environment that knows no render_mode
+            return gymnasium.make(name, **self.options)

@@ -1,0 +1,264 @@
+"""The shape and dtype law of firstlight, and the two values that obey it: `Step` and `Rollout`.
+
+Everything is time-major. Axis letters, used in every docstring of the project:
+
+=====  =====================================================================
+``T``  steps in a rollout
+``N``  environments
+``K``  reward streams (value heads)
+``A``  size of a continuous action
+``D``  episode ends inside a rollout whose last observation autoreset hid
+``P``  parameters of an action distribution
+=====  =====================================================================
+
+Observations keep the dtype of the environment (``uint8``, ``int64`` for Discrete, ``float32``)
+until an encoder casts them. Rewards, values and log-probabilities are ``float32``, flags are
+``bool``, discrete actions are ``int64``. There are no trailing axes of size one. `obs`, `reward`
+(the environment's), `bonus` (a module's), `value`, `advantage`, `terminated` and `truncated` mean
+the same everywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Obs = dict[str, Tensor]
+"""Named fields, each [..., *field]. A plain Box is ``{"obs": ...}``; "action_mask" is reserved."""
+
+State = dict[str, Tensor]
+"""Recurrent state of a policy, each [N, ...]; empty for a feed-forward policy."""
+
+
+def map_obs(function: Callable[[Tensor], Tensor], obs: Mapping[str, Tensor]) -> Obs:
+    """Apply `function` to every field."""
+    return {name: function(field) for name, field in obs.items()}
+
+
+def take(obs: Mapping[str, Tensor], rows: Tensor, dim: int = 0) -> Obs:
+    """Choose `rows` [*] int64 of every field along axis `dim`."""
+    return {name: field.index_select(dim, rows) for name, field in obs.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a vector environment answers to one action per environment.
+
+    Args:
+        obs: [N, ...] what the policy sees next.
+        info: [N, ...] side channels for reward modules, never for policies.
+        reward: [N] the environment's reward, untouched.
+        terminated: [N] bool, the episode reached an end of its own.
+        truncated: [N] bool, the episode was cut from outside (time limit).
+        valid: [N] bool, False where the environment only reset itself (next-step autoreset).
+        is_first: [N] bool, `obs` opens an episode.
+        final_ids: [D] int64, environments whose last observation `obs` no longer shows.
+        final_obs: [D, ...] those last observations.
+        final_info: [D, ...] their side channels.
+    """
+
+    obs: Obs
+    info: Obs
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    valid: Tensor
+    is_first: Tensor
+    final_ids: Tensor
+    final_obs: Obs
+    final_info: Obs
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A moment that `VecEnv.restore` can return to: saved arrays, or a seed and the actions since.
+
+    Args:
+        seed: seed of the reset that opened the episode, for environments restored by replay.
+        actions: [L] or [L, A] actions taken since then.
+        arrays: state of one environment, for worlds that save their arrays.
+    """
+
+    seed: int | None = None
+    actions: Tensor | None = None
+    arrays: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """`T` steps of `N` environments under one policy, with the environment's reward untouched.
+
+    Termination, truncation and autoreset are data here, so that nothing downstream needs a flag:
+    a step whose episode ended has `terminated` or `truncated`; where autoreset replaced the last
+    observation the original is in `final_obs`; where the environment spent a call on resetting
+    itself the row is not `valid`, and every loss, mean, normaliser and memory must skip it.
+
+    Args:
+        obs: [T+1, N, ...] ``obs[t+1]`` is what the policy saw after step t.
+        info: [T+1, N, ...] side channels for reward modules (position, success, ...).
+        action: [T, N] int64, or [T, N, A] float32.
+        log_prob: [T, N] under the policy that acted.
+        value: [T+1, N, K] as predicted when acting; row T bootstraps.
+        dist_params: [T, N, P] kept only on request.
+        reward: [T, N] the environment's.
+        terminated: [T, N] bool.
+        truncated: [T, N] bool.
+        valid: [T, N] bool.
+        is_first: [T+1, N] bool, ``obs[t]`` opens an episode.
+        final_at: [D, 2] int64, (t, n) of each end whose last observation is in `final_obs`.
+        final_obs: [D, ...].
+        final_info: [D, ...].
+        final_state: [D, ...] recurrent state before `final_obs`.
+        state: [N, ...] recurrent state before ``obs[0]``.
+        env_ids: [N] int64, the environment behind each column; keys per-environment memories.
+        version: version of the policy that acted.
+    """
+
+    obs: Obs
+    info: Obs
+    action: Tensor
+    log_prob: Tensor
+    value: Tensor
+    dist_params: Tensor | None
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    valid: Tensor
+    is_first: Tensor
+    final_at: Tensor
+    final_obs: Obs
+    final_info: Obs
+    final_state: State
+    state: State
+    env_ids: Tensor
+    version: int = 0
+
+    @property
+    def num_steps(self) -> int:
+        """`T`."""
+        return self.reward.shape[0]
+
+    @property
+    def num_envs(self) -> int:
+        """`N`."""
+        return self.reward.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.reward.device
+
+    def to(self, device: torch.device | str) -> Rollout:
+        """The same rollout on `device`; itself if it is there already."""
+        if torch.device(device) == self.device:
+            return self
+
+        def move(value):
+            if isinstance(value, dict):
+                return map_obs(move, value)
+            return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+        fields = (f.name for f in dataclasses.fields(self))
+        return Rollout(**{name: move(getattr(self, name)) for name in fields})
+
+    def next_obs(self) -> Obs:
+        """[T, N, ...] true successors: ``obs[1:]`` with the hidden last observations put back."""
+        return self._successors(self.obs, self.final_obs)
+
+    def next_info(self) -> Obs:
+        """[T, N, ...] side channels of the true successors."""
+        return self._successors(self.info, self.final_info)
+
+    def _successors(self, fields: Obs, finals: Obs) -> Obs:
+        if len(self.final_at) == 0:
+            return map_obs(lambda field: field[1:], fields)
+        t, n = self.final_at.unbind(1)
+        out = map_obs(lambda field: field[1:].clone(), fields)
+        for name, field in out.items():
+            field[t, n] = finals[name]
+        return out
+
+    def slice(self, start: int, stop: int) -> Rollout:
+        """Steps `start` to `stop` as a rollout of their own (feed-forward policies only)."""
+        if self.state and start > 0:
+            raise ValueError("a rollout of a recurrent policy can only be cut at its beginning")
+        rows, bound = slice(start, stop), slice(start, stop + 1)
+        here = (self.final_at[:, 0] >= start) & (self.final_at[:, 0] < stop)
+        return dataclasses.replace(
+            self,
+            obs=map_obs(lambda field: field[bound], self.obs),
+            info=map_obs(lambda field: field[bound], self.info),
+            action=self.action[rows],
+            log_prob=self.log_prob[rows],
+            value=self.value[bound],
+            dist_params=None if self.dist_params is None else self.dist_params[rows],
+            reward=self.reward[rows],
+            terminated=self.terminated[rows],
+            truncated=self.truncated[rows],
+            valid=self.valid[rows],
+            is_first=self.is_first[bound],
+            final_at=self.final_at[here] - torch.tensor([start, 0], device=self.device),
+            final_obs=map_obs(lambda field: field[here], self.final_obs),
+            final_info=map_obs(lambda field: field[here], self.final_info),
+            final_state=map_obs(lambda field: field[here], self.final_state),
+        )
+
+
+def check(rollout: Rollout) -> Rollout:
+    """Assert the shape and dtype law on a whole rollout and return it.
+
+    Raises:
+        ValueError: naming the first field that breaks the law, its shape and the expected one.
+    """
+    if rollout.reward.dim() != 2:
+        raise ValueError(f"rollout.reward has shape {tuple(rollout.reward.shape)}, expected [T, N]")
+    T, N = rollout.reward.shape
+    D = len(rollout.final_at)
+
+    def demand(name: str, field: Tensor, *law: int | str, dtype: torch.dtype | None = None) -> None:
+        """Letters in `law` stand for any size, a last "..." for any further axes."""
+        shape = tuple(field.shape)
+        exact = law if law[-1] != "..." else (*law[:-1], *shape[len(law) - 1 :])
+        if len(shape) != len(exact) or any(
+            isinstance(wanted, int) and wanted != size
+            for size, wanted in zip(shape, exact, strict=True)
+        ):
+            raise ValueError(
+                f"rollout.{name} has shape {shape}, expected ({', '.join(map(str, law))})"
+            )
+        if dtype is not None and field.dtype != dtype:
+            raise ValueError(f"rollout.{name} is {field.dtype}, expected {dtype}")
+
+    demand("reward", rollout.reward, T, N, dtype=torch.float32)
+    demand("log_prob", rollout.log_prob, T, N, dtype=torch.float32)
+    demand("value", rollout.value, T + 1, N, "K", dtype=torch.float32)
+    for name in ("terminated", "truncated", "valid"):
+        demand(name, getattr(rollout, name), T, N, dtype=torch.bool)
+    demand("is_first", rollout.is_first, T + 1, N, dtype=torch.bool)
+    if rollout.action.dtype == torch.int64:
+        demand("action", rollout.action, T, N, "...")
+    else:
+        demand("action", rollout.action, T, N, "A", "...", dtype=torch.float32)
+    if rollout.dist_params is not None:
+        demand("dist_params", rollout.dist_params, T, N, "P")
+    demand("final_at", rollout.final_at, D, 2, dtype=torch.int64)
+    demand("env_ids", rollout.env_ids, N, dtype=torch.int64)
+    for group, lead in (
+        ("obs", (T + 1, N)),
+        ("info", (T + 1, N)),
+        ("final_obs", (D,)),
+        ("final_info", (D,)),
+        ("final_state", (D,)),
+        ("state", (N,)),
+    ):
+        for name, field in getattr(rollout, group).items():
+            demand(f"{group}[{name!r}]", field, *lead, "...")
+    if bool((rollout.terminated & rollout.truncated).any()):
+        raise ValueError(
+            "a step is both terminated and truncated; a real end outranks the time limit"
+        )
+    return rollout

@@ -1,0 +1,91 @@
+"""The vector environment that a runner steps: one protocol for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from gymnasium import spaces
+from torch import Tensor
+
+from firstlight.envs.types import Obs, Point, Step
+
+
+class VecEnv(Protocol):
+    """`num_envs` environments stepped together. Tensors live on the CPU.
+
+    Spaces describe *one* environment. `obs_space` holds what a policy may see; `info_space` what
+    only reward modules and statistics may see. `success_threshold` is the backend's rule for
+    success (an episode whose return exceeds it succeeded), or None where there is no such rule;
+    an info channel ``"success"`` (int8: 1 yes, 0 no, -1 unknown) outranks it.
+
+    A backend that steps in the background may also have ``send(action)`` and ``recv() -> Step``, of
+    which `step` is one after the other; a runner then does its bookkeeping in between.
+    """
+
+    num_envs: int
+    obs_space: spaces.Dict
+    info_space: spaces.Dict
+    act_space: spaces.Space
+    success_threshold: float | None
+
+    def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
+        """Begin an episode everywhere. Returns obs and info, each field [N, ...]."""
+        ...
+
+    def step(self, action: Tensor) -> Step:
+        """Step with `action` [N] int64 or [N, A] float32; ValueError if one is impossible."""
+        ...
+
+    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> None:
+        """Set environments back to saved moments, or raise NotImplementedError with the reason."""
+        ...
+
+    def render(self, env_id: int = 0) -> np.ndarray:
+        """Picture of one environment, [H, W, 3] uint8."""
+        ...
+
+    def close(self) -> None:
+        """Free what is held; may be called twice."""
+        ...
+
+
+def checked_actions(action: Tensor, space: spaces.Space, num_envs: int) -> np.ndarray:
+    """A policy's actions as environments with the action space `space` take them.
+
+    Policies count from 0, so a `start` is added; they know no bounds, so a Box is clipped.
+
+    Args:
+        action: [N, *space.shape], int64 or for a Box float32.
+        space: of one environment.
+        num_envs: `N`.
+
+    Returns:
+        [N, *space.shape] of the dtype of `space`.
+
+    Raises:
+        ValueError: for a wrong shape or kind, numbers that are not finite or name no action.
+    """
+    array, shape = action.numpy(), (num_envs, *(space.shape or ()))
+    if array.shape != shape:
+        raise ValueError(
+            f"{num_envs} environments take actions of shape {shape}, got {array.shape}"
+        )
+    if isinstance(space, spaces.Box):
+        if not np.isfinite(array).all():
+            raise ValueError("an action is not finite")
+        return np.clip(array, space.low, space.high).astype(space.dtype, copy=False)
+    count: int | np.ndarray = 2
+    start: int | np.ndarray = 0
+    if isinstance(space, spaces.Discrete):
+        count, start = int(space.n), int(space.start)
+    elif isinstance(space, spaces.MultiDiscrete):
+        count, start = space.nvec, space.start
+    elif not isinstance(space, spaces.MultiBinary):
+        raise ValueError(f"environments with actions of {space} are not supported")
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"actions are {array.dtype}, expected int64 for {space}")
+    if array.min() < 0 or (array >= count).any():
+        raise ValueError(f"action outside 0..{count - 1}: {array.min()} to {array.max()}")
+    return (array + start).astype(space.dtype, copy=False)

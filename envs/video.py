@@ -1,0 +1,106 @@
+"""Pictures of an episode as an animated GIF."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from PIL import GifImagePlugin, Image
+
+_SAMPLE = 64  # pixels along each side that a frame contributes to the palette
+
+
+def write_gif(
+    path: Path | str, frames: Sequence[np.ndarray], fps: float = 10, scale: float = 1.0
+) -> None:
+    """Write `frames` to `path`, atomically, with one palette made for them.
+
+    A frame stores only the rectangle that changed. Frames equal to the one before are kept as
+    frames, so that frame t of the file is frame t of the episode.
+
+    Args:
+        path: its folder is made if it is not there.
+        frames: at least one, each [H, W, 3] uint8, all of one size.
+        fps: frames per second, rounded to hundredths of a second each, at most 50.
+        scale: factor on height and width.
+
+    Raises:
+        ValueError: if there are no frames or one has another shape or dtype.
+    """
+    images = [_image(frame, frames[0].shape, scale) for frame in frames]
+    if not images:
+        raise ValueError("a video needs at least one frame")
+    palette = _palette(images)
+    indexed = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    milliseconds = 10 * max(2, round(100 / fps))
+    parts = [_header(indexed[0])]
+    shown: np.ndarray | None = None
+    for image in indexed:
+        pixels = np.asarray(image)
+        box = (0, 0, *image.size) if shown is None else _changed(shown, pixels)
+        parts += GifImagePlugin.getdata(image.crop(box), box[:2], duration=milliseconds)
+        shown = pixels
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
+    try:
+        temporary.write_bytes(b"".join([*parts, b";"]))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _image(frame: np.ndarray, shape: tuple[int, ...], scale: float) -> Image.Image:
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != shape or frame.dtype != np.uint8:
+        raise ValueError(
+            f"a frame is {frame.dtype} of shape {frame.shape}, expected uint8 [H, W, 3], all alike"
+        )
+    image = Image.fromarray(np.ascontiguousarray(frame))
+    if scale == 1.0:
+        return image
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
+
+
+def _palette(images: list[Image.Image]) -> Image.Image:
+    """An image whose palette holds the colours of all `images`, or suits a thinned-out copy."""
+    if colours := _few_colours(images):
+        palette = Image.new("P", (1, 1))
+        palette.putpalette([band for colour in sorted(colours) for band in colour])
+        return palette
+    width, height = (min(_SAMPLE, side) for side in images[0].size)
+    strip = Image.new("RGB", (width, height * len(images)))
+    for i, image in enumerate(images):
+        strip.paste(image.resize((width, height), Image.Resampling.NEAREST), (0, i * height))
+    return strip.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+
+
+def _few_colours(images: list[Image.Image]) -> set[Any]:
+    """The colours of all `images`; empty if a palette cannot hold them."""
+    colours: set[Any] = set()
+    for image in images:
+        found = image.getcolors(256)
+        colours |= {colour for _, colour in found or ()}
+        if found is None or len(colours) > 256:
+            return set()
+    return colours
+
+
+def _header(image: Image.Image) -> bytes:
+    """Signature, size, the palette of all frames, and that the animation repeats for ever."""
+    colours = bytes(image.getpalette() or ()).ljust(3 * 256, b"\0")
+    size = struct.pack("<HHBBB", *image.size, 0b1111_0111, 0, 0)
+    return b"GIF89a" + size + colours + b"!\xff\x0bNETSCAPE2.0\x03\x01\0\0\0"
+
+
+def _changed(before: np.ndarray, now: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of what changed between two [H, W]; one pixel if nothing did."""
+    different = before != now
+    if not different.any():
+        return 0, 0, 1, 1
+    rows, columns = np.flatnonzero(different.any(1)), np.flatnonzero(different.any(0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

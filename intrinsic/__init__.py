@@ -1,0 +1,30 @@
+"""What rates experience: reward modules and the shared reward layer."""
+
+if __name__ != "firstlight.intrinsic":
+    raise ImportError(
+        f"{__name__!r} is a folder of the firstlight repository, not a package of its own: "
+        "import it as 'firstlight.intrinsic'."
+    )
+
+from firstlight.intrinsic.base import IntrinsicModule
+from firstlight.intrinsic.bonuses.count import HashCount
+from firstlight.intrinsic.bonuses.rnd import RND
+from firstlight.intrinsic.check import check_module
+from firstlight.intrinsic.mixer import Heads, Linear, RewardMixer, Rewards, Streams, Sum, Term
+from firstlight.intrinsic.norm import ReturnScale, RewardScale
+
+__all__ = [
+    "RND",
+    "HashCount",
+    "Heads",
+    "IntrinsicModule",
+    "Linear",
+    "ReturnScale",
+    "RewardMixer",
+    "RewardScale",
+    "Rewards",
+    "Streams",
+    "Sum",
+    "Term",
+    "check_module",
+]

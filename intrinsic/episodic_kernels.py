@@ -1,0 +1,89 @@
+"""Hashing and counting in compiled loops; `episodic` calls them.
+
+Hashes are uint64 and table indices int64 throughout: numba turns a mix of both into float64.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+_SEED = np.uint64(0x9E3779B97F4A7C15)
+_MULTIPLIER = np.uint64(0xBF58476D1CE4E5B9)
+_FINAL = np.uint64(0x94D049BB133111EB)
+_SHIFT = np.uint64(32)
+_SPREAD = np.int64(0x9E3779B1)
+
+
+@njit(cache=True)
+def hash_words(words, out):
+    """Mix each row of `words` [R, W] uint64 into `out` [R] uint64."""
+    for row in range(words.shape[0]):
+        h = _SEED
+        for word in words[row]:
+            h = (h ^ word) * _MULTIPLIER
+            h ^= h >> _SHIFT
+        h *= _FINAL
+        out[row] = h ^ (h >> _SHIFT)
+
+
+@njit(cache=True)
+def _find(table_keys, table_owners, table_counts, key, owner, slot):
+    """The first slot, from `slot` on, that holds this key of this owner or nothing."""
+    mask = len(table_keys) - 1
+    while table_counts[slot] > 0 and (table_keys[slot] != key or table_owners[slot] != owner):
+        slot = (slot + 1) & mask
+    return slot
+
+
+@njit(cache=True)
+def _home(table_keys, key, owner):
+    """Where the search for this key of this owner begins."""
+    return (key ^ (owner * _SPREAD)) & (len(table_keys) - 1)
+
+
+@njit(cache=True)
+def count_visits(table_keys, table_owners, table_counts, keys, owners, valid, out):
+    """Count `keys` step by step; a step sees the table as the step before left it.
+
+    Args:
+        table_keys: [C] int64, C a power of two and larger than all there is to hold.
+        table_owners: [C] int64.
+        table_counts: [C] int64, 0 in an empty slot.
+        keys: [T, N] int64.
+        owners: [T, N] int64, whose visit it is: equal keys of different owners are different.
+        valid: [T, N] bool.
+        out: [T, N] int64, gets the visits so far, this one included; kept where not valid.
+
+    Returns:
+        How many slots were filled.
+    """
+    T, N = keys.shape
+    slots = np.empty(N, np.int64)
+    filled = 0
+    for t in range(T):
+        for n in range(N):
+            if valid[t, n]:
+                key, owner = keys[t, n], owners[t, n]
+                slot = _home(table_keys, key, owner)
+                slot = _find(table_keys, table_owners, table_counts, key, owner, slot)
+                slots[n] = slot
+                out[t, n] = table_counts[slot] + 1
+        for n in range(N):
+            if valid[t, n]:
+                key, owner = keys[t, n], owners[t, n]  # another environment may have come first
+                slot = _find(table_keys, table_owners, table_counts, key, owner, slots[n])
+                if table_counts[slot] == 0:
+                    table_keys[slot], table_owners[slot] = key, owner
+                    filled += 1
+                table_counts[slot] += 1
+    return filled
+
+
+@njit(cache=True)
+def move_entries(keys, owners, counts, new_keys, new_owners, new_counts):
+    """Put entries [R] of distinct (key, owner) into an empty table [C]; all int64."""
+    for i in range(len(keys)):
+        slot = _home(new_keys, keys[i], owners[i])
+        slot = _find(new_keys, new_owners, new_counts, keys[i], owners[i], slot)
+        new_keys[slot], new_owners[slot], new_counts[slot] = keys[i], owners[i], counts[i]

@@ -1,0 +1,214 @@
+"""From a composed config to objects: the one place that instantiates anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import hydra.utils
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+
+from firstlight.scripts.errors import BadInputError, nearest
+
+if TYPE_CHECKING:
+    from firstlight.agents.trainer import Trainer
+    from firstlight.envs.vec import VecEnv
+    from firstlight.intrinsic.base import IntrinsicModule
+    from firstlight.intrinsic.mixer import RewardMixer
+
+_COMPLAINTS = (ValueError, OSError, ImportError, gymnasium.error.Error)
+_CLASHES = (TypeError, LookupError)
+
+
+def locate(target: str) -> Any:
+    """What lies at an import path."""
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        hint = "" if within(target, ["firstlight"]) else "; is its folder on PYTHONPATH?"
+        raise BadInputError(f"cannot import {target!r}: {error}{hint}") from error
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A node as a dict of its own, interpolations resolved."""
+    if not OmegaConf.is_config(config):
+        return dict(config)
+    return {str(k): v for k, v in OmegaConf.to_container(config, resolve=True).items()}  # type: ignore[union-attr]
+
+
+def within(target: str, packages: Sequence[str]) -> bool:
+    """Whether a dotted name lies in one of `packages`."""
+    return any(f"{target}.".startswith(f"{package}.") for package in packages)
+
+
+def make(config: Any, **runtime: Any) -> Any:
+    """Instantiate a node with those of the `runtime` values that its target takes.
+
+    What our own classes complain of is bad input; an error in the user's own code stays one.
+    """
+    options = plain(config)
+    name = str(options["_target_"])
+    target = locate(name)
+    if not callable(target):
+        raise BadInputError(f"{name} is a {type(target).__name__}, which cannot be called")
+    takes = inspect.signature(target).parameters
+    given = {k: v for k, v in runtime.items() if k in takes and k not in options}
+    unknown = sorted(k for k in options if k not in takes and not k.startswith("_"))
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+        raise BadInputError(f"{name} takes no {unknown[0]!r}{nearest(unknown[0], takes)}")
+    try:
+        return hydra.utils.instantiate(options, _convert_="all", _partial_=True)(**given)
+    except InstantiationException as error:  # of a node inside this one
+        raise BadInputError(f"{name}: {error.__cause__ or error}") from error
+    except (*_COMPLAINTS, *_CLASHES) as error:
+        if isinstance(error, BadInputError) or not within(name, ["firstlight"]):
+            raise
+        where = f"{name}: {type(error).__name__}: " if isinstance(error, _CLASHES) else ""
+        raise BadInputError(f"{where}{error}") from error
+
+
+def check_targets(config: Any, packages: Sequence[str]) -> None:
+    """Refuse a config that is data if it names anything that was not defined in `packages`."""
+    if isinstance(config, str) and "${" in config:
+        raise BadInputError(f"the run's config holds {config!r}, which is no plain value")
+    if isinstance(config, Mapping):
+        target = config.get("_target_")
+        if target is not None:
+            home = str(target).partition(".")[0]
+            allowed = within(str(target), packages)
+            # a module also holds what it imported itself: only what is its own counts
+            if not allowed or not within(str(locate(str(target)).__module__), packages):
+                raise BadInputError(
+                    f"the run's config names {target!r}: if you trust it, say allow=[{home}]"
+                )
+        config = list(config.values())
+    if isinstance(config, Sequence) and not isinstance(config, str):
+        for item in config:
+            check_targets(item, packages)
+
+
+def make_vec(config: DictConfig, **changes: Any) -> VecEnv:
+    """The environments; a target that makes one Gymnasium environment is called repeatedly."""
+    options = plain(config) | changes
+    num_envs = options.setdefault("num_envs", 16)
+    if not isinstance(num_envs, int) or num_envs < 1:
+        raise BadInputError(f"env.num_envs={num_envs}: it is a whole number, at least 1")
+    target = str(options["_target_"])
+    if within(target, ["firstlight"]):
+        return make(options)
+    from firstlight.envs.gym import GymVec
+
+    if "num_envs" not in inspect.signature(locate(target)).parameters:
+        del options["num_envs"]
+    made = make(options)
+    if isinstance(made, gymnasium.Env):
+        made.close()
+        return GymVec([functools.partial(make, options)] * num_envs)
+    if not hasattr(made, "obs_space"):
+        raise BadInputError(
+            f"{target} made a {type(made).__name__}, expected a Gymnasium environment or a VecEnv"
+        )
+    return made
+
+
+def make_modules(
+    config: DictConfig, vec: VecEnv, seed: int
+) -> tuple[dict[str, IntrinsicModule], VecEnv]:
+    """The reward modules, and the environments wrapped by those that wish it."""
+    from firstlight.envs.seeding import derive
+
+    modules = {}
+    for name, node in config.items():
+        if "_target_" not in node:  # say, of an experiment whose modules the command line replaced
+            continue
+        modules[str(name)] = make(
+            node,
+            obs_space=vec.obs_space,
+            info_space=vec.info_space,
+            vec=vec,
+            seed=derive(seed, str(name)),
+        )
+        vec = modules[str(name)].wrap(vec)
+    return modules, vec
+
+
+def make_mixer(
+    config: DictConfig, modules: Mapping[str, IntrinsicModule], left_out: Sequence[str] = ()
+) -> RewardMixer:
+    """The reward layer; the config's terms change single fields of the modules' default terms."""
+    from firstlight.intrinsic.mixer import Term
+
+    options = plain(config)
+    combine = make(options.pop("combine"))
+    terms = {"reward": Term()} | {name: module.default_term() for name, module in modules.items()}
+    fields = [field.name for field in dataclasses.fields(Term)]
+    for name, node in options.pop("terms").items():
+        if name in left_out:
+            continue
+        if name not in terms:
+            raise BadInputError(
+                f"mixer.terms.{name}: there is no such source{nearest(name, terms)}"
+            )
+        if unknown := set(node) - set(fields):
+            hint = nearest(min(unknown), fields)
+            raise BadInputError(f"there is no option mixer.terms.{name}.{min(unknown)}{hint}")
+        changes = hydra.utils.instantiate(node, _convert_="all")
+        terms[name] = dataclasses.replace(terms[name], **changes)
+    return make(options, terms=terms, combine=combine)
+
+
+def pick_device(name: str) -> str:
+    """Resolve auto, and refuse what is not there."""
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise BadInputError(f"device={name}: it is auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInputError(
+            "device=cuda, but torch sees no CUDA device; use device=cpu or device=auto"
+        )
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def build(cfg: DictConfig, vec: VecEnv) -> Trainer:
+    """Everything that trains, from the config and the environments."""
+    import torch
+
+    from firstlight.envs.seeding import derive
+
+    torch.manual_seed(derive(cfg.seed, "networks"))
+    modules, vec = make_modules(cfg.intrinsic, vec, cfg.seed)
+    left_out = [str(name) for name in cfg.intrinsic if name not in modules]
+    for name in left_out:
+        print(f"firstlight: intrinsic.{name} has options but was not chosen", file=sys.stderr)
+    mixer = make_mixer(cfg.mixer, modules, left_out)
+    spaces = {"obs_space": vec.obs_space, "act_space": vec.act_space}
+    options = plain(cfg.policy)
+    critic = options.pop("critic_encoder", None)
+    policy = make(
+        options,
+        **spaces,
+        encoder=make(cfg.encoder, **spaces),
+        critic_encoder=make(critic, **spaces) if critic else None,
+        num_streams=mixer.num_streams,
+    )
+    learner = make(cfg.learner, policy=policy, seed=cfg.seed)
+    return make(
+        cfg.trainer,
+        vec=vec,
+        learner=learner,
+        modules=modules,
+        mixer=mixer,
+        run_dir=cfg.run_dir,
+        resume=cfg.resume == "auto",
+        seed=cfg.seed,
+        device=pick_device(cfg.device),
+    )

@@ -1,0 +1,107 @@
+"""What every command does with bad input: one sentence and an exit status."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+CONF = Path(__file__).parents[1] / "conf"
+
+_FULL = "HYDRA_FULL_ERROR"
+_wants_traceback = os.environ.get(_FULL) == "1"
+
+
+class BadInputError(ValueError):
+    """What the user asked for cannot be had; the message says what can."""
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Make a command of a function of a config: composes ``conf/{config_name}.yaml`` and runs it.
+
+    As `hydra.main`, but what the user can mend, Hydra's own complaints too, becomes one line.
+    """
+
+    def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
+        compose = hydra.main(
+            version_base="1.3", config_path="pkg://firstlight.conf", config_name=config_name
+        )
+        composed = compose(reports_bad_input(task))  # Hydra would print a line of its own first
+
+        @wraps(task)
+        def main() -> None:
+            before = os.environ.get(_FULL)
+            os.environ[_FULL] = "1"  # Hydra then raises its errors instead of printing them
+            try:
+                composed()
+            finally:
+                os.environ.pop(_FULL)
+                os.environ.update({} if before is None else {_FULL: before})
+
+        return reports_bad_input(main)
+
+    return decorate
+
+
+def reports_bad_input(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn an error that the user can mend into one line on stderr and exit status 2.
+
+    With ``HYDRA_FULL_ERROR=1`` in the environment the traceback is shown as well.
+    """
+
+    @wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (BadInputError, HydraException, OmegaConfBaseException) as error:
+            if _wants_traceback:
+                traceback.print_exc()
+            print(f"firstlight: {sentence(error)}", file=sys.stderr)
+            sys.exit(BAD_INPUT)
+        except KeyboardInterrupt:
+            print("firstlight: interrupted", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+
+    return wrapper
+
+
+def sentence(error: Exception) -> str:
+    """`error` in one line; for a name that is not there, with the nearest that is."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.partition("/")
+        ours = [path.relative_to(CONF / group) for path in (CONF / group).rglob("*.yaml")]
+        known = {path.with_suffix("").as_posix() for path in ours} | set(error.options or ())
+        return f"there is no {group}={name}{nearest(name, known)}"
+    cause = error.__cause__
+    parent = getattr(cause, "parent_node", None)
+    if isinstance(cause, OmegaConfBaseException) and isinstance(parent, DictConfig):
+        names = [str(key) for key in parent if key != "hydra"]
+        return f"there is no option {cause.full_key}{nearest(str(cause.key), names)}"
+    return " ".join(str(error).split())
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """How a sentence about an unknown `name` ends: by the most similar `known` one, or by all.
+
+    >>> nearest("lenght", ["length", "horizon"])
+    "; did you mean 'length'?"
+    >>> nearest("colour", ["length", "horizon"])
+    '; there are horizon, length'
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there are {', '.join(known)}" if known else ""

@@ -1,0 +1,1 @@
+"""Timed runs of firstlight and of its peers on one task, each a script of its own."""

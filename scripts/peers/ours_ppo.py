@@ -1,0 +1,36 @@
+"""Our PPO on the same task with the same network and settings as `sb3_ppo`, timed the same way."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import torch
+from gymnasium import spaces
+
+from firstlight.agents import MLP, PPO, ActorCritic, Trainer
+from firstlight.envs.envpool import EnvPoolVec
+
+
+def main(task: str, steps: int, threads: int) -> None:
+    """Train and print one JSON object with steps and seconds after the first three rollouts."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    vec = EnvPoolVec(task, num_envs=64, obs_keys=["image"], info_keys=[], success_threshold=0.0)
+    image = spaces.Dict({"image": vec.obs_space["image"]})
+    policy = ActorCritic(image, vec.act_space, encoder=MLP(image), critic_encoder=MLP(image))
+    # value_coef: our value loss has a factor one half that Stable-Baselines3's has not
+    trainer = Trainer(vec, PPO(policy, minibatch_size=2048, num_epochs=4, value_coef=1.0))
+    trainer.total_steps = steps
+    for _ in range(3):
+        trainer.iterate()
+    rows, began = 0, time.perf_counter()
+    while rows < steps:
+        trainer.iterate()
+        rows += 64 * 128
+    print(json.dumps({"steps": rows, "seconds": time.perf_counter() - began}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,51 @@
+"""Lines of measurements in ``docs/results``, with what it takes to repeat them."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path("docs/results")
+
+
+def commit() -> str:
+    """Short name of the commit at hand, with a + if files have changed since."""
+    try:
+        text = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return text.stdout.strip()
+
+
+def hardware() -> str:
+    """Processor and number of cores."""
+    import os
+
+    name = platform.processor() or platform.machine()
+    for line in (
+        Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    ):
+        if line.startswith("model name"):
+            name = line.split(":", 1)[1].strip()
+            break
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def append(table: str, line: dict[str, Any]) -> None:
+    """Add one measurement to a table."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with (RESULTS / f"{table}.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def read(table: str) -> list[dict[str, Any]]:
+    """The measurements of a table so far."""
+    path = RESULTS / f"{table}.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

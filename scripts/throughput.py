@@ -1,0 +1,71 @@
+"""Training throughput against a peer: alternated in one go, medians of ratios."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from firstlight.scripts.results import append, commit, hardware
+
+TASK = "MiniGrid-DoorKey-8x8-v0"
+PEERS = ("torch", "gymnasium", "envpool", "stable-baselines3")
+
+
+def peer_python(venv: str) -> str:
+    """Python of the peers' own environment, made if it is missing."""
+    python = Path(venv) / "bin" / "python"
+    if not python.exists():
+        print(f"making {venv} with {', '.join(PEERS)}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+        for package in (PEERS[:1], PEERS[1:]):
+            pip = [str(python), "-m", "pip", "install", "-q", "-c", "constraints.txt", *package]
+            subprocess.run(pip, check=True)
+    return str(python)
+
+
+def rate(command: list[str]) -> float:
+    """Steps per second that a timed script reports in its last line."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    return result["steps"] / result["seconds"]
+
+
+def measure(*, rounds: int, steps: int, peers: str) -> None:
+    """Alternate our PPO and Stable-Baselines3's, with 1 and 2 torch threads, and print ratios."""
+    here = Path(__file__).parent / "peers"
+    ours, theirs = str(here / "ours_ppo.py"), str(here / "sb3_ppo.py")
+    peer = peer_python(peers)
+    commands = {
+        f"{name}, {threads} torch threads": [*script, TASK, str(steps), str(threads), *rest]
+        for threads in (1, 2)
+        for name, script, rest in (
+            ("firstlight", [sys.executable, "-P", ours], []),
+            ("Stable-Baselines3", [peer, "-P", theirs], ["lean"]),
+            ("Stable-Baselines3 with VecMonitor", [peer, "-P", theirs], ["monitor"]),
+        )
+    }
+    rates: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            rates[name].append(rate(command))
+            print(f"{name:55s} {rates[name][-1]:9,.0f} steps/s", flush=True)
+    shown = {n: [Path(w).name if "/" in w else w for w in c] for n, c in commands.items()}
+    for name, values in rates.items():
+        line = {"row": name, "command": " ".join(shown[name]), "steps_per_second": values}
+        append("throughput", {**line, "commit": commit(), "hardware": hardware()})
+    medians = {name: median(values) for name, values in rates.items()}
+    lean = [name for name in rates if name.startswith("S") and "Monitor" not in name]
+    best = max(lean, key=medians.__getitem__)
+    mine = max((name for name in rates if name.startswith("f")), key=medians.__getitem__)
+    ratios = sorted(a / b for a, b in zip(rates[mine], rates[best], strict=True))
+    print(f"best against best: {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+
+
+def median(values: list[float]) -> float:
+    """The median."""
+    return statistics.median(values)

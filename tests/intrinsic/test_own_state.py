@@ -1,0 +1,158 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from firstlight.intrinsic.state import Fitter, GrowingBuffers, isolated_rng
+
+
+class Regression(nn.Module):
+    """A line to fit, with what fits it."""
+
+    def __init__(self, **kwargs):
+        super().__init__()
+        with isolated_rng(0):
+            self.net = nn.Linear(3, 1)
+        self.fitter = Fitter(self.net.parameters(), lr=0.01, **kwargs)
+
+    def learn(self, x, y):
+        return self.fitter.fit(len(x), lambda rows: F.mse_loss(self.net(x[rows]), y[rows]))
+
+
+@pytest.fixture
+def data():
+    numbers = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 3, generator=numbers)
+    return x, x @ torch.tensor([[1.0], [-2.0], [3.0]])
+
+
+def test_isolated_rng_hides_its_draws():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    with isolated_rng(0):
+        inside = torch.rand(3)
+    assert torch.equal(torch.rand(3), expected)
+    with isolated_rng(0):
+        assert torch.equal(torch.rand(3), inside)
+    with isolated_rng(1):
+        assert not torch.equal(torch.rand(3), inside)
+    torch.manual_seed(7)
+    with pytest.raises(RuntimeError, match="x"), isolated_rng(0):
+        raise RuntimeError("x")
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_one_minibatch_is_full_batch_adam(data):
+    x, y = data
+    ours, net = Regression(num_epochs=5), copy.deepcopy(Regression().net)
+    adam = torch.optim.Adam(net.parameters(), lr=0.01)
+    losses = []
+    for _ in range(5):
+        loss = F.mse_loss(net(x), y)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        losses.append(loss.item())
+    assert ours.learn(x, y) == pytest.approx(sum(losses) / 5, rel=1e-5)
+    torch.testing.assert_close(ours.net.weight, net.weight)
+
+
+def test_every_epoch_shows_every_row_once_in_a_fresh_order():
+    seen = []
+    fitter = Fitter([nn.Parameter(torch.zeros(1))], num_epochs=3, num_minibatches=4)
+
+    def loss(rows):
+        seen.append(rows)
+        return fitter.optimizer.param_groups[0]["params"][0].sum()
+
+    fitter.fit(10, loss)
+    assert [len(rows) for rows in seen] == [3, 3, 3, 1] * 3
+    epochs = torch.cat(seen).view(3, 10)
+    assert torch.equal(epochs.sort(1).values, torch.arange(10).expand(3, 10))
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 3
+
+
+@pytest.mark.parametrize("proportion", [0.0, 0.25, 1.0])
+def test_proportion_is_the_chance_of_a_row(proportion):
+    seen = []
+    fitter = Fitter([nn.Parameter(torch.zeros(1))], num_epochs=4, proportion=proportion)
+
+    def loss(rows):
+        seen.append(len(rows))
+        return fitter.optimizer.param_groups[0]["params"][0].sum()
+
+    fitter.fit(5000, loss)
+    assert sum(seen) / 20_000 == pytest.approx(proportion, abs=0.02)
+
+
+def test_no_rows_no_step(data):
+    x, y = data
+    model = Regression()
+    before = model.net.weight.clone()
+    assert model.learn(x[:0], y[:0]) == 0
+    assert torch.equal(model.net.weight, before)
+
+
+@pytest.mark.parametrize("steps_before", [0, 3])
+def test_saved_and_loaded_it_takes_the_same_next_step(data, steps_before):
+    settings = {"num_epochs": 2, "num_minibatches": 3, "proportion": 0.7}
+    kept, loaded = Regression(**settings, seed=1), Regression(**settings, seed=2)
+    loaded.learn(*data)
+    for _ in range(steps_before):
+        kept.learn(*data)
+    loaded.load_state_dict(copy.deepcopy(kept.state_dict()))
+    for _ in range(2):
+        assert kept.learn(*data) == loaded.learn(*data)
+        assert torch.equal(kept.net.weight, loaded.net.weight)
+
+
+def test_loading_copies(data):
+    kept, loaded = Regression(), Regression()
+    kept.learn(*data)
+    loaded.load_state_dict(kept.state_dict())
+    expected = copy.deepcopy(kept)
+    loaded.learn(*data)
+    assert kept.learn(*data) == expected.learn(*data)
+    assert torch.equal(kept.net.weight, expected.net.weight)
+
+
+def test_adam_follows_its_parameters(data):
+    x, y = data
+    model = Regression()
+    model.learn(x, y)
+    model.double()
+    model.learn(x.double(), y.double())
+    (moments, *_) = model.fitter.optimizer.state.values()
+    assert moments["exp_avg"].dtype == torch.float64
+    assert model.state_dict()["fitter._extra_state"]["adam"]["0"]["exp_avg"].dtype == torch.float64
+
+
+def test_fitting_leaves_the_global_numbers_alone(data):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        Regression(num_minibatches=2, proportion=0.5).learn(*data)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Memory(GrowingBuffers):
+    def __init__(self, size, on_host):
+        super().__init__()
+        self.on_host = on_host
+        self.register_buffer("cells", torch.arange(size))
+
+
+def test_growing_buffers_load_in_any_size():
+    small, large = nn.Sequential(Memory(2, False)), nn.Sequential(Memory(5, False))
+    small.load_state_dict(large.state_dict())
+    assert torch.equal(small[0].cells, torch.arange(5))
+    small[0].cells[0] = 9
+    assert large[0].cells[0] == 0
+
+
+def test_host_buffers_stay_on_the_host():
+    both = nn.Sequential(Memory(2, True), Memory(2, False)).to("meta")
+    assert [memory.cells.device.type for memory in both] == ["cpu", "meta"]
