@@ -23,8 +23,8 @@ $(STAMP): pyproject.toml constraints.txt
 install:  ## install everything into .venv: all extras and the tools
 	@$(MAKE) --no-print-directory --always-make $(STAMP) EXTRAS=all,dev
 
-demo: $(STAMP)  ## train an agent on a sparse task from nothing to solved
-	$(BIN)/python -P -m firstlight.scripts.demo
+demo: $(STAMP)  ## train an agent on a sparse task from nothing to solved (SEED=0)
+	$(BIN)/python -P -m firstlight.scripts.demo $(SEED)
 
 lint: $(STAMP)  ## check style, format and spelling
 	$(BIN)/ruff check

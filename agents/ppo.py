@@ -79,6 +79,8 @@ class PPO:
             group["lr"] = _at(self.lr, progress)
         entropy_coef = _at(self.entropy_coef, progress)
         batch = self._batch(rollout, rewards)
+        if int(batch.valid.sum()) < 2:
+            return {}  # every environment only reset itself: there is nothing to learn from
         live = (rewards.weight != 0).float()
         logs = []
         for _ in range(self.num_epochs):

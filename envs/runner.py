@@ -45,13 +45,14 @@ class Runner:
     ):
         self.vec, self.seed, self.device = vec, seed, torch.device(device)
         self.keep_dist_params = keep_dist_params
-        self.background = hasattr(vec, "send") and hasattr(vec, "recv")
+        self.background = hasattr(type(vec), "send") and hasattr(type(vec), "recv")
         self.generator = generator(seed, "actions", self.device)
         self._resets = 0
         self._obs: Obs | None = None
         self._info: Obs = {}
         self._is_first = torch.ones(vec.num_envs, dtype=torch.bool)
         self._state: State | None = None
+        self._actor: Actor | None = None
 
     def collect(self, actor: Actor, num_steps: int, version: int = 0) -> Rollout:
         """Step `num_steps` times. Returns a rollout of fresh CPU tensors."""
@@ -59,27 +60,29 @@ class Runner:
         if self._obs is None:
             self._obs, self._info = self.vec.reset(derive(self.seed, "envs", self._resets))
             self._is_first = torch.ones(N, dtype=torch.bool)
-        if self._state is None:
-            self._state = actor.initial_state(N)
+        if self._state is None or actor is not self._actor:
+            self._state, self._actor = actor.initial_state(N), actor
         vec: Any = self.vec  # one that steps in the background has `send` and `recv`
         state = map_obs(torch.clone, self._state)
         opened = self._obs, self._info, self._is_first
         steps: list[Step] = []
         outs: list[Any] = []
         actions, log_probs = [], []
-        with torch.inference_mode():
-            for _ in range(num_steps):
+        for _ in range(num_steps):
+            with torch.inference_mode():
                 out = self._act(actor)
                 action = out.dist.sample(self.generator)  # [1, N]
-                actions.append(action[0].cpu())
-                if self.background:
-                    vec.send(actions[-1])
-                outs.append(out)
+            actions.append(action[0].cpu())
+            if self.background:
+                vec.send(actions[-1])
+            with torch.inference_mode():
                 log_probs.append(out.dist.log_prob(action)[0])
-                step = vec.recv() if self.background else vec.step(actions[-1])
-                steps.append(step)
-                self._obs, self._info, self._is_first = step.obs, step.info, step.is_first
-                self._state = out.state
+            outs.append(out)
+            step = vec.recv() if self.background else vec.step(actions[-1])
+            steps.append(step)
+            self._obs, self._info, self._is_first = step.obs, step.info, step.is_first
+            self._state = out.state
+        with torch.inference_mode():
             bootstrap = self._act(actor).value  # acting on it is the next rollout's business
         obs = _stack([opened[0], *(step.obs for step in steps)])
         info = _stack([opened[1], *(step.info for step in steps)])

@@ -63,7 +63,9 @@ def make(config: Any, **runtime: Any) -> Any:
     given = {k: v for k, v in runtime.items() if k in takes and k not in options}
     unknown = sorted(k for k in options if k not in takes and not k.startswith("_"))
     if unknown and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
-        raise BadInputError(f"{name} takes no {unknown[0]!r}{nearest(unknown[0], takes)}")
+        own = within(name, ["firstlight"])
+        hint = "" if own else f"; ~GROUP +GROUP._target_={name} leaves out what the group says"
+        raise BadInputError(f"{name} takes no {unknown[0]!r}{nearest(unknown[0], takes)}{hint}")
     try:
         return hydra.utils.instantiate(options, _convert_="all", _partial_=True)(**given)
     except InstantiationException as error:  # of a node inside this one

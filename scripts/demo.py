@@ -25,7 +25,7 @@ def main() -> None:
     """Train both, evaluate both on 100 unseen levels, print a table."""
     seed = int(sys.argv[1]) if len(sys.argv) > 1 else 0
     with_bonus = train("count", seed)
-    alone = train("ppo", seed, "intrinsic=[]")
+    alone = train("ppo", seed, "mixer.terms.count.weight=0", "learner.entropy_coef=0.02")
 
     from rich.console import Console
     from rich.table import Table

@@ -95,7 +95,7 @@ def sentence(error: Exception) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """How a sentence about an unknown `name` ends: by the most similar `known` one, or by all.
 
-    >>> nearest("lenght", ["length", "horizon"])
+    >>> nearest("lengthy", ["length", "horizon"])
     "; did you mean 'length'?"
     >>> nearest("colour", ["length", "horizon"])
     '; there are horizon, length'

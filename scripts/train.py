@@ -28,11 +28,13 @@ _NAMED = ("env", "learner", "intrinsic", "mixer", "seed")
 _POSITIVE = ("total_steps", "eval_episodes", "checkpoint_every", "trainer.num_steps")
 
 
-def run_name(cfg: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> str:
+def run_name(
+    cfg: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str], *, sweep: bool = False
+) -> str:
     """Directory of a run, from what was chosen: the same command always names the same one.
 
-    Environment, learner, reward modules, mixer if it is not the default, whatever else was changed
-    on the command line, and the seed.
+    Environment, learner, reward modules, mixer if it is not the default, and the seed; in a sweep
+    whatever else the command line says, since any of it may differ from job to job.
     """
     parts = [str(choices.get(group) or "own") for group in ("env", "learner")]
     parts += [str(name) for name, node in cfg.intrinsic.items() if "_target_" in node]
@@ -40,10 +42,14 @@ def run_name(cfg: DictConfig, choices: Mapping[str, Any], overrides: Sequence[st
         parts.append(str(choices.get("mixer") or "own"))
     for override in sorted(overrides):
         key, _, value = override.lstrip("+~").partition("=")
-        if key not in _FREE and key not in _NAMED and not key.startswith("hydra"):
-            tells_what = key.rpartition(".")[2] in ("_target_", "id", "task")
-            parts.append(value if tells_what else f"{key}_{value}")
-    return re.sub(r"[^\w.+-]+", "_", "-".join([*parts, f"s{cfg.seed}"]))
+        if key in _FREE or key in _NAMED or key.startswith("hydra"):
+            continue
+        if key.rpartition(".")[2] in ("_target_", "id", "task"):
+            parts.append(value)  # such a value says what it is
+        elif sweep:
+            parts.append(f"{key}_{value}")
+    name = "-".join([*parts, f"s{cfg.seed}"]).replace("/", "-")
+    return re.sub(r"[^\w.+-]+", "_", name)
 
 
 def differences(cfg: DictConfig, run_dir: Path) -> list[str]:
@@ -135,11 +141,12 @@ def main(cfg: DictConfig) -> None:
     from firstlight.agents.status import read_status
 
     hydra = HydraConfig.get()
+    sweep = hydra.mode == RunMode.MULTIRUN
     with open_dict(cfg):
-        name = run_name(cfg, hydra.runtime.choices, hydra.overrides.task)
+        name = run_name(cfg, hydra.runtime.choices, hydra.overrides.task, sweep=sweep)
         cfg.run_dir = cfg.run_dir or f"runs/{name}"
     status = read_status(cfg.run_dir)
-    if hydra.mode == RunMode.MULTIRUN and status is not None and status.status == "finished":
+    if sweep and status is not None and status.status == "finished":
         if changed := differences(cfg, Path(cfg.run_dir)):
             raise BadInputError(f"{cfg.run_dir} holds another run: {', '.join(changed)}")
         print(f"{cfg.run_dir} is finished already; skipped")

@@ -161,10 +161,7 @@ def test_a_run_writes_its_directory_and_nothing_else(finished):
 
 def test_the_default_directory_names_what_was_chosen(finished):
     (run,) = (finished / "runs").iterdir()
-    words = run.name.split("-")
-    assert words[:3] == ["chain", "ppo", "count"]
-    assert words[-1] == "s0"
-    assert "policy_separate" in words
+    assert run.name == "chain-ppo-count-s0"
 
 
 def test_config_yaml_is_resolved(finished):
@@ -209,31 +206,46 @@ def test_every_kind_of_metric_is_there(finished):
     assert lines[1]["time"] > lines[0]["time"] >= 0
 
 
-def test_names_tell_runs_apart_that_differ_and_no_others():
+def named(*overrides: str, sweep: bool = False, **changed: str | None) -> str:
+    """Name of a run of DoorKey with a count bonus, and with options of a module not chosen."""
     cfg = OmegaConf.create({"intrinsic": {"count": {"_target_": "x"}, "off": {}}, "seed": 3})
     choices = {"env": "minigrid/doorkey_8x8", "learner": "ppo", "mixer": "heads"}
+    return run_name(cfg, {**choices, **changed}, overrides, sweep=sweep)
 
-    def name(*overrides: str, **changed: str) -> str:
-        return run_name(cfg, {**choices, **changed}, overrides)
 
-    plain = name("env=minigrid/doorkey_8x8", "intrinsic=[count]", "seed=3")
-    assert plain == "minigrid-doorkey_8x8-ppo-count-s3"
-    assert name("total_steps=7", "device=cpu", "eval_every=3", "stop_at=0.9") == plain
-    assert name("a=1", "learner.lr=1e-3") == name("learner.lr=1e-3", "a=1")
+def test_a_name_says_environment_learner_modules_and_seed():
+    plain = "minigrid-doorkey_8x8-ppo-count-s3"
+    words = ("env=minigrid/doorkey_8x8", "intrinsic=[count]", "seed=3", "total_steps=7")
+    assert named(*words, "learner.lr=1e-3", "intrinsic.count.scope=episodic") == plain
     different = [
         plain,
-        name(mixer="sum"),
-        name(env="gym"),
-        name("env.id=CartPole-v1", env="gym"),
-        name("learner.lr=1e-3"),
-        name("intrinsic.rnd.lr=1e-3"),
-        name("learner.lr=1e-4"),
-        name("env._target_=pkg.make_env", env="custom"),
-        name("~learner", "+learner._target_=pkg.Mine", learner=None),
-        name("experiment=demo"),
+        named(mixer="sum"),
+        named(env="gym"),
+        named("env.id=CartPole-v1", env="gym"),
+        named("env.id=Acrobot-v1", env="gym"),
+        named("env._target_=pkg.make_env", env="custom"),
+        named("~learner", "+learner._target_=pkg.Mine", learner=None),
     ]
     assert len(set(different)) == len(different)
     assert not any(set(made) & set("/ =[]{}'") for made in different)
+
+
+def test_a_name_in_a_sweep_tells_all_jobs_apart():
+    plain = named("env=minigrid/doorkey_8x8", "intrinsic=[count]", "seed=3", sweep=True)
+    assert plain == named()
+    assert named("total_steps=7", "device=cpu", "stop_at=0.9", sweep=True) == plain
+    one_order = named("a=1", "learner.lr=1e-3", sweep=True)
+    assert named("learner.lr=1e-3", "a=1", sweep=True) == one_order
+    different = [
+        plain,
+        named("learner.lr=1e-3", sweep=True),
+        named("learner.lr=1e-4", sweep=True),
+        named("intrinsic.rnd.lr=1e-3", sweep=True),
+        named("experiment=demo", sweep=True),
+        named("env.size={a: [1, 2]}", sweep=True),
+    ]
+    assert len(set(different)) == len(different)
+    assert not any(set(made) & set("/ =[]{}':,") for made in different)
 
 
 # --- going on
@@ -414,7 +426,7 @@ def test_evaluation_knows_the_environments_reward_only(empty):
     assert done.status == 0, done.err
     for line in metrics(empty / "run"):  # a success pays 1, all else nothing
         assert line["eval/return_mean"] == line["eval/success_rate"]
-        assert line["reward/reward/weighted"] == 0
+        assert line.get("reward/reward/weighted", 0) == 0
         assert line["reward/count/weighted"] > 1
         if "rollout/return_mean" in line:
             assert line["rollout/return_mean"] == line["rollout/success_rate"]
@@ -427,7 +439,7 @@ def test_evaluation_knows_the_environments_reward_only(empty):
 
 def foreign(run: Path, key: str, node: object) -> None:
     config = OmegaConf.load(run / "config.yaml")
-    OmegaConf.update(config, key, node, force_add=True)
+    OmegaConf.update(config, key, node, merge=False, force_add=True)
     OmegaConf.save(config, run / "config.yaml")
 
 
@@ -446,17 +458,22 @@ def test_a_foreign_target_is_refused_until_allowed(run, outside):
     assert command(evaluate.main, "run=run", "episodes=2", f"allow=[{outside[:-1]}]").status == 2
 
 
+WRITTEN = {"path": "written", "text": ""}
+
+
 @pytest.mark.parametrize(
     ("key", "node"),
     [
         ("intrinsic.more", {"_target_": "subprocess.run", "args": "touch written", "shell": True}),
+        ("intrinsic.more", {"_target_": "firstlight.agents.files.write_text", **WRITTEN}),
         ("intrinsic.count.keys", [{"_target_": "os.mkdir", "_args_": ["written"]}]),
         ("learner.lr", {"_target_": "os.mkdir", "path": "written"}),
         ("env", {"_target_": "firstlight.agents.files.os.mkdir", "_args_": ["written"]}),
         ("env", {"_target_": "firstlight.agents.files.Path", "path": "written"}),
-        ("env", {"_target_": "firstlight.agents.files.write_text", "path": "written", "text": ""}),
+        ("env", {"_target_": "firstlight.agents.files.write_text", **WRITTEN}),
         ("env._target_", "${oc.env:HOME}"),
-        ("env.length", "${oc.decode:3}"),
+        ("env.length", "${oc.decode:'3'}"),
+        ("env", {"_target_": "firstlight.envs.video.Path"}),
         ("env._target_", "firstlight.envs.nothing"),
         ("env._target_", "firstlightly.make"),
     ],
@@ -492,13 +509,13 @@ def test_what_a_run_must_not_name(run, key, node):
         (["env._target_=outside_cli.nothing"], ["outside_cli.nothing made a int"]),
         (["env=chain", "env.num_envs=0"], ["env.num_envs=0"]),
         (["env=chain", "+env.colour=3"], ["takes no 'colour'", "length"]),
-        (["env=chain", "+env.lenght=3"], ["takes no 'lenght'", "'length'"]),
-        (["env=chain", "env.lenght=3"], ["option env.lenght", "'length'"]),
+        (["env=chain", "+env.lengthy=3"], ["takes no 'lengthy'", "'length'"]),
+        (["env=chain", "env.lengthy=3"], ["option env.lengthy", "'length'"]),
         (["env=chain", "sede=3"], ["option sede", "'seed'"]),
         (["env=chain", "mixer.terms.nope.weight=1"], ["option mixer.terms.nope", "reward"]),
         (["env=chain", "+mixer.terms.nope.weight=1"], ["mixer.terms.nope", "reward"]),
-        (["env=chain", "+mixer.terms.reward.wieght=1"], ["wieght", "'weight'"]),
-        (["env=chane"], ["env=chane", "'chain'"]),
+        (["env=chain", "+mixer.terms.reward.weighty=1"], ["weighty", "'weight'"]),
+        (["env=chains"], ["env=chains", "'chain'"]),
         (["env=minigrid/dorkey_8x8"], ["env=minigrid/dorkey_8x8", "'minigrid/doorkey_8x8'"]),
         (["env=chain", "intrinsic=[cuont]"], ["intrinsic=cuont", "'count'"]),
         (["env=chain", "learner=qqq"], ["learner=qqq", "there are ppo"]),
@@ -579,11 +596,11 @@ def test_a_process_ends_with_2_and_one_line(tmp_path):
 
 
 def test_the_traceback_is_there_for_who_wants_it(tmp_path):
-    words = ("-m", "firstlight.scripts.train", "env=chain", "env.lenght=3")
+    words = ("-m", "firstlight.scripts.train", "env=chain", "env.lengthy=3")
     done = python(*words, cwd=tmp_path, HYDRA_FULL_ERROR="1")
     assert done.returncode == 2
     assert "Traceback" in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("firstlight: there is no option env.lenght")
+    assert done.stderr.splitlines()[-1].startswith("firstlight: there is no option env.lengthy")
 
 
 def test_an_error_in_the_users_own_code_stays_one(empty, outside):
@@ -607,6 +624,6 @@ def test_a_run_that_is_interrupted_says_so(empty, outside):
 
 
 def test_nearest_names_one_or_all():
-    assert nearest("lenght", ["length", "size"]) == "; did you mean 'length'?"
+    assert nearest("lengthy", ["length", "size"]) == "; did you mean 'length'?"
     assert nearest("q", ["length", "size"]) == "; there are length, size"
     assert nearest("q", []) == ""

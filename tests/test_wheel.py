@@ -1,5 +1,6 @@
 """The wheel holds what the repository holds, and works without it."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -48,10 +49,10 @@ def installed(wheel, tmp_path_factory) -> Path:
     return target
 
 
-def run_from(installed: Path, code: str) -> str:
+def run_from(installed: Path, code: str, cwd: Path | None = None) -> str:
     """What `code` prints with the installed wheel ahead of the repository on the path."""
     preamble = f"import sys; sys.path.insert(0, {str(installed)!r})\n"
-    return run(sys.executable, "-P", "-c", preamble + code, cwd=installed).strip()
+    return run(sys.executable, "-P", "-c", preamble + code, cwd=cwd or installed).strip()
 
 
 def test_wheel_holds_every_file_of_the_packages(wheel):
@@ -78,3 +79,71 @@ def test_wheel_composes_its_configuration(installed):
         "    print(len(hydra.compose('train')) > 0)"
     )
     assert run_from(installed, code) == "True"
+
+
+LAMP = """
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+class Lamp(gymnasium.Env):
+    observation_space = spaces.Box(0, 1, (3,), np.float32)
+    action_space = spaces.Discrete(2)
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = 5
+        return self.observation_space.sample(), {}
+    def step(self, action):
+        self.left -= 1
+        return self.observation_space.sample(), float(action), self.left == 0, False, {}
+"""
+
+
+@pytest.fixture
+def lamp(tmp_path) -> Path:
+    """A folder with a custom environment and nothing else."""
+    (tmp_path / "lamp.py").write_text(LAMP)
+    return tmp_path
+
+
+def test_wheel_trains_saves_loads_and_acts(installed, lamp):
+    code = """
+sys.path.insert(1, ".")
+import firstlight, torch
+from lamp import Lamp
+from firstlight.agents import MLP, PPO, ActorCritic, Trainer, load
+from firstlight.envs import GymVec
+from firstlight.intrinsic import HashCount, Heads, RewardMixer, Term
+torch.set_num_threads(1)
+vec = GymVec([Lamp] * 2)
+mixer = RewardMixer({"reward": Term(), "count": HashCount.default_term()}, Heads())
+encoder = MLP(vec.obs_space, hidden=[8])
+policy = ActorCritic(vec.obs_space, vec.act_space, encoder=encoder, num_streams=mixer.num_streams)
+modules = {"count": HashCount(vec.obs_space)}
+Trainer(vec, PPO(policy), modules, mixer, run_dir="run", num_steps=8).run(32)
+action, _ = load("run").act(Lamp().reset()[0])
+print(firstlight.__file__, action in (0, 1), load("run").step)
+"""
+    file, fits, step = run_from(installed, code, cwd=lamp).split()
+    assert Path(file).is_relative_to(installed)
+    assert (fits, step) == ("True", "32")
+    assert len((lamp / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_wheel_holds_commands_that_work(installed, lamp):
+    code = """
+import json
+sys.path.insert(1, ".")
+import firstlight.scripts.train, firstlight.scripts.evaluate
+small = ["env.num_envs=2", "trainer.num_steps=8", "total_steps=32", "num_threads=1"]
+more = ["intrinsic=[count]", "eval_episodes=2", "run_dir=run"]
+sys.argv = ["firstlight-train", "env._target_=lamp.Lamp", *small, *more]
+firstlight.scripts.train.main()
+sys.argv = ["firstlight-evaluate", "run=run", "episodes=2", "allow=[lamp]"]
+firstlight.scripts.evaluate.main()
+print(json.dumps(firstlight.scripts.train.__file__))
+"""
+    *_, said, file = run_from(installed, code, cwd=lamp).splitlines()
+    assert Path(json.loads(file)).is_relative_to(installed)
+    assert json.loads(said)["episodes"] == 2
+    assert {path.name for path in lamp.iterdir()} - {"__pycache__"} == {"lamp.py", "run"}

@@ -20,22 +20,26 @@ _PLAIN, _COLOURED, _DOOR, _AGENT = (1, 2, 8, 9), (3, 5, 6, 7), 4, 10  # MiniGrid
 
 
 def cell_ids() -> tuple[np.ndarray, int]:
-    """Number of every (object, colour, state) that MiniGrid can show, and how many there are.
+    """Numbers of what MiniGrid can show in a cell, and how many numbers there are.
+
+    A cell has up to two: its kind (object and state), and, where it has a colour, its content
+    (object, colour and state). What is learnt of open doors so holds for a colour seldom seen.
 
     Returns:
-        [16, 8, 4] int32: -1 for a cell out of view, 0 for codes that MiniGrid does not use;
-        and the count.
+        [16, 8, 4, 2] int32, -1 for none (both for a cell out of view); kind 0 is a code that
+        MiniGrid does not use.
     """
-    ids, number = np.zeros((16, 8, 4), np.int32), itertools.count(1)
-    ids[0] = -1
-    for code in _PLAIN:
-        ids[code] = next(number)
+    ids, number = np.full((16, 8, 4, 2), -1, np.int32), itertools.count(1)
+    ids[1:, :, :, 0] = 0
+    for code in (*_PLAIN, *_COLOURED):
+        ids[code, :, :, 0] = next(number)
+    for code, states in ((_DOOR, _DOOR_STATES), (_AGENT, _DIRECTIONS)):
+        for state in range(states):
+            ids[code, :, state, 0] = next(number)
     for code, colour in itertools.product(_COLOURED, range(_COLOURS)):
-        ids[code, colour] = next(number)
+        ids[code, colour, :, 1] = next(number)
     for colour, state in itertools.product(range(_COLOURS), range(_DOOR_STATES)):
-        ids[_DOOR, colour, state] = next(number)
-    for state in range(_DIRECTIONS):
-        ids[_AGENT, :, state] = next(number)
+        ids[_DOOR, colour, state, 1] = next(number)
     return ids, next(number)
 
 
@@ -59,12 +63,11 @@ class _SumRows(torch.autograd.Function):
 
 @rebuildable
 class Grid(nn.Module):
-    """A table row for each (cell, content) pair, summed, then one more layer.
+    """Table rows for what each cell shows, summed, then one more layer.
 
-    This is a first layer over one-hot cells that touches only the ones: a grid of 49 cells costs 49
-    additions of rows, of cells in view only, instead of a product with a matrix of thousands of
-    columns. Contents are joint codes of (object, colour, state). Other fields enter by a linear
-    layer.
+    This is a first layer over one-hot cells that touches only the ones: a grid of 49 cells costs
+    about 49 additions of rows, of cells in view only, instead of a product with a matrix of
+    thousands of columns. `cell_ids` says which rows. Other fields enter by a linear layer.
 
     Args:
         obs_space: of one environment, with a field `key`, Box uint8 [H, W, 3].
@@ -98,15 +101,15 @@ class Grid(nn.Module):
         return torch.relu(self.linear(torch.relu(total)))
 
     def _sum_cpu(self, image: Tensor) -> Tensor:
-        ids = np.empty((len(image), self.cells), np.int32)
+        ids = np.empty((len(image), self.cells * 2), np.int32)
         lookup(image.contiguous().numpy(), self.lut.numpy(), self.num_ids, ids)
         return _SumRows.apply(torch.from_numpy(ids), self.table, self.bias)
 
     def _sum(self, image: Tensor) -> Tensor:
         obj, colour, state = image.long().unbind(-1)
-        content = self.lut[obj & 15, colour & 7, state & 3].long()  # [B, cells]
-        rows = content + torch.arange(self.cells, device=image.device) * self.num_ids
-        seen = (content >= 0).to(self.table.dtype)
-        rows = torch.where(content >= 0, rows, 0)
+        ids = self.lut[obj & 15, colour & 7, state & 3].long()  # [B, cells, 2]
+        cell = torch.arange(self.cells, device=image.device)[:, None]
+        rows = torch.where(ids >= 0, ids + cell * self.num_ids, 0).flatten(1)  # [B, cells * 2]
+        seen = (ids >= 0).flatten(1).to(self.table.dtype)
         summed = nn.functional.embedding_bag(rows, self.table, mode="sum", per_sample_weights=seen)
         return summed + self.bias

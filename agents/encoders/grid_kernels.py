@@ -46,18 +46,21 @@ def scatter(ids, grad, table_grad, start, stop):
 
 @numba.njit(cache=True, nogil=True)
 def lookup(image, lut, num_ids, ids):
-    """Row of each cell: ``cell * num_ids + lut[object, colour, state]``, -1 where the latter is.
+    """Rows of each cell: ``cell * num_ids + lut[object, colour, state]``, -1 where the latter is.
 
     Args:
         image: [B, C, 3] uint8.
-        lut: [16, 8, 4] int32.
+        lut: [16, 8, 4, F] int32.
         num_ids: rows of a cell.
-        ids: [B, >= C] int32, filled.
+        ids: [B, C * F] int32, filled.
     """
+    features = lut.shape[3]
     for b in range(image.shape[0]):
         for c in range(image.shape[1]):
-            k = lut[image[b, c, 0] & 15, image[b, c, 1] & 7, image[b, c, 2] & 3]
-            ids[b, c] = c * num_ids + k if k >= 0 else -1
+            numbers = lut[image[b, c, 0] & 15, image[b, c, 1] & 7, image[b, c, 2] & 3]
+            for f in range(features):
+                k = numbers[f]
+                ids[b, c * features + f] = c * num_ids + k if k >= 0 else -1
 
 
 def _split(count: int, work) -> None:

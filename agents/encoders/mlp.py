@@ -50,7 +50,7 @@ class Flat(nn.Module):
                     for i, n in zip(ids, space.nvec.flat, strict=True)
                 ]
                 field = torch.cat(hot, 1)
-            parts.append(field.flatten(1).float())
+            parts.append(field[:, None].flatten(1).float())  # a scalar field is [B]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 

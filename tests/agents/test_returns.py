@@ -1,6 +1,7 @@
 """Advantages against plain loops, closed forms and the transparent-row law."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -96,11 +97,9 @@ def test_transparent_values_read_as_the_row_after():
 class Scripted:
     """Acts as ``plan(position, step of the episode, episode)`` says; values by table."""
 
-    params = None
-
     def __init__(self, plan, table):
         self.plan, self.table = plan, table  # table [positions, K]
-        self.dist, self.t, self.episode = self, 0, -1
+        self.t, self.episode = 0, -1
 
     def initial_state(self, num_envs):
         return {}
@@ -109,8 +108,7 @@ class Scripted:
         self.episode += int(is_first[0, 0])
         self.t = 0 if is_first[0, 0] else self.t + 1
         self.position = int(obs["obs"][0, 0].argmax())
-        self.value, self.state = obs["obs"].float() @ self.table, {}
-        return self
+        return SimpleNamespace(dist=self, value=obs["obs"].float() @ self.table, state={})
 
     def sample(self, generator):
         return self.plan(self.position, self.t, self.episode).view(1, 1)

@@ -183,6 +183,15 @@ def test_policies_count_from_zero(space, action, wanted):
         vec.send(action + 2)
 
 
+def test_nothing_beyond_the_bounds_is_sent():
+    vec = make(num_envs=2)
+    low, high = np.array([-1.0, 0.0]), np.array([1.0, 5.0])
+    vec._pool, vec.act_space = FakePool(), spaces.Box(low, high, dtype=np.float64)
+    vec.send(torch.tensor([[-3.0, 7.0], [0.25, 1.5]]))
+    assert vec._pool.sent.tolist() == [[-1.0, 5.0], [0.25, 1.5]]
+    assert vec._pool.sent.dtype == np.float64
+
+
 def test_continuous_actions_are_clipped():
     within, beyond = (make("Pendulum-v1", num_envs=2) for _ in range(2))
     assert within.act_space.high.tolist() == [2]

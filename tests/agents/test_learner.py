@@ -1,0 +1,122 @@
+"""Minibatches are a partition of the valid rows, in parts of one size, in a new order each time."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from firstlight.agents.learner import Batch, minibatches
+
+
+def make_batch(rows, invalid=0.0, seed=0):
+    """Rows [1, B] in which every field names its row."""
+    g = torch.Generator().manual_seed(seed)
+    name = torch.arange(rows)[None]
+    return Batch(
+        obs={"id": name, "image": name[..., None].expand(1, rows, 3).to(torch.uint8)},
+        state={},
+        is_first=name % 5 == 0,
+        action=name + 1000,
+        log_prob=-name.float(),
+        value=torch.stack([name.float(), 2.0 * name], -1),
+        advantage=name.float() / 10,
+        target=torch.stack([3.0 * name, 4.0 * name], -1),
+        valid=torch.rand(1, rows, generator=g) >= invalid,
+    )
+
+
+def order_of(batch, size, generator):
+    return [part.obs["id"][0].tolist() for part in minibatches(batch, size, generator)]
+
+
+CASES = [
+    (rows, size, invalid)
+    for rows in (1, 2, 63, 64, 65, 97, 100, 640, 1000)
+    for size in (1, 7, 64, 5000)
+    for invalid in (0.0, 0.3)
+]
+
+
+@pytest.mark.parametrize(("rows", "size", "invalid"), CASES)
+def test_every_valid_row_comes_exactly_once(rows, size, invalid):
+    batch = make_batch(rows, invalid, seed=rows)
+    batch.valid[0, 0] = True
+    wanted = [i for i in range(rows) if batch.valid[0, i]]
+    parts = order_of(batch, size, torch.Generator().manual_seed(0))
+    assert sorted(row for part in parts for row in part) == wanted
+
+
+@pytest.mark.parametrize(("rows", "size", "invalid"), CASES)
+def test_sizes_differ_by_one_at_most_and_none_is_a_tiny_rest(rows, size, invalid):
+    batch = make_batch(rows, invalid, seed=rows)
+    batch.valid[0, 0] = True
+    sizes = [len(part) for part in order_of(batch, size, torch.Generator().manual_seed(0))]
+    assert max(sizes) - min(sizes) <= 1
+    count = int(batch.valid.sum())
+    assert min(sizes) >= min(size, count) * 0.6
+    assert max(sizes) <= max(size * 1.5, 1)
+
+
+def test_fields_stay_together():
+    for part in minibatches(make_batch(100, 0.2), 16, torch.Generator().manual_seed(1)):
+        rows = part.obs["id"]
+        size = rows.shape[1]
+        assert rows.shape == (1, size)
+        assert torch.equal(part.obs["image"], rows[..., None].expand(1, size, 3).to(torch.uint8))
+        assert part.obs["image"].dtype == torch.uint8
+        assert torch.equal(part.is_first, rows % 5 == 0)
+        assert torch.equal(part.action, rows + 1000)
+        assert torch.equal(part.log_prob, -rows.float())
+        assert torch.equal(part.value, torch.stack([rows.float(), 2.0 * rows], -1))
+        assert torch.equal(part.advantage, rows.float() / 10)
+        assert torch.equal(part.target, torch.stack([3.0 * rows, 4.0 * rows], -1))
+        assert part.valid.all()
+        assert part.state == {}
+
+
+def test_continuous_actions_keep_their_axis():
+    batch = make_batch(50)
+    action = torch.arange(100.0).view(1, 50, 2)
+    for part in minibatches(
+        dataclasses.replace(batch, action=action), 16, torch.Generator().manual_seed(1)
+    ):
+        assert torch.equal(part.action, action[:, part.obs["id"][0]])
+
+
+def test_each_epoch_has_an_order_of_its_own():
+    batch, generator = make_batch(200), torch.Generator().manual_seed(3)
+    epochs = [order_of(batch, 50, generator) for _ in range(4)]
+    flat = [tuple(row for part in epoch for row in part) for epoch in epochs]
+    assert len(set(flat)) == 4
+    assert all(list(order) != sorted(order) for order in flat)
+    companions = [frozenset(epoch[0]) for epoch in epochs]  # nor are the parts the same
+    assert len(set(companions)) == 4
+
+
+def test_orders_are_uniform():
+    """Every row is as often in the first part as any other."""
+    batch, generator = make_batch(20), torch.Generator().manual_seed(0)
+    counts = torch.zeros(20)
+    for _ in range(2000):
+        counts[order_of(batch, 5, generator)[0]] += 1
+    assert counts.sum() == 2000 * 5
+    assert (counts - 500).abs().max() < 5 * (2000 * 0.25 * 0.75) ** 0.5
+
+
+def test_the_generator_decides_and_nothing_else():
+    batch = make_batch(100)
+    first = order_of(batch, 30, torch.Generator().manual_seed(5))
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    assert order_of(batch, 30, torch.Generator().manual_seed(5)) == first
+    assert torch.equal(torch.get_rng_state(), state)
+    assert order_of(batch, 30, torch.Generator().manual_seed(6)) != first
+
+
+def test_the_batch_is_left_as_it_was():
+    batch, again = make_batch(60, 0.2), make_batch(60, 0.2)
+    for part in minibatches(batch, 20, torch.Generator()):
+        part.advantage.zero_()
+        part.obs["id"].zero_()
+    assert torch.equal(batch.advantage, again.advantage)
+    assert torch.equal(batch.obs["id"], again.obs["id"])
