@@ -36,7 +36,7 @@ class Cell:
     @property
     def name(self) -> str:
         """As a directory."""
-        return f"{self.task}-{self.method}-s{self.seed}-{self.cap // 1_000_000}M"
+        return f"{self.task}-{self.method}-s{self.seed}-{self.cap // 1000}k"
 
 
 def cells(table: str) -> Iterator[Cell]:

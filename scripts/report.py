@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from firstlight.scripts.errors import CONF
 from firstlight.scripts.learning import cells
 from firstlight.scripts.results import RESULTS, read
 
@@ -103,8 +106,15 @@ def learning(table: str, lines: list[dict[str, Any]]) -> str:
             "",
             f"![learning curves]({picture})",
             "",
+            *published(table),
         ]
     )
+
+
+def published(table: str) -> list[str]:
+    """What others report on these tasks, with the source."""
+    notes = OmegaConf.load(CONF / "bench" / f"{table}.yaml").get("published", [])
+    return ["Published, for comparison:", "", *(f"- {note}" for note in notes), ""] if notes else []
 
 
 def span(values: list[float], form: str) -> str:

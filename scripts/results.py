@@ -12,14 +12,15 @@ RESULTS = Path("docs/results")
 
 
 def commit() -> str:
-    """Short name of the commit at hand, with a + if files have changed since."""
+    """Short name of the commit at hand, with a + if anything but the docs has changed since."""
     try:
-        text = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=True
+        name = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
         )
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ".", ":!docs"])
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return text.stdout.strip()
+    return name.stdout.strip() + ("+" if changed.returncode else "")
 
 
 def hardware() -> str:
