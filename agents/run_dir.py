@@ -25,7 +25,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | Path, *, resume: bool = False):
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # the process may change folder
         used = self.path.exists() and any(p.name not in KEEP for p in self.path.iterdir())
         if used and not resume:
             raise FileExistsError(

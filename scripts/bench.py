@@ -8,7 +8,7 @@ USAGE = """firstlight-bench measures, and writes what it measured into docs/resu
 
   firstlight-bench throughput [rounds=3] [steps=250000] [peers=.venv-peers]
       training steps per second against Stable-Baselines3, alternating
-  firstlight-bench learning TABLE [budget=90m]
+  firstlight-bench learning TABLE [budget=90m] [only=PART_OF_A_NAME]
       run the cells of a learning table that are still missing, one line each
   firstlight-bench report
       draw tables and curves from docs/results into docs/benchmarks.md
@@ -42,7 +42,8 @@ def main() -> None:
     elif words[0] == "learning" and len(words) == 2:
         from firstlight.scripts.learning import run_table
 
-        run_table(words[1], budget=seconds(options.get("budget", "90m")))
+        budget = seconds(options.get("budget", "90m"))
+        run_table(words[1], budget=budget, only=options.get("only", ""))
     elif words == ["report"]:
         from firstlight.scripts.report import write
 

@@ -111,10 +111,16 @@ def run_cell(table: str, cell: Cell) -> dict[str, object]:
     }
 
 
-def run_table(table: str, budget: float) -> None:
-    """Run missing cells until none is left or the budget in seconds is spent."""
+def run_table(table: str, budget: float, only: str = "") -> None:
+    """Run missing cells whose names hold `only`, until none is left or the budget is spent.
+
+    Args:
+        table: name of a file in ``conf/bench``.
+        budget: seconds after which no further cell is begun.
+        only: part of a cell's name.
+    """
     deadline = time.monotonic() + budget
-    wanted = list(cells(table))
+    wanted = [cell for cell in cells(table) if only in cell.name]
     done = {(r["task"], r["method"], r["seed"], r["cap"]) for r in read(table)}
     for cell in wanted:
         if cell.key in done:
@@ -129,4 +135,4 @@ def run_table(table: str, budget: float) -> None:
             f"{cell.name:45s} {reached}, {line['seconds']} s, eval {line['eval_return']:.3f}",
             flush=True,
         )
-    print(f"{table}: all {len(wanted)} cells are there")
+    print(f"{table} {only}: all {len(wanted)} cells are there")

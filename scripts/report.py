@@ -100,7 +100,8 @@ def learning(table: str, lines: list[dict[str, Any]]) -> str:
             f"Median (range) over seeds. `firstlight-bench learning {table}`; each cell's own "
             f"command is in `docs/results/{table}.jsonl`. Training stops once the mean return of "
             "the last 100 training episodes reaches the threshold; then the frozen policy is "
-            f"evaluated on 100 unseen levels with sampled actions. {lacks} {', '.join(hard)}.",
+            f"evaluated on unseen levels with sampled actions (100, MultiRoom 500). {lacks} "
+            f"{', '.join(hard)}.",
             "",
             *markdown(head, rows),
             "",
@@ -113,8 +114,9 @@ def learning(table: str, lines: list[dict[str, Any]]) -> str:
 
 def published(table: str) -> list[str]:
     """What others report on these tasks, with the source."""
-    notes = OmegaConf.load(CONF / "bench" / f"{table}.yaml").get("published", [])
-    return ["Published, for comparison:", "", *(f"- {note}" for note in notes), ""] if notes else []
+    spec: Any = OmegaConf.load(CONF / "bench" / f"{table}.yaml")
+    lines = [f"- {note}" for note in spec.get("published", [])]
+    return ["Published, for comparison:", "", *lines, ""] if lines else []
 
 
 def span(values: list[float], form: str) -> str:

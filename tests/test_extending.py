@@ -412,6 +412,7 @@ def test_plain_python(observatory):
     assert all(torch.equal(saved, trained) for saved, trained in parameters)
     again = Trainer(vec, PPO(policy), modules, mixer, run_dir="run", resume=True, num_steps=16)
     assert again.steps == 192
+    again.dir.close()
 
 
 def test_a_few_rollouts_solve_a_custom_environment(observatory):
