@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
-PYTEST := $(BIN)/python -P -m pytest
+PYTEST := $(BIN)/python -P -m pytest --ignore-glob="*/scripts/peers/*"
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo lint types test docs bench tensorboard format clean
