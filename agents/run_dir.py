@@ -29,7 +29,7 @@ class RunDirectory:
         used = self.path.exists() and any(p.name not in KEEP for p in self.path.iterdir())
         if used and not resume:
             raise FileExistsError(
-                f"{self.path} already holds a run: give another run_dir, or go on by resume=auto"
+                f"{path} already holds a run: give another run_dir, or go on by resume=auto"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         self.checkpoints = self.path / "checkpoints"

@@ -93,6 +93,7 @@ def learning(table: str, lines: list[dict[str, Any]]) -> str:
     head += ["seconds", "return in evaluation", "solved in evaluation"]
     lacks = f"Missing cells: {len(missing)}." if missing else "No cell is missing."
     hard = sorted({line["hardware"] for line in lines})
+    note = spec(table).get("note", "")
     return "\n".join(
         [
             f"## Learning: {table}",
@@ -101,7 +102,7 @@ def learning(table: str, lines: list[dict[str, Any]]) -> str:
             f"command is in `docs/results/{table}.jsonl`. Training stops once the mean return of "
             "the last 100 training episodes reaches the threshold; then the frozen policy is "
             f"evaluated on unseen levels with sampled actions (100, MultiRoom 500). {lacks} "
-            f"{', '.join(hard)}.",
+            f"{', '.join(hard)}. {note}",
             "",
             *markdown(head, rows),
             "",
@@ -112,10 +113,14 @@ def learning(table: str, lines: list[dict[str, Any]]) -> str:
     )
 
 
+def spec(table: str) -> Any:
+    """The table's own file."""
+    return OmegaConf.load(CONF / "bench" / f"{table}.yaml")
+
+
 def published(table: str) -> list[str]:
     """What others report on these tasks, with the source."""
-    spec: Any = OmegaConf.load(CONF / "bench" / f"{table}.yaml")
-    lines = [f"- {note}" for note in spec.get("published", [])]
+    lines = [f"- {note}" for note in spec(table).get("published", [])]
     return ["Published, for comparison:", "", *lines, ""] if lines else []
 
 
