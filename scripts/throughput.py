@@ -36,17 +36,24 @@ def rate(command: list[str]) -> float:
 
 
 def measure(*, rounds: int, steps: int, peers: str) -> None:
-    """Alternate our PPO and Stable-Baselines3's, with 1 and 2 torch threads, and print ratios."""
+    """Alternate our PPO and Stable-Baselines3's in several settings, and print the ratio."""
     here = Path(__file__).parent / "peers"
     ours, theirs = str(here / "ours_ppo.py"), str(here / "sb3_ppo.py")
     peer = peer_python(peers)
+    us, them, monitored = "firstlight", "Stable-Baselines3", "Stable-Baselines3 with VecMonitor"
     commands = {
-        f"{name}, {threads} torch threads": [*script, TASK, str(steps), str(threads), *rest]
-        for threads in (1, 2)
-        for name, script, rest in (
-            ("firstlight", [sys.executable, "-P", ours], []),
-            ("Stable-Baselines3", [peer, "-P", theirs], ["lean"]),
-            ("Stable-Baselines3 with VecMonitor", [peer, "-P", theirs], ["monitor"]),
+        f"{name}, {threads} torch threads{', EnvPool pinned' if 'pinned' in words else ''}": [
+            *([sys.executable, "-P", ours] if name == us else [peer, "-P", theirs]),
+            *(TASK, str(steps), str(threads), *words),
+        ]
+        for name, threads, words in (
+            (us, 1, []),
+            (them, 1, []),
+            (us, 2, []),
+            (them, 2, []),
+            (us, 2, ["pinned"]),
+            (them, 2, ["pinned"]),
+            (monitored, 2, ["monitor"]),
         )
     }
     rates: dict[str, list[float]] = {name: [] for name in commands}

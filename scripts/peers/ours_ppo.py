@@ -12,12 +12,15 @@ from gymnasium import spaces
 from firstlight.agents import MLP, PPO, ActorCritic, Trainer
 from firstlight.envs.envpool import EnvPoolVec
 
+PINNED = {"num_threads": 1, "thread_affinity_offset": 1}  # EnvPool on a core of its own
 
-def main(task: str, steps: int, threads: int) -> None:
+
+def main(task: str, steps: int, threads: int, pinned: bool) -> None:
     """Train and print one JSON object with steps and seconds after the first three rollouts."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    vec = EnvPoolVec(task, num_envs=64, obs_keys=["image"], info_keys=[], success_threshold=0.0)
+    options = {"num_envs": 64, "obs_keys": ["image"], "info_keys": [], "success_threshold": 0.0}
+    vec = EnvPoolVec(task, **options, **(PINNED if pinned else {}))  # type: ignore[arg-type]
     image = spaces.Dict({"image": vec.obs_space["image"]})
     policy = ActorCritic(image, vec.act_space, encoder=MLP(image), critic_encoder=MLP(image))
     # value_coef: our value loss has a factor one half that Stable-Baselines3's has not
@@ -33,4 +36,4 @@ def main(task: str, steps: int, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), "pinned" in sys.argv[4:])

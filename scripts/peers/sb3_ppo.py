@@ -20,8 +20,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 class EnvPoolForSB3(VecEnv):
     """The least that Stable-Baselines3 asks of a vector environment."""
 
-    def __init__(self, task: str, num_envs: int, seed: int):
-        self.pool = envpool.make_gymnasium(task, num_envs=num_envs, seed=seed)
+    def __init__(self, task: str, num_envs: int, seed: int, **options):
+        self.pool = envpool.make_gymnasium(task, num_envs=num_envs, seed=seed, **options)
         space = gymnasium.spaces.Box(0, 255, (147,), np.uint8)
         super().__init__(num_envs, space, self.pool.action_space)
         self.infos: list[dict] = [{} for _ in range(num_envs)]
@@ -67,10 +67,13 @@ class Clock(BaseCallback):
             self.began, self.at = time.perf_counter(), self.num_timesteps
 
 
-def main(task: str, steps: int, threads: int, monitor: bool) -> None:
+PINNED = {"num_threads": 1, "thread_affinity_offset": 1}  # EnvPool on a core of its own
+
+
+def main(task: str, steps: int, threads: int, pinned: bool, monitor: bool) -> None:
     """Train and print one JSON object with steps and seconds after the first three rollouts."""
     torch.set_num_threads(threads)
-    env: VecEnv = EnvPoolForSB3(task, 64, seed=0)
+    env: VecEnv = EnvPoolForSB3(task, 64, seed=0, **(PINNED if pinned else {}))
     if monitor:
         env = VecMonitor(env)
     model = PPO(
@@ -91,4 +94,5 @@ def main(task: str, steps: int, threads: int, monitor: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "monitor")
+    words = sys.argv[4:]
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), "pinned" in words, "monitor" in words)
