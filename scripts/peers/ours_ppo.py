@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import cProfile
 import json
+import pstats
 import sys
 import time
 
@@ -15,8 +17,11 @@ from firstlight.envs.envpool import EnvPoolVec
 PINNED = {"num_threads": 1, "thread_affinity_offset": 1}  # EnvPool on a core of its own
 
 
-def main(task: str, steps: int, threads: int, pinned: bool) -> None:
-    """Train and print one JSON object with steps and seconds after the first three rollouts."""
+def main(task: str, steps: int, threads: int, pinned: bool, profiled: bool) -> None:
+    """Train and print one JSON object with steps and seconds after the first three rollouts.
+
+    `profiled` prints where the time goes instead, by function.
+    """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     options = {"num_envs": 64, "obs_keys": ["image"], "info_keys": [], "success_threshold": 0.0}
@@ -29,11 +34,19 @@ def main(task: str, steps: int, threads: int, pinned: bool) -> None:
     for _ in range(3):
         trainer.iterate()
     rows, began = 0, time.perf_counter()
+    profiler = cProfile.Profile()
+    if profiled:
+        profiler.enable()
     while rows < steps:
         trainer.iterate()
         rows += 64 * 128
+    if profiled:
+        profiler.disable()
+        pstats.Stats(profiler).strip_dirs().sort_stats("tottime").print_stats(14)
+        return
     print(json.dumps({"steps": rows, "seconds": time.perf_counter() - began}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), "pinned" in sys.argv[4:])
+    words = sys.argv[4:]
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), "pinned" in words, "profile" in words)
