@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
+from firstlight.scripts.errors import CONF
 from firstlight.scripts.results import append, commit, hardware, read
 
 
@@ -39,23 +42,28 @@ class Cell:
         return f"{self.task}-{self.method}-s{self.seed}-{self.cap // 1000}k"
 
 
-def cells(table: str) -> Iterator[Cell]:
-    """The cells of ``conf/bench/TABLE.yaml``, in the order in which they are run."""
-    path = Path(__file__).parents[1] / "conf" / "bench" / f"{table}.yaml"
+def spec(table: str) -> Any:
+    """What ``conf/bench/TABLE.yaml`` says."""
+    path = CONF / "bench" / f"{table}.yaml"
     if not path.exists():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise SystemExit(f"there is no table {table!r}; there are {', '.join(known)}")
-    spec = OmegaConf.load(path)
+    return OmegaConf.load(path)
+
+
+def cells(table: str) -> Iterator[Cell]:
+    """The cells of a table, in the order in which they are run."""
+    said = spec(table)
     seen = set()
-    for block in spec.blocks:
+    for block in said.blocks:
         for seed, task, method in itertools.product(block.seeds, block.tasks, block.methods):
-            overrides = [*spec.common, *spec.tasks[task].overrides, *spec.methods[method].overrides]
-            own = spec.methods[method].get("tasks", {}).get(task, [])
+            overrides = [*said.common, *said.tasks[task].overrides, *said.methods[method].overrides]
+            own = said.methods[method].get("tasks", {}).get(task, [])
             cell = Cell(
                 task,
                 method,
                 seed,
-                float(spec.tasks[task].threshold),
+                float(said.tasks[task].threshold),
                 int(block.cap),
                 bool(block.get("stop", True)),
                 (*overrides, *own),
@@ -77,7 +85,7 @@ def run_cell(table: str, cell: Cell) -> dict[str, object]:
     ]
     command = [sys.executable, "-P", "-m", "firstlight.scripts.train", *arguments]
     if run_dir.exists():
-        subprocess.run(["rm", "-r", str(run_dir)], check=True)
+        shutil.rmtree(run_dir)
     began = time.perf_counter()
     done = subprocess.run([*command, f"run_dir={run_dir}"], capture_output=True, text=True)
     if done.returncode:

@@ -7,10 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from firstlight.scripts.errors import CONF
-from firstlight.scripts.learning import cells
+from firstlight.scripts.learning import cells, spec
 from firstlight.scripts.results import RESULTS, read
 
 PAGE = Path("docs/benchmarks.md")
@@ -111,11 +108,6 @@ def learning(table: str, lines: list[dict[str, Any]]) -> str:
             *published(table),
         ]
     )
-
-
-def spec(table: str) -> Any:
-    """The table's own file."""
-    return OmegaConf.load(CONF / "bench" / f"{table}.yaml")
 
 
 def published(table: str) -> list[str]:
