@@ -7,21 +7,21 @@ if __name__ != "firstlight.agents":
     )
 
 from firstlight.agents.agent import Agent, load
-from firstlight.agents.callbacks import Checkpoint, Evaluate, StopAt
+from firstlight.agents.callbacks import Evaluate, StopAt
 from firstlight.agents.encoders import MLP, Grid, Pixel
 from firstlight.agents.evaluation import evaluate, record
 from firstlight.agents.policy import ActorCritic, Policy
 from firstlight.agents.ppo import PPO
 from firstlight.agents.progress import Progress
+from firstlight.agents.run import Run
 from firstlight.agents.spec import rebuildable
-from firstlight.agents.trainer import Run, Trainer
+from firstlight.agents.trainer import Trainer
 
 __all__ = [
     "MLP",
     "PPO",
     "ActorCritic",
     "Agent",
-    "Checkpoint",
     "Evaluate",
     "Grid",
     "Pixel",

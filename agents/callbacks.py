@@ -1,4 +1,4 @@
-"""What may happen between iterations: evaluate, save, stop."""
+"""What may happen between iterations: evaluate, stop."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ class Evaluate:
 
     def __init__(self, vec: VecEnv, *, every: int, episodes: int = 100, seed: int):
         self.vec, self.every, self.episodes, self.seed = vec, every, episodes, seed
-        self.best, self._next = float("-inf"), every
+        self.best = float("-inf")
         self.last: Evaluation | None = None
 
     def __call__(self, run: Any, metrics: dict[str, float]) -> None:
         """Add ``eval/...`` to the metrics when it is time, and at the end (after a `StopAt`)."""
         last = run.stopping or run.steps >= run.total_steps
-        if run.steps < self._next and not last:
+        if not (last or run.crossed(self.every)):
             return
-        self._next = run.steps - run.steps % self.every + self.every
         self.last = evaluate(run.policy, self.vec, episodes=self.episodes, seed=self.seed)
         metrics["eval/return_mean"] = self.last.return_mean
         metrics["eval/return_std"] = self.last.return_std
@@ -39,25 +38,7 @@ class Evaluate:
             self.best = run.dir.best_return()
         if self.last.return_mean > self.best:
             self.best = self.last.return_mean
-            if run.dir is not None:
-                run.dir.save_best(run.state_dict(), run.steps, self.best)
-
-
-class Checkpoint:
-    """Saves everything regularly.
-
-    Args:
-        every: environment steps between checkpoints.
-    """
-
-    def __init__(self, every: int):
-        self.every, self._next = every, every
-
-    def __call__(self, run: Any, metrics: dict[str, float]) -> None:
-        """Save when it is time; the run itself saves at its end."""
-        if run.dir is not None and run.steps >= self._next:
-            self._next = run.steps - run.steps % self.every + self.every
-            run.dir.save(run.state_dict(), run.steps)
+            run.save(return_mean=self.best)
 
 
 class StopAt:

@@ -20,6 +20,7 @@ import logging
 import math
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from torch import Tensor
 
 from firstlight.agents.files import sync, to_json, write_bytes
 
-FORMAT = 1
+FORMAT = 2
+"""What `load` reads: this one and all before, see `upgraded`."""
 _FILES = ("tensors.safetensors", "state.json")
 _NAME = re.compile(r"step_(\d+)(\.old)?")
 
@@ -82,9 +84,9 @@ def load(path: Path | str) -> dict:
     Raises:
         CheckpointError: if a file is missing or differs in a single bit from what was written.
     """
-    files = _read(Path(path))
+    number, files = _read(Path(path))
     tensors = safetensors.torch.load(files["tensors.safetensors"])
-    return _unflatten(json.loads(files["state.json"]), tensors)
+    return upgraded(_unflatten(json.loads(files["state.json"]), tensors), number)
 
 
 def newest(folder: Path | str) -> Path | None:
@@ -149,13 +151,23 @@ def _write(path: Path, state: dict, step: int) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _read(path: Path) -> dict[str, bytes]:
-    """The files of a checkpoint, each as it was written."""
+def upgraded(state: dict, number: int) -> dict:
+    """A trainer's state as format `number` had it, as `FORMAT` has it."""
+    if number == 1 and "runner" in state:  # open episodes were not kept, and had begun `resets`
+        runner = {**state["runner"], "resets": state["runner"]["resets"] + 1}
+        added = {"warmed": sys.maxsize, "dropped": 0, "skipped": 0, "rng": None}
+        return {**state, **added, "runner": {**runner, "open": True, "envs": None}}
+    return state
+
+
+def _read(path: Path) -> tuple[int, dict[str, bytes]]:
+    """Format and files of a checkpoint, each as it was written."""
     try:
         manifest = json.loads((path / "manifest.json").read_bytes())
-        if manifest["format"] != FORMAT:
+        number = manifest["format"]
+        if number not in range(1, FORMAT + 1):
             raise CheckpointError(
-                f"{path} has checkpoint format {manifest['format']}, expected {FORMAT}"
+                f"{path} has checkpoint format {number}, which needs a newer firstlight"
             )
         if manifest.pop("sha256") != _digest(to_json(manifest).encode()):
             raise CheckpointError(f"{path / 'manifest.json'} is not what was written")
@@ -169,7 +181,7 @@ def _read(path: Path) -> dict[str, bytes]:
     for name, data in files.items():
         if _digest(data) != manifest["files"][name]:
             raise CheckpointError(f"{path / name} is not what was written")
-    return files
+    return number, files
 
 
 def _digest(data: bytes) -> str:

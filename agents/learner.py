@@ -58,6 +58,20 @@ class Batch:
     target: Tensor
     valid: Tensor
 
+    def take(self, rows: Tensor) -> Batch:
+        """Those of single steps [1, B] that `rows` [*] int64 names."""
+        return Batch(
+            obs=take(self.obs, rows, dim=1),
+            state={},
+            is_first=self.is_first[:, rows],
+            action=self.action[:, rows],
+            log_prob=self.log_prob[:, rows],
+            value=self.value[:, rows],
+            advantage=self.advantage[:, rows],
+            target=self.target[:, rows],
+            valid=self.valid[:, rows],
+        )
+
 
 class Auxiliary(Protocol):
     """What is neither a reward nor the algorithm: an adversary, cloning, further heads."""
@@ -79,14 +93,4 @@ def minibatches(batch: Batch, size: int, generator: torch.Generator) -> Iterator
     rows = batch.valid[0].nonzero()[:, 0]
     order = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
     for part in order.tensor_split(max(1, round(len(rows) / size))):
-        yield Batch(
-            obs=take(batch.obs, part, dim=1),
-            state={},
-            is_first=batch.is_first[:, part],
-            action=batch.action[:, part],
-            log_prob=batch.log_prob[:, part],
-            value=batch.value[:, part],
-            advantage=batch.advantage[:, part],
-            target=batch.target[:, part],
-            valid=batch.valid[:, part],
-        )
+        yield batch.take(part)

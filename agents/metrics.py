@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import json
+import logging
+import math
+import os
+import shutil
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -18,6 +24,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from firstlight.agents.files import to_json, write_text
 from firstlight.envs.types import Rollout
+
+_ROOM = 1 << 20  # bytes free before TensorBoard is tried again
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +139,7 @@ class EpisodeStatistics:
             told = None if success is None else success[t]
             self.last += [e for _, e in self._tally.add(reward[t], done[t], valid[t], told, ids)]
         self.episodes += len(self.last)
-        self._window.extend(self.last)
+        self._window.extend(e for e in self.last if math.isfinite(e.ret))
 
     def metrics(self) -> dict[str, float]:
         """Scalars over the window; ``rollout/episodes`` counts all so far."""
@@ -193,31 +203,65 @@ class MetricsWriter:
     Args:
         run_dir: made if it is not there.
         purge_step: step that a resumed run starts from; what was written about later ones goes.
+
+    Attributes:
+        dropped: how often there was no room on the disk; a run goes on without its logs.
     """
 
     def __init__(self, run_dir: Path | str, purge_step: int | None = None):
-        self.path = Path(run_dir) / "metrics.jsonl"
+        self.path, self.dropped = Path(run_dir) / "metrics.jsonl", 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = _purge(self.path, purge_step) if self.path.exists() else 0.0
         self._start = time.perf_counter() - kept
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = self.path.open("ab", buffering=0)
+        self._size = self._file.seek(0, os.SEEK_END)
         # TensorBoard drops `purge_step` itself too, which we keep
-        purge = None if purge_step is None else purge_step + 1
-        self._board = SummaryWriter(str(run_dir), purge_step=purge, flush_secs=10)
+        self._board = self._open_board(None if purge_step is None else purge_step + 1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Report `metrics` at `step` environment steps."""
+        """Report `metrics` at `step` environment steps, as far as the disk takes them."""
+        if self.dropped:
+            metrics = {**metrics, "perf/dropped_logs": self.dropped}
         scalars = {tag: float(value) for tag, value in metrics.items()}
         seconds = round(time.perf_counter() - self._start, 3)
-        self._file.write(to_json({"step": step, "time": seconds, **scalars}) + "\n")
-        self._file.flush()
-        for tag, value in scalars.items():
-            self._board.add_scalar(tag, value, step)
+        self._write_line(to_json({"step": step, "time": seconds, **scalars}) + "\n")
+        if self._board is None and shutil.disk_usage(self.path.parent).free > _ROOM:
+            self._board = self._open_board()
+        try:
+            for tag, value in scalars.items() if self._board else ():
+                self._board.add_scalar(tag, value, step)
+        except OSError as error:  # of TensorBoard's own thread, which does not come back
+            self._drop(error)
+            self._close_board()
 
     def close(self) -> None:
         """Write what is still in memory; may be called twice."""
         self._file.close()
-        self._board.close()
+        self._close_board()
+
+    def _write_line(self, line: str) -> None:
+        data = line.encode()
+        try:
+            if self._file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._size += len(data)
+        except OSError as error:
+            self._file.truncate(self._size)  # what there was room for
+            self._drop(error)
+
+    def _open_board(self, purge: int | None = None) -> Any:
+        return SummaryWriter(str(self.path.parent), purge_step=purge, flush_secs=10)
+
+    def _close_board(self) -> None:
+        board, self._board = self._board, None
+        if board is not None:
+            with contextlib.suppress(OSError):
+                board.close()
+
+    def _drop(self, error: OSError) -> None:
+        if not self.dropped:
+            log.warning("metrics are being dropped and counted: %s", error)
+        self.dropped += 1
 
 
 def _purge(path: Path, step: int | None) -> float:

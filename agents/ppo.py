@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from firstlight.agents.guards import is_out_of_memory
 from firstlight.agents.learner import Auxiliary, Batch, minibatches
 from firstlight.agents.losses import approx_kl, clipped_policy_loss, explained_variance, value_loss
 from firstlight.agents.policy import Policy
 from firstlight.agents.returns import gae, successor_values
+from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.seeding import generator
 from firstlight.envs.types import Rollout, map_obs
 from firstlight.intrinsic.mixer import Rewards, Schedule
+
+_LOGS = ("policy_loss", "value_loss", "entropy", "loss", "approx_kl", "clipfrac", "grad_norm")
+
+log = logging.getLogger(__name__)
 
 
 class PPO:
@@ -63,6 +71,7 @@ class PPO:
         self.value_coef, self.max_grad_norm = value_coef, max_grad_norm
         self.normalize_advantage, self.auxiliaries = normalize_advantage, auxiliaries
         self.generator = generator(seed, "ppo")
+        self._passes = 1
         self._module = cast(nn.Module, policy)
         self._parameters = list(self._module.parameters())
         self.optimizer = torch.optim.Adam(self._parameters, lr=_at(lr, 0.0), eps=1e-5, fused=True)
@@ -74,6 +83,10 @@ class PPO:
             rollout: collected by this policy.
             rewards: of the same steps.
             progress: of training, in [0, 1].
+
+        Raises:
+            NonFiniteError: for a loss or a gradient that is not finite. The weights are spoilt
+                then; a trainer puts back those from before.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = _at(self.lr, progress)
@@ -86,9 +99,10 @@ class PPO:
         for _ in range(self.num_epochs):
             for part in minibatches(batch, self.minibatch_size, self.generator):
                 logs.append(self._step(part, live, entropy_coef))
-        names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac", "grad_norm")
-        means = torch.stack([torch.stack(log) for log in logs]).mean(0).tolist()
-        metrics = {f"train/{name}": mean for name, mean in zip(names, means, strict=True)}
+        table = torch.stack(logs).cpu()  # [steps, logs]
+        _check_logs(table)
+        means = table.mean(0).tolist()
+        metrics = {f"train/{name}": mean for name, mean in zip(_LOGS, means, strict=True)}
         metrics |= {"train/lr": _at(self.lr, progress), "train/entropy_coef": entropy_coef}
         rows = batch.valid[0]
         fit = explained_variance(batch.value[0, rows], batch.target[0, rows]).tolist()
@@ -110,14 +124,41 @@ class PPO:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
 
-    def _step(self, batch: Batch, live: Tensor, entropy_coef: float) -> tuple[Tensor, ...]:
-        """One gradient step. Returns what `update` logs, as tensors that nothing waits for."""
+    def _step(self, batch: Batch, live: Tensor, entropy_coef: float) -> Tensor:
+        """One gradient step. Returns `_LOGS`, on the device, so that nothing waits for them."""
+        if self.normalize_advantage:
+            advantage = batch.advantage - batch.advantage.mean()
+            advantage = advantage / (batch.advantage.std() + 1e-8)
+            batch = dataclasses.replace(batch, advantage=advantage)
+        try:
+            logs = self._backward(batch, live, entropy_coef)
+        except Exception as error:
+            if not is_out_of_memory(error) or self._passes > 1:
+                raise
+            self._passes = 2  # from now on
+            log.warning("out of memory: minibatches go through in %d parts", self._passes)
+            logs = self._backward(batch, live, entropy_coef)
+        norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
+        self.optimizer.step()
+        return torch.cat([logs, norm[None]])
+
+    def _backward(self, batch: Batch, live: Tensor, entropy_coef: float) -> Tensor:
+        """Leave the gradient of a minibatch, by one pass or several. Returns what is logged."""
+        self.optimizer.zero_grad()
+        total = batch.valid.shape[1]
+        logs = torch.zeros(len(_LOGS) - 1, device=batch.advantage.device)
+        for rows in torch.arange(total, device=logs.device).tensor_split(self._passes):
+            share = len(rows) / total
+            loss, terms = self._loss(batch.take(rows) if share < 1 else batch, live, entropy_coef)
+            (share * loss).backward()
+            logs += share * terms
+        return logs
+
+    def _loss(self, batch: Batch, live: Tensor, entropy_coef: float) -> tuple[Tensor, Tensor]:
+        """The loss of some rows, and what is logged of it."""
         out = self.policy(batch.obs, batch.state, batch.is_first)
         logratio = out.dist.log_prob(batch.action) - batch.log_prob
-        advantage = batch.advantage
-        if self.normalize_advantage:
-            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        policy_loss = clipped_policy_loss(logratio, advantage, self.clip_range)
+        policy_loss = clipped_policy_loss(logratio, batch.advantage, self.clip_range)
         v_loss = value_loss(
             out.value.flatten(0, 1),
             batch.target.flatten(0, 1),
@@ -130,20 +171,10 @@ class PPO:
         for auxiliary in self.auxiliaries:
             extra = auxiliary.loss(self.policy, batch)
             loss = loss if extra is None else loss + extra
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
-        self.optimizer.step()
         with torch.no_grad():
             clipfrac = ((logratio.exp() - 1).abs() > self.clip_range).float().mean()
-            return (
-                policy_loss.detach(),
-                v_loss.detach(),
-                entropy.detach(),
-                approx_kl(logratio),
-                clipfrac,
-                norm,
-            )
+            kl = approx_kl(logratio)
+            return loss, torch.stack([policy_loss, v_loss, entropy, loss, kl, clipfrac])
 
     @torch.no_grad()
     def _batch(self, rollout: Rollout, rewards: Rewards) -> Batch:
@@ -193,6 +224,17 @@ class PPO:
         obs = map_obs(lambda field: field[None], rollout.final_obs)
         first = torch.zeros((1, D), dtype=torch.bool, device=rollout.device)
         return self.policy(obs, rollout.final_state, first).value[0]
+
+
+def _check_logs(table: Tensor) -> None:
+    """Refuse gradient steps [steps, logs] of which a loss or the gradient was not finite."""
+    bad = ~torch.isfinite(table)
+    bad[:, [_LOGS.index("approx_kl"), _LOGS.index("clipfrac")]] = False
+    if bad.any():
+        step, column = bad.nonzero()[0].tolist()
+        raise NonFiniteError(
+            f"{_LOGS[column]} is {table[step, column].item()} in gradient step {step}"
+        )
 
 
 def _at(value: float | Schedule, progress: float) -> float:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from firstlight.agents import checkpoint
 from firstlight.agents.metrics import MetricsWriter
 from firstlight.agents.status import write_status
+
+log = logging.getLogger(__name__)
 
 KEEP = {"config.yaml"}
 """Files that may lie in a run directory before the run begins."""
@@ -58,9 +61,12 @@ class RunDirectory:
         path, nothing = checkpoint.best(self.checkpoints), float("-inf")
         return nothing if path is None else checkpoint.load(path).get("return_mean", nothing)
 
-    def status(self, status: str, step: int, error: str | None = None) -> None:
-        """Tell the world how the run stands."""
-        write_status(self.path, status, step, error)
+    def status(self, status: str, step: int, error: str | None, resume: str) -> None:
+        """Tell the world how the run stands; a full disk leaves what it was told last."""
+        try:
+            write_status(self.path, status, step, error, resume)
+        except OSError as complaint:
+            log.warning("status.json does not say that the run is %s: %s", status, complaint)
 
     def close(self) -> None:
         """Flush."""

@@ -2,54 +2,34 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
+from firstlight.agents.guards import Guard, check_state, copied, is_out_of_memory
 from firstlight.agents.learner import Learner
 from firstlight.agents.metrics import EpisodeStatistics
 from firstlight.agents.policy import Policy
+from firstlight.agents.run import Callback, Metrics
 from firstlight.agents.run_dir import RunDirectory
+from firstlight.agents.signals import Signals
 from firstlight.agents.spec import SpecError, describe
-from firstlight.envs.runner import RandomActor, Runner
+from firstlight.agents.stages import Stages
+from firstlight.envs.finite import NonFiniteError, check_finite, check_rollout
+from firstlight.envs.runner import Actor, RandomActor, Runner
+from firstlight.envs.seeding import global_rng_state, set_global_rng_state
 from firstlight.envs.types import Rollout, check
 from firstlight.envs.vec import VecEnv
 from firstlight.intrinsic.base import IntrinsicModule
-from firstlight.intrinsic.mixer import RewardMixer, Term
+from firstlight.intrinsic.mixer import RewardMixer, Rewards, Term
 
-Metrics = dict[str, float]
-
-
-class Run(Protocol):
-    """What trains: this file's `Trainer`, and every other schedule of the same parts."""
-
-    steps: int
-    total_steps: int
-
-    @property
-    def policy(self) -> Policy:
-        """The best policy so far, for evaluation."""
-        ...
-
-    def run(self, total_steps: int, callbacks: Iterable[Callback] = ()) -> None:
-        """Train until `total_steps` environment steps have been taken since the run began."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take such a state back."""
-        ...
-
-
-Callback = Callable[[Any, Metrics], "bool | None"]
-"""Called with the run and its metrics after each iteration; may add metrics; True stops the run."""
+log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -65,6 +45,10 @@ class Trainer:
         num_steps: `T` of a rollout.
         seed: of environments and actions.
         device: of policy, modules and mixer.
+        checkpoint_every: environment steps between checkpoints; None saves at the end only.
+        barrier: close every open episode at a checkpoint, as truncated, so that a run goes on bit
+            for bit even with environments that cannot be brought back.
+        stall_after: seconds in one stage after which every thread's stack is shown.
 
     Raises:
         ValueError: if a module has no term, or the policy another number of streams than the mixer.
@@ -82,6 +66,9 @@ class Trainer:
         num_steps: int = 128,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        checkpoint_every: int | None = None,
+        barrier: bool = False,
+        stall_after: float | None = 600.0,
     ):
         self.vec, self.learner, self.modules = vec, learner, dict(modules or {})
         terms = {name: module.default_term() for name, module in self.modules.items()}
@@ -98,9 +85,12 @@ class Trainer:
         for part in (learner.policy, self.mixer, *self.modules.values()):
             if isinstance(part, nn.Module):
                 part.to(self.device)
+        self.checkpoint_every, self.barrier = checkpoint_every, barrier
         self.runner = Runner(vec, seed=seed, device=self.device)
         self.episodes = EpisodeStatistics(vec.num_envs, vec.success_threshold)
         self.steps, self.total_steps, self.stopping = 0, 0, False
+        self._before, self._warmed, self._dropped = 0, 0, 0
+        self._stages, self._guard = Stages(stall_after), Guard()
         self.dir = None if run_dir is None else RunDirectory(run_dir, resume=resume)
         if self.dir is not None and self.dir.restored is not None:
             self.load_state_dict(self.dir.restored)
@@ -116,28 +106,31 @@ class Trainer:
         return min(self.steps / max(self.total_steps, 1), 1.0)
 
     def run(self, total_steps: int, callbacks: Iterable[Callback] = ()) -> None:
-        """Train until `total_steps` environment steps have been taken since the run began."""
-        self.total_steps = total_steps
+        """Train until `total_steps` environment steps have been taken since the run began.
+
+        SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 end it after the iteration at hand, everything saved.
+
+        Raises:
+            NonFiniteError: after five iterations in a row with something that was not finite.
+            OSError: if the last checkpoint cannot be written.
+        """
+        self.total_steps, self.stopping = total_steps, False
         callbacks = list(callbacks)
         try:
-            self._status("running")
-            if self.steps == 0:
-                self._warm_up()
-            self.stopping = False
-            while self.steps < total_steps and not self.stopping:
-                began, before = time.perf_counter(), self.steps
-                metrics = self.iterate()
-                metrics["perf/steps_per_second"] = (self.steps - before) / (
-                    time.perf_counter() - began
-                )
-                for callback in callbacks:  # in order: a later one sees that this is the end
-                    self.stopping |= bool(callback(self, metrics))
-                if self.dir is not None:
-                    self.dir.write(self.steps, metrics)
-            if self.dir is not None:
-                self.dir.save(self.state_dict(), self.steps)
-            self._status("finished")
+            with Signals() as signals:
+                self._status("running")
+                while self.steps < total_steps and not self.stopping:
+                    self._advance(callbacks)
+                    if signals.received is not None:
+                        self.save()
+                        self._status("interrupted", signal.Signals(signals.received).name)
+                        signals.obey()
+                        self._status("running")
+                self.save(last=True)
+                self._status("finished")
         except BaseException as error:
+            if is_out_of_memory(error):
+                self.save()
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
             self._status(
                 "interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}"
@@ -149,63 +142,152 @@ class Trainer:
 
     def iterate(self) -> Metrics:
         """One rollout, rated, mixed and learnt from."""
-        rollout = self._collect()
-        live = {n: m for n, m in self.modules.items() if self.mixer.active(n, self.progress)}
-        bonus = {name: module.compute(rollout) for name, module in live.items()}
-        rewards = self.mixer(rollout, bonus, self.progress)
-        metrics = self.learner.update(rollout, rewards, self.progress)
-        metrics |= self.mixer.update(rollout, rewards)
-        for name, module in live.items():
-            metrics |= {f"{name}/{key}": value for key, value in module.update(rollout).items()}
-        return metrics | self.episodes.metrics()
+        with self._stages("collect"):
+            rollout = self._collect(self.learner.policy, self.num_steps)
+            check_rollout(rollout)
+        with self._stages("rate"):
+            live = {n: m for n, m in self.modules.items() if self.mixer.active(n, self.progress)}
+            bonus = {name: module.compute(rollout) for name, module in live.items()}
+            for name, values in bonus.items():
+                check_finite(f"bonus {name!r}", values)
+            rewards = self.mixer(rollout, bonus, self.progress)
+        with self._stages("learn"):
+            metrics = self._learn(rollout, rewards)
+        with self._stages("adapt"):
+            metrics |= self.mixer.update(rollout, rewards)
+            for name, module in live.items():
+                metrics |= {f"{name}/{key}": value for key, value in module.update(rollout).items()}
+        return metrics
+
+    def crossed(self, every: int) -> bool:
+        """Whether the iteration at hand went past a multiple of `every` environment steps."""
+        return self.steps // every > self._before // every
+
+    def save(self, *, return_mean: float | None = None, last: bool = False) -> None:
+        """Write a checkpoint of everything; one that cannot be written leaves the old ones alone.
+
+        Args:
+            return_mean: of the best evaluation so far, for the checkpoint of that name.
+            last: nothing comes after it, so raise instead of warning.
+
+        Raises:
+            OSError: with `last`, if it cannot be written.
+            NonFiniteError: with `last`, if a NaN is in it.
+        """
+        if self.dir is None:
+            return
+        try:
+            state = self.state_dict()
+            check_state("state", {k: state[k] for k in ("learner", "modules", "mixer")})
+            if return_mean is None:
+                self.dir.save(state, self.steps)
+            else:
+                self.dir.save_best(state, self.steps, return_mean)
+        except (OSError, NonFiniteError) as error:
+            if last:
+                raise
+            log.warning("no checkpoint at step %s: %s", f"{self.steps:,}", error)
 
     def state_dict(self) -> dict[str, Any]:
-        """Learner, modules, mixer, random state, statistics and step."""
+        """Learner, modules, mixer, environments, random state, statistics and step."""
         try:
             spec = describe(self.learner.policy)
         except SpecError:
             spec = None  # a policy of the user's own; `load` will ask for it
         return {
             "steps": self.steps,
+            "warmed": self._warmed,
+            "dropped": self._dropped,
+            "skipped": self._guard.skipped,
             "policy_spec": spec,
             "learner": self.learner.state_dict(),
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "mixer": self.mixer.state_dict(),
             "runner": self.runner.state_dict(),
             "episodes": self.episodes.state_dict(),
+            "rng": global_rng_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from such a state; open episodes begin anew."""
-        self.steps = state["steps"]
+        """Go on from such a state. Episodes that cannot be gone on with are counted and dropped."""
+        self.steps = self._before = state["steps"]
+        self._warmed, self._guard.skipped = state["warmed"], state["skipped"]
         self.learner.load_state_dict(state["learner"])
         for name, module in self.modules.items():
             module.load_state_dict(state["modules"][name])
-            module.reset()
         self.mixer.load_state_dict(state["mixer"])
-        self.runner.load_state_dict(state["runner"])
         self.episodes.load_state_dict(state["episodes"])
-        self.episodes.drop(torch.arange(self.vec.num_envs))
+        lost = self.runner.load_state_dict(state["runner"])
+        if len(lost):
+            for module in self.modules.values():
+                module.reset(lost)
+            self.episodes.drop(lost)
+            log.warning("%d open episodes could not be gone on with", len(lost))
+        self._dropped = state["dropped"] + len(lost)
+        if state["rng"] is not None:
+            set_global_rng_state(state["rng"])
 
-    def _collect(self) -> Rollout:
-        rollout = check(self.runner.collect(self.learner.policy, self.num_steps))
+    def _advance(self, callbacks: list[Callback]) -> None:
+        """One iteration, what is to be said about it, and a checkpoint if it is time."""
+        self._before, began = self.steps, time.perf_counter()
+        warm = (m.warmup_steps for n, m in self.modules.items() if self.mixer.active(n, 0.0))
+        wanted = max(warm, default=0)
+        metrics: Metrics = {}
+        try:
+            metrics = self.iterate() if self._warmed >= wanted else self._warm_up(wanted)
+            self._guard.passed()
+        except NonFiniteError as error:
+            self._guard.strike(error, self.steps)
+        metrics |= self.episodes.metrics()
+        metrics["perf/steps_per_second"] = (self.steps - self._before) / (
+            time.perf_counter() - began
+        )
+        counts = {"train/skipped_updates": self._guard.skipped, "rollout/dropped": self._dropped}
+        metrics |= {name: float(count) for name, count in counts.items() if count}
+        for callback in callbacks:  # in order: a later one sees that this is the end
+            with self._stages(type(callback).__name__.lower()):
+                self.stopping |= bool(callback(self, metrics))
+        if self.dir is not None:
+            self.dir.write(self.steps, metrics | self._stages.metrics())
+        if self.checkpoint_every is not None and self.crossed(self.checkpoint_every):
+            with self._stages("save"):
+                self.save()
+
+    def _collect(self, actor: Actor, num_steps: int) -> Rollout:
+        rollout = check(self.runner.collect(actor, num_steps))
         self.steps += int(rollout.valid.sum())
         self.episodes.update(rollout)
+        if self.barrier and self.checkpoint_every and self.crossed(self.checkpoint_every):
+            rollout = self.runner.cut(rollout)
+            self.episodes.drop(rollout.env_ids)
         return rollout.to(self.device)
 
-    def _warm_up(self) -> None:
-        """Let modules see a random agent, as many steps per environment as they ask for."""
-        live = [m for n, m in self.modules.items() if self.mixer.active(n, 0.0)]
-        wanted = max((module.warmup_steps for module in live), default=0)
-        actor = RandomActor(self.vec.act_space, self.mixer.num_streams)
-        for start in range(0, wanted, self.num_steps):
-            rollout = self.runner.collect(actor, min(self.num_steps, wanted - start))
-            self.steps += int(rollout.valid.sum())
-            self.episodes.update(rollout)
-            for module in live:
-                if start < module.warmup_steps:
-                    module.warmup(rollout.to(self.device))
+    def _warm_up(self, wanted: int) -> Metrics:
+        """Let modules see some steps of a random agent, of as many per environment as they want."""
+        with self._stages("warmup"):
+            actor = RandomActor(self.vec.act_space, self.mixer.num_streams)
+            num_steps = min(self.num_steps, wanted - self._warmed)
+            rollout = self._collect(actor, num_steps)
+            check_rollout(rollout)
+            for name, module in self.modules.items():
+                if self._warmed < module.warmup_steps and self.mixer.active(name, 0.0):
+                    module.warmup(rollout)
+            self._warmed += num_steps
+        return {}
+
+    def _learn(self, rollout: Rollout, rewards: Rewards) -> Metrics:
+        """An update that is made as a whole or not at all."""
+        before = copied(self.learner.state_dict())
+        try:
+            metrics = self.learner.update(rollout, rewards, self.progress)
+            check_state("learner", self.learner.state_dict())
+        except Exception as error:
+            if isinstance(error, NonFiniteError) or is_out_of_memory(error):
+                self.learner.load_state_dict(before)
+            raise
+        return metrics
 
     def _status(self, status: str, error: str | None = None) -> None:
         if self.dir is not None:
-            self.dir.status(status, self.steps, error)
+            mode = "barrier" if self.barrier else self.runner.resume
+            self.dir.status(status, self.steps, error, mode)

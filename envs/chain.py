@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ class Chain:
     """
 
     success_threshold: float | None = None
+    resume = "state"
 
     def __init__(
         self,
@@ -107,15 +109,26 @@ class Chain:
             for p, e, o in zip(self._position, self._elapsed, self._over, strict=True)
         ]
 
-    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> None:
-        """Set environments back to saved `points`."""
+    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
+        """Set environments back to saved `points`; none is ever lost."""
         self._position, self._elapsed = self._position.clone(), self._elapsed.clone()
         self._over = self._over.clone()  # a step in inference mode leaves what cannot be written to
         for i, point in zip(env_ids.tolist(), points, strict=True):
-            assert point.arrays is not None, "Chain restores saved arrays"
+            if point.arrays is None:
+                raise ValueError("a chain goes back to saved arrays, and the point has none")
             self._position[i] = point.arrays["position"]
             self._elapsed[i] = point.arrays["elapsed"]
             self._over[i] = point.arrays["over"]
+        here = self._position[env_ids]
+        return self._obs(here), self._info(here), torch.zeros(len(env_ids), dtype=torch.bool)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where each environment stands."""
+        return {"points": [dataclasses.asdict(point) for point in self.points()]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
+        """Take such a state back."""
+        return self.restore(torch.arange(self.num_envs), [Point(**p) for p in state["points"]])
 
     def render(self, env_id: int = 0) -> np.ndarray:
         """The cells in a row, the agent's lit. Returns [16, 16 * (length + 1), 3] uint8."""

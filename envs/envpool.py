@@ -17,6 +17,7 @@ from firstlight.envs.types import Obs, Point, Step, map_obs
 from firstlight.envs.vec import checked_actions
 
 _NO_IDS = torch.zeros(0, dtype=torch.int64)
+_LOST = "EnvPool keeps its state in C++ and cannot be set back to a point"
 _BOOKKEEPING = {"env_id", "players", "elapsed_step", "reward"}
 
 
@@ -38,6 +39,8 @@ class EnvPoolVec:
         success_threshold: see `VecEnv`.
         **options: EnvPool's own keywords, such as `max_episode_steps`.
     """
+
+    resume = "dropped"
 
     def __init__(
         self,
@@ -117,11 +120,21 @@ class EnvPoolVec:
             final_info=self._nothing[1],
         )
 
-    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> None:
+    def points(self) -> list[Point]:
+        """EnvPool cannot say where it stands."""
+        raise NotImplementedError(_LOST)
+
+    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
         """EnvPool cannot be set back."""
-        raise NotImplementedError(
-            "EnvPool keeps its state in C++ and cannot be set back to a point"
-        )
+        raise NotImplementedError(_LOST)
+
+    def state_dict(self) -> dict[str, Any]:
+        """EnvPool cannot say where it stands."""
+        raise NotImplementedError(_LOST)
+
+    def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
+        """EnvPool cannot be set back."""
+        raise NotImplementedError(_LOST)
 
     def render(self, env_id: int = 0) -> np.ndarray:
         """Picture of one environment, [H, W, 3] uint8. Call `enable_rendering` before `reset`."""

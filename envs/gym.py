@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,8 +16,9 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from torch import Tensor
 
+from firstlight.envs.replay import Recorded
 from firstlight.envs.seeding import derive
-from firstlight.envs.types import Obs, Point, Step
+from firstlight.envs.types import Obs, Point, Step, take
 from firstlight.envs.vec import checked_actions
 
 Factory = Callable[[], gymnasium.Env]
@@ -40,6 +44,8 @@ class GymVec:
     torch.Size([2, 4])
     """
 
+    resume = "replay"
+
     def __init__(
         self,
         factories: Sequence[Factory],
@@ -49,7 +55,8 @@ class GymVec:
         info_space: spaces.Dict | None = None,
     ):
         self.num_envs, self.success_threshold = len(factories), success_threshold
-        self._vec: Any = _vector(list(factories), asynchronous)
+        recorded = [Recorded(factory, i) for i, factory in enumerate(factories)]
+        self._vec: Any = _vector(recorded, asynchronous)
         leaves = _leaves(self._vec.single_observation_space)
         if not leaves:
             raise ValueError(f"no field of {self._vec.single_observation_space} can be a tensor")
@@ -97,9 +104,38 @@ class GymVec:
             final_info=final_info,
         )
 
-    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> None:
-        """Not yet: replay of seed and actions arrives with exact resume."""
-        raise NotImplementedError("a Gymnasium environment cannot be set back to a point yet")
+    def points(self) -> list[Point]:
+        """Seed and actions of each open episode."""
+        return list(self._vec.call("recorded"))
+
+    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
+        """Live the episodes of `points` again; each worker process does its own."""
+        ids = env_ids.tolist()
+        answers = list(self._vec.call("replay", dict(zip(ids, points, strict=True))))
+        lost = np.zeros(self.num_envs, bool)
+        lost[[i for i in ids if answers[i] is None]] = True
+        if lost.any():
+            begun = self._vec.call("begin", self._next_seeds(lost))
+            answers = [b if gone else a for a, b, gone in zip(answers, begun, lost, strict=True)]
+        obs = {
+            name: _tensor(np.stack([_dig(answers[i][0], path) for i in ids]), space)
+            for name, (path, space) in self._fields.items()
+        }
+        infos: dict[str, Any] = {}
+        for i in ids:
+            infos = self._vec._add_info(infos, answers[i][1], i)
+        return obs, take(self._info(infos), env_ids), torch.from_numpy(lost)[env_ids]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where each environment stands, and how many episodes it began."""
+        points = [dataclasses.asdict(point) for point in self.points()]
+        return {"seed": self._seed, "episode": self._episode.copy(), "points": points}
+
+    def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
+        """Take such a state back, episode by episode."""
+        self._seed, self._episode = state["seed"], state["episode"].copy()
+        points = [Point(**point) for point in state["points"]]
+        return self.restore(torch.arange(self.num_envs), points)
 
     def render(self, env_id: int = 0) -> np.ndarray:
         """Picture of one environment made with `render_mode="rgb_array"`, [H, W, 3] uint8."""
@@ -109,8 +145,11 @@ class GymVec:
         return np.asarray(frames[env_id])
 
     def close(self) -> None:
-        """Close every environment."""
-        self._vec.close()
+        """Close every environment; a worker process that does not end within 5 s is killed."""
+        if isinstance(self._vec, AsyncVectorEnv):
+            _end_workers(self._vec)
+        else:
+            self._vec.close()
 
     def _next_seeds(self, mask: np.ndarray) -> list[int | None]:
         seeds: list[int | None] = [None] * self.num_envs
@@ -138,7 +177,7 @@ class GymVec:
         return channels
 
 
-def _vector(factories: list[Factory], asynchronous: bool) -> SyncVectorEnv | AsyncVectorEnv:
+def _vector(factories: Sequence[Factory], asynchronous: bool) -> SyncVectorEnv | AsyncVectorEnv:
     mode = AutoresetMode.DISABLED
     if not asynchronous:
         return SyncVectorEnv(factories, autoreset_mode=mode)
@@ -146,6 +185,24 @@ def _vector(factories: list[Factory], asynchronous: bool) -> SyncVectorEnv | Asy
         return AsyncVectorEnv(factories, autoreset_mode=mode)
     except ValueError:  # a space that shared memory cannot hold, such as MiniGrid's mission
         return AsyncVectorEnv(factories, shared_memory=False, autoreset_mode=mode)
+
+
+def _end_workers(vec: AsyncVectorEnv, seconds: float = 5.0) -> None:
+    """Close, terminate and join by one deadline; Gymnasium's own would wait for ever."""
+    if vec.closed:
+        return
+    vec.closed = True
+    for pipe in vec.parent_pipes:
+        with contextlib.suppress(OSError):  # of a worker that died
+            pipe.send(("close", None))
+    deadline = time.monotonic() + seconds
+    for worker in vec.processes:
+        worker.join(max(deadline - time.monotonic(), 0.0))
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
+    for pipe in vec.parent_pipes:
+        pipe.close()
 
 
 def _leaves(space: spaces.Space, path: tuple = ()) -> list[tuple[tuple, spaces.Space]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Protocol
 
 import torch
@@ -33,6 +34,9 @@ class Runner:
         seed: of the environments and of the sampled actions.
         device: where the actor's parameters live.
         keep_dist_params: fill `Rollout.dist_params`.
+
+    Attributes:
+        resume: how open episodes outlive a checkpoint, see `VecEnv`.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Runner:
     ):
         self.vec, self.seed, self.device = vec, seed, torch.device(device)
         self.keep_dist_params = keep_dist_params
+        self.resume = getattr(type(vec), "resume", "dropped")
         self.background = hasattr(type(vec), "send") and hasattr(type(vec), "recv")
         self.generator = generator(seed, "actions", self.device)
         self._resets = 0
@@ -60,8 +65,11 @@ class Runner:
         if self._obs is None:
             self._obs, self._info = self.vec.reset(derive(self.seed, "envs", self._resets))
             self._is_first = torch.ones(N, dtype=torch.bool)
-        if self._state is None or actor is not self._actor:
-            self._state, self._actor = actor.initial_state(N), actor
+        begin = actor.initial_state(N)
+        another = self._actor not in (None, actor)  # None just after a restart
+        if self._state is None or another or self._state.keys() != begin.keys():
+            self._state = begin
+        self._actor = actor
         vec: Any = self.vec  # one that steps in the background has `send` and `recv`
         state = map_obs(torch.clone, self._state)
         opened = self._obs, self._info, self._is_first
@@ -109,25 +117,58 @@ class Runner:
             version=version,
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Random state; environments are not in it."""
-        return {"generator": self.generator.get_state(), "resets": self._resets}
+    def cut(self, rollout: Rollout) -> Rollout:
+        """Close every open episode: all environments begin anew, from seeds of their own.
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take such a state back; environments begin episodes that no earlier start has seen."""
+        What was collected last then ends as truncated, its last observation being the last it has.
+        """
+        self._resets, self._obs, self._state = self._resets + 1, None, None
+        open_rows = rollout.valid[-1] & ~rollout.terminated[-1] & ~rollout.is_first[-1]
+        truncated = rollout.truncated.clone()
+        truncated[-1] |= open_rows
+        return dataclasses.replace(rollout, truncated=truncated)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Random state, and where the environments stand if they can say so."""
+        opened = self._obs is not None
+        state = {
+            "generator": self.generator.get_state(),
+            "resets": self._resets + opened,  # what a fresh start may use
+            "open": opened,
+            "envs": None,
+        }
+        if opened and self.resume != "dropped":
+            state["envs"] = self.vec.state_dict()
+            state |= {"is_first": self._is_first, "state": self._state}
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> Tensor:
+        """Take such a state back.
+
+        Returns:
+            [M] int64, environments whose open episodes are lost: they begin ones that no earlier
+            part of the run has seen.
+        """
         self.generator.set_state(state["generator"])
-        self._resets = state["resets"] + 1
-        self._obs = self._state = None
+        self._resets, self._obs, self._state = state["resets"], None, None
+        if not state["open"] or state["envs"] is None or self.resume == "dropped":
+            return torch.arange(self.vec.num_envs if state["open"] else 0)
+        self._resets -= 1
+        self._obs, self._info, lost = self.vec.load_state_dict(state["envs"])
+        self._is_first = state["is_first"] | lost
+        self._state, self._actor = state["state"], None
+        return lost.nonzero()[:, 0]
 
     def _act(self, actor: Actor) -> Any:
         assert self._obs is not None
         assert self._state is not None
-        if self.device.type == "cpu":
-            obs, is_first = map_obs(lambda field: field[None], self._obs), self._is_first[None]
-        else:
-            obs = map_obs(lambda field: field[None].to(self.device), self._obs)
-            is_first = self._is_first[None].to(self.device)
-        return actor(obs, self._state, is_first)
+        obs = map_obs(lambda field: _finite(field[None]).to(self.device), self._obs)
+        return actor(obs, self._state, self._is_first[None].to(self.device))
+
+
+def _finite(field: Tensor) -> Tensor:
+    """What an actor sees of it: a NaN must not live on in a recurrent state. Rollouts keep it."""
+    return torch.nan_to_num(field, 0.0, 0.0, 0.0) if field.is_floating_point() else field
 
 
 def _stack(moments: list[Obs]) -> Obs:

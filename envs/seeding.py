@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -26,3 +28,26 @@ def derive_many(seed: int, name: str, count: int, *numbers: int) -> np.ndarray:
 def generator(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
     """A torch generator of its own for the part called `name`."""
     return torch.Generator(device).manual_seed(derive(seed, name))
+
+
+def global_rng_state() -> dict[str, Any]:
+    """State of the generators that everyone shares: of torch, numpy and Python.
+
+    Our own code draws from generators of its own; a user's network or module may not.
+    """
+    algorithm, keys, *rest = np.random.get_state()  # noqa: NPY002
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": (algorithm, np.array(keys), *rest),
+        "python": random.getstate(),
+    }
+    return state | ({"cuda": torch.cuda.get_rng_state_all()} if torch.cuda.is_initialized() else {})
+
+
+def set_global_rng_state(state: dict[str, Any]) -> None:
+    """Take such a state back."""
+    torch.set_rng_state(state["torch"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    random.setstate(state["python"])
+    if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -79,12 +79,14 @@ class Point:
 
     Args:
         seed: seed of the reset that opened the episode, for environments restored by replay.
-        actions: [L] or [L, A] actions taken since then.
+        actions: [L, ...] actions taken since then, as the environment took them.
+        digest: of all that the environment answered since then; a replay must give the same.
         arrays: state of one environment, for worlds that save their arrays.
     """
 
     seed: int | None = None
     actions: Tensor | None = None
+    digest: int | None = None
     arrays: Mapping[str, Tensor] | None = None
 
 

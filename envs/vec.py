@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from gymnasium import spaces
@@ -22,7 +22,13 @@ class VecEnv(Protocol):
 
     A backend that steps in the background may also have ``send(action)`` and ``recv() -> Step``, of
     which `step` is one after the other; a runner then does its bookkeeping in between.
+
+    `resume` names how open episodes outlive a checkpoint: "state" where they are saved, "replay"
+    where they are lived again from seed and actions, "dropped" where they cannot come back; only
+    the first two need `points`, `restore`, `state_dict` and `load_state_dict`.
     """
+
+    resume: str
 
     num_envs: int
     obs_space: spaces.Dict
@@ -38,8 +44,29 @@ class VecEnv(Protocol):
         """Step with `action` [N] int64 or [N, A] float32; ValueError if one is impossible."""
         ...
 
-    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> None:
-        """Set environments back to saved moments, or raise NotImplementedError with the reason."""
+    def points(self) -> list[Point]:
+        """Where each environment stands; NotImplementedError, with the reason, if that is lost."""
+        ...
+
+    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
+        """Set environments back to saved moments, or raise NotImplementedError with the reason.
+
+        Args:
+            env_ids: [M] int64.
+            points: M of them.
+
+        Returns:
+            obs and info, each field [M, ...], of those environments as they stand now, and [M] bool
+            where that is another moment: one that answered differently this time begins an episode.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where each environment stands, and what its later episodes depend on."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
+        """Take such a state back. Returns what `restore` does, of every environment."""
         ...
 
     def render(self, env_id: int = 0) -> np.ndarray:

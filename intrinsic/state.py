@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.seeding import generator
 
 
@@ -90,11 +91,16 @@ class Fitter(nn.Module):
 
         Returns:
             Mean loss over the steps.
+
+        Raises:
+            NonFiniteError: for a loss that is not finite; that step is not taken.
         """
         losses = []
         with torch.enable_grad():
             for rows in self._minibatches(num_rows):
                 value = loss(rows)
+                if not bool(torch.isfinite(value)):
+                    raise NonFiniteError(f"the loss of a reward module is {value.item()}")
                 self.optimizer.zero_grad()
                 value.backward()
                 self.optimizer.step()

@@ -213,4 +213,7 @@ def build(cfg: DictConfig, vec: VecEnv) -> Trainer:
         resume=cfg.resume == "auto",
         seed=cfg.seed,
         device=pick_device(cfg.device),
+        checkpoint_every=cfg.checkpoint.every,
+        barrier=cfg.checkpoint.barrier,
+        stall_after=cfg.stall_after,
     )

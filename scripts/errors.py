@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -16,12 +17,20 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+FAILED, BAD_INPUT, OUT_OF_MEMORY, INTERRUPTED = 1, 2, 75, 130
 
 CONF = Path(__file__).parents[1] / "conf"
 
 _FULL = "HYDRA_FULL_ERROR"
 _wants_traceback = os.environ.get(_FULL) == "1"
+
+
+_TOLD = {
+    "NonFiniteError": FAILED,
+    "OutOfMemoryError": OUT_OF_MEMORY,
+    "MemoryError": OUT_OF_MEMORY,
+}
+"""Errors of a run that a sentence says all about, by name, and the exit status of each."""
 
 
 class BadInputError(ValueError):
@@ -42,6 +51,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
         @wraps(task)
         def main() -> None:
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
             before = os.environ.get(_FULL)
             os.environ[_FULL] = "1"  # Hydra then raises its errors instead of printing them
             try:
@@ -73,6 +84,12 @@ def reports_bad_input(function: Callable[..., Any]) -> Callable[..., Any]:
         except KeyboardInterrupt:
             print("firstlight: interrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
+        except Exception as error:
+            kind = type(error).__name__  # this file does without torch
+            if kind not in _TOLD:
+                raise
+            print(f"firstlight: {kind}: {sentence(error)}", file=sys.stderr)
+            sys.exit(_TOLD[kind])
 
     return wrapper
 

@@ -22,10 +22,11 @@ _FREE = (  # what changes how a run is watched and how long it takes, not what i
     "resume",
     "eval_every",
     "eval_episodes",
-    "checkpoint_every",
+    "checkpoint.every",
+    "stall_after",
 )
 _NAMED = ("env", "learner", "intrinsic", "mixer", "seed")
-_POSITIVE = ("total_steps", "eval_episodes", "checkpoint_every", "trainer.num_steps")
+_POSITIVE = ("total_steps", "eval_episodes", "checkpoint.every", "trainer.num_steps")
 
 
 def run_name(
@@ -42,7 +43,7 @@ def run_name(
         parts.append(str(choices.get("mixer") or "own"))
     for override in sorted(overrides):
         key, _, value = override.lstrip("+~").partition("=")
-        if key in _FREE or key in _NAMED or key.startswith("hydra"):
+        if _free(key, barrier=False) or key in _NAMED or key.startswith("hydra"):
             continue
         if key.rpartition(".")[2] in ("_target_", "id", "task"):
             parts.append(value)  # such a value says what it is
@@ -64,8 +65,13 @@ def differences(cfg: DictConfig, run_dir: Path) -> list[str]:
     return [
         f"{key}={before.get(key)} is now {now.get(key)}"
         for key in sorted(before.keys() | now.keys())
-        if key.partition(".")[0] not in _FREE and before.get(key) != now.get(key)
+        if before.get(key) != now.get(key) and not _free(key, bool(cfg.checkpoint.barrier))
     ]
+
+
+def _free(key: str, barrier: bool) -> bool:
+    """Whether an option may change when a run goes on; checkpoints that are barriers may not."""
+    return key in _FREE and not (barrier and key == "checkpoint.every")
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -101,7 +107,7 @@ def train(cfg: DictConfig) -> Any:
     """Build and run; everything is left in ``cfg.run_dir``. Returns the evaluation at the end."""
     import torch
 
-    from firstlight.agents.callbacks import Checkpoint, Evaluate, StopAt
+    from firstlight.agents.callbacks import Evaluate, StopAt
     from firstlight.agents.files import write_text
     from firstlight.agents.progress import Progress
     from firstlight.envs.seeding import derive
@@ -124,7 +130,7 @@ def train(cfg: DictConfig) -> Any:
     )
     progress = Progress(cfg.total_steps)
     callbacks: list[Any] = [] if cfg.stop_at is None else [StopAt(cfg.stop_at)]
-    callbacks += [evaluate, Checkpoint(cfg.checkpoint_every), progress]
+    callbacks += [evaluate, progress]
     try:
         run.run(cfg.total_steps, callbacks)
     finally:

@@ -1,5 +1,61 @@
-"""One torch thread: tests must not slow down when another process wants the second core."""
+"""One torch thread for all; and `--soak`, which runs repeated tests in full and writes it down."""
 
+import json
+import time
+
+import pytest
 import torch
 
+# tests must not slow down when another process wants the second core
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--soak", help="run repeated tests in full and add a line for each to this file"
+    )
+
+
+class Soak:
+    """How often a test repeats itself, and what it found."""
+
+    def __init__(self, full):
+        self.full, self.repeats, self.found = full, 0, {}
+
+    def times(self, few, many):
+        """`many` in a soak, else `few`."""
+        self.repeats = many if self.full else few
+        return range(self.repeats)
+
+
+@pytest.fixture
+def soak(request):
+    path = request.config.getoption("--soak")
+    told = Soak(full=bool(path))
+    began = time.perf_counter()
+    yield told
+    if path:
+        from firstlight.scripts.results import commit, hardware
+
+        line = {
+            "test": request.node.nodeid.partition("/")[2],
+            "repeats": told.repeats,
+            "passed": request.node.stash.get(PASSED, False),
+            "seconds": round(time.perf_counter() - began, 1),
+            **told.found,
+            "commit": commit(),
+            "hardware": hardware(),
+        }
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+PASSED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if call.when == "call":
+        item.stash[PASSED] = report.passed
+    return report

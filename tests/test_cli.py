@@ -528,7 +528,7 @@ def test_what_a_run_must_not_name(run, key, node):
         (["env=chain", "total_steps=0"], ["total_steps=0"]),
         (["env=chain", "total_steps=many"], ["total_steps=many"]),
         (["env=chain", "eval_episodes=0"], ["eval_episodes=0"]),
-        (["env=chain", "checkpoint_every=0"], ["checkpoint_every=0"]),
+        (["env=chain", "checkpoint.every=0"], ["checkpoint.every=0"]),
         (["env=chain", "trainer.num_steps=0"], ["trainer.num_steps=0"]),
         (["env=chain", "resume=yes"], ["resume=", "auto"]),
         (["env=chain", "device=gpu"], ["device=gpu", "cuda"]),

@@ -176,7 +176,8 @@ def run_twice(tmp_path: Path, *overrides: str) -> list[dict[str, Any]]:
     seen = 2 if warm else 0
     small = [*SMALL, *warm, f"total_steps={32 + seen}", f"run_dir={tmp_path / 'run'}"]
     train(compose(*overrides, "env=chain", *small))
-    return [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    text = (tmp_path / "run/metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()][bool(warm) :]  # without the warm-up
 
 
 EXPERIMENTS = [path.stem for path in sorted((CONF / "experiment").glob("*.yaml"))]

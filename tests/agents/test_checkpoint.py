@@ -276,9 +276,9 @@ def test_best_is_replaced_and_stays_out_of_retention(tmp_path):
     assert checkpoint.best(tmp_path) is None
 
 
-def test_another_format_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+def test_a_format_of_the_future_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FORMAT", 99)
     path = checkpoint.save(tmp_path, {}, 0)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="format 2, expected 1"):
+    with pytest.raises(CheckpointError, match="format 99, which needs a newer firstlight"):
         checkpoint.load(path)

@@ -392,11 +392,6 @@ def test_make_passes_options_and_imports_a_module(monkeypatch):
     assert [vec.step(still(1)).terminated.item() for _ in range(2)] == [False, True]
 
 
-def test_it_cannot_be_set_back_and_says_so():
-    with pytest.raises(NotImplementedError, match="set back"):
-        GymVec([Clock]).restore(torch.tensor([0]), [])
-
-
 def test_minigrid_in_python():
     vec = minigrid.make("MiniGrid-Empty-5x5-v0", num_envs=2, backend="python")
     assert vec.success_threshold == 0.0

@@ -1,0 +1,119 @@
+"""Living an episode again: seed and actions are remembered, and what was answered is checked."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from zlib import crc32
+
+import gymnasium
+import numpy as np
+import torch
+
+from firstlight.envs.types import Point
+
+
+class Recorder(gymnasium.Wrapper):
+    """Remembers the seed and the actions of its open episode, and a digest of every answer.
+
+    An environment whose episodes follow from seed and actions alone can so be brought back to
+    where another copy of it stood. One that also depends on something else answers differently
+    sooner or later, and the digest tells.
+
+    Args:
+        env: to be reset with a seed whenever an episode begins.
+        index: of this copy among the others.
+    """
+
+    def __init__(self, env: gymnasium.Env, index: int = 0):
+        super().__init__(env)
+        self._index = index
+        self._seed: int | None = None
+        self._actions: list[np.ndarray] = []
+        self._digest = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        """Begin an episode; what the last one was is forgotten."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        self._seed, self._actions, self._digest = seed, [], digest(obs)
+        return obs, info
+
+    def step(self, action: Any) -> Any:
+        """Step, and remember it."""
+        self._actions.append(np.array(action))
+        answer = self.env.step(action)
+        self._digest = digest(answer[:4], self._digest)
+        return answer
+
+    def recorded(self) -> Point:
+        """How the open episode came to where it stands."""
+        actions = torch.from_numpy(np.stack(self._actions)) if self._actions else None
+        return Point(seed=self._seed, actions=actions, digest=self._digest)
+
+    def replay(self, points: Mapping[int, Point]) -> tuple[Any, Any] | None:
+        """Go to the point of this copy. Returns obs and info there.
+
+        None if there is no such point, or the environment answered differently this time.
+        """
+        if self._index not in points:
+            return None
+        point = points[self._index]
+        try:
+            obs, info = self.reset(seed=point.seed)
+            for action in [] if point.actions is None else point.actions.numpy():
+                obs, _, _, _, info = self.step(action)
+        except Exception:  # whatever a foreign environment raises when it has lost its way
+            return None
+        return (obs, info) if point.digest in (None, self._digest) else None
+
+    def begin(self, seeds: Sequence[int | None]) -> tuple[Any, Any] | None:
+        """Begin an episode if there is a seed for this copy. Returns obs and info."""
+        seed = seeds[self._index]
+        return None if seed is None else self.reset(seed=seed)
+
+
+class Recorded:
+    """A factory of an environment with a `Recorder` around it; pickles if `factory` does.
+
+    In a worker process it also makes sure that the worker leaves signals to the process that trains
+    (a terminal sends Ctrl-C to both) and does not outlive it.
+    """
+
+    def __init__(self, factory: Callable[[], gymnasium.Env], index: int):
+        self.factory, self.index, self.home = factory, index, os.getpid()
+
+    def __call__(self) -> gymnasium.Env:
+        """Make one."""
+        if os.getpid() != self.home:
+            _become_worker()
+        return Recorder(self.factory(), self.index)
+
+
+def _become_worker() -> None:
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(name, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def digest(value: Any, before: int = 0) -> int:
+    """A checksum of nested observations, rewards and flags, going on from `before`.
+
+    >>> digest({"image": np.zeros(3), "mission": "go"}) == digest({"image": np.zeros(3)})
+    False
+    """
+    if isinstance(value, Mapping):
+        for key in sorted(value):
+            before = digest(value[key], crc32(str(key).encode(), before))
+        return before
+    if isinstance(value, list | tuple):
+        for item in value:
+            before = digest(item, before)
+        return before
+    if isinstance(value, np.ndarray | np.generic):
+        return crc32(np.ascontiguousarray(value).data, before)
+    return crc32(repr(value).encode(), before)

@@ -1,0 +1,341 @@
+"""Real signals, real kills and a disk that is really full, against the command itself."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from firstlight.agents import checkpoint
+from firstlight.agents.signals import Signals
+from firstlight.agents.status import read_status
+
+COMMAND = [sys.executable, "-P", "-m", "firstlight.scripts.train"]
+CHAIN = [
+    "env=chain",
+    "intrinsic=[count]",
+    "learner.minibatch_size=64",
+    "trainer.num_steps=16",
+    "eval_episodes=4",
+    "eval_every=null",
+    "checkpoint.every=3000",
+]
+WORKERS = [
+    "env=gym",
+    "env.id=CartPole-v1",
+    "env.num_envs=2",
+    "env.asynchronous=true",
+    "trainer.num_steps=64",
+    "eval_episodes=2",
+    "eval_every=null",
+]
+
+
+def start(run_dir, *words, **options):
+    """The command in a session of its own, as from a terminal that listens to Ctrl-C."""
+    return subprocess.Popen(
+        [*COMMAND, f"run_dir={run_dir}", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        **options,
+    )
+
+
+def wait_for_lines(process, run_dir, count=1):
+    """Wait until the run has written as many lines."""
+    path, deadline = Path(run_dir) / "metrics.jsonl", time.monotonic() + 60
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def lines(run_dir):
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def logged(run_dir):
+    return [
+        {k: v for k, v in line.items() if k != "time" and not k.startswith("perf/")}
+        for line in lines(run_dir)
+    ]
+
+
+def gone(group, seconds=5.0):
+    """Whether no process of a group is left, soon."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def shared_memory():
+    return set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(soak, tmp_path):
+    total = f"total_steps={60_000 if soak.full else 20_000}"
+    subprocess.run([*COMMAND, f"run_dir={tmp_path / 'whole'}", total, *CHAIN], check=True)
+    killed, stood, kills = tmp_path / "killed", 0, 0
+    dice = random.Random(1)
+    for _ in soak.times(3, 20):
+        process = start(killed, total, *CHAIN, "resume=auto")
+        written = len(lines(killed)) if (killed / "metrics.jsonl").exists() else 0
+        wait_for_lines(process, killed, written + 1)
+        time.sleep(dice.uniform(0, 0.4))
+        kills += process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        newest = checkpoint.newest(killed / "checkpoints")
+        if newest is not None:
+            state = checkpoint.load(newest)
+            assert state["steps"] >= stood
+            stood = state["steps"]
+    done = subprocess.run(
+        [*COMMAND, f"run_dir={killed}", total, *CHAIN, "resume=auto"], capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert logged(killed) == logged(tmp_path / "whole")
+    soak.found["kills_of_a_living_run"] = kills
+
+
+def save_for_ever(folder, step, pipe):
+    state = {"weights": torch.arange(500_000), "steps": step}
+    for number in range(step, step + 1000):
+        pipe.send(number)
+        checkpoint.save(folder, {**state, "steps": number}, number)
+        pipe.send(-number)
+
+
+def test_a_kill_inside_a_save_leaves_the_save_before_it(soak, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["firstlight.agents.checkpoint"])
+    dice, finished, inside = random.Random(2), 1, 0
+    checkpoint.save(tmp_path, {"weights": torch.arange(500_000), "steps": 1}, 1)
+    for _ in soak.times(50, 200):
+        here, there = context.Pipe()
+        child = context.Process(target=save_for_ever, args=(tmp_path, finished + 1, there))
+        child.start()
+        told = 0
+        for _ in range(dice.randint(1, 3)):  # the kill falls into the first, second or third
+            while told <= 0:
+                told = here.recv()
+            begun, told = told, 0
+        time.sleep(dice.uniform(0, 0.012))
+        child.kill()
+        child.join()
+        there.close()
+        while here.poll():
+            try:
+                told = here.recv()
+            except EOFError:
+                break
+        finished = max(finished, -told if told < 0 else (told or begun) - 1)
+        inside += told >= 0
+        state = checkpoint.load(checkpoint.newest(tmp_path))
+        assert state["steps"] in (finished, finished + 1)
+        assert torch.equal(state["weights"], torch.arange(500_000))
+        finished = state["steps"]
+        here.close()
+    assert inside >= soak.repeats / 3
+    soak.found["inside_a_save"] = inside
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_a_signal_at_any_moment_saves_and_leaves_nothing_behind(soak, name, status, tmp_path):
+    dice, shared, slowest = random.Random(name), shared_memory(), 0.0
+    for i in soak.times(3, 20):
+        run_dir = tmp_path / str(i)
+        process = start(run_dir, *WORKERS, "total_steps=100_000_000")
+        wait_for_lines(process, run_dir)
+        time.sleep(dice.uniform(0, 0.7))
+        sent = time.monotonic()
+        os.killpg(process.pid, signal.Signals[name])  # as a terminal does: to the workers as well
+        out, _ = process.communicate(timeout=30)
+        slowest = max(slowest, time.monotonic() - sent)
+        assert process.returncode == status, out
+        assert gone(process.pid), out
+        told = read_status(run_dir)
+        assert told.status == "interrupted"
+        assert told.resume == "replay"
+        saved = checkpoint.load(checkpoint.newest(run_dir / "checkpoints"))
+        assert saved["steps"] == told.step == lines(run_dir)[-1]["step"]
+    assert shared_memory() <= shared
+    soak.found["slowest_seconds"] = round(slowest, 2)
+
+
+def test_workers_do_not_outlive_a_run_that_was_killed(tmp_path):
+    shared = shared_memory()
+    process = start(tmp_path, *WORKERS, "total_steps=100_000_000")
+    wait_for_lines(process, tmp_path)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=10)
+    assert gone(process.pid)
+    assert shared_memory() <= shared
+
+
+SLOW = """
+import time, gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+
+class Slow(CartPoleEnv):
+    "Takes a minute for its hundredth step."
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 100:
+            stuck_here()
+        return super().step(action)
+
+def stuck_here():
+    time.sleep(60)
+"""
+
+
+def slow(run_dir, tmp_path, *words):
+    (tmp_path / "slow_world.py").write_text(SLOW)
+    words = ("env=custom", "env._target_=slow_world.Slow", "env.num_envs=1", *words)
+    options = ("trainer.num_steps=64", "eval_episodes=1", "eval_every=null", "total_steps=5000")
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    return start(run_dir, *words, *options, env=path)
+
+
+def test_a_second_signal_does_not_wait(tmp_path):
+    process = slow(tmp_path / "run", tmp_path)
+    wait_for_lines(process, tmp_path / "run")
+    time.sleep(0.5)  # now it is in its long step
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None  # the iteration at hand is not over
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 143, out
+    assert "SIGINT: saving after this iteration" in out
+    assert read_status(tmp_path / "run").status == "interrupted"
+    assert checkpoint.newest(tmp_path / "run" / "checkpoints") is None
+
+
+def test_a_stage_that_stalls_shows_where_and_goes_on(tmp_path):
+    process = slow(tmp_path / "run", tmp_path, "stall_after=1")
+    wait_for_lines(process, tmp_path / "run")
+    time.sleep(2.5)
+    assert process.poll() is None
+    process.kill()
+    out, _ = process.communicate()
+    assert "Timeout (0:00:01)!" in out
+    assert out.count("in stuck_here") >= 2  # again and again, as long as it lasts
+    assert "in collect" in out
+
+
+def test_a_warning_of_slurm_saves_and_ends(tmp_path):
+    process = start(tmp_path, *CHAIN, "total_steps=100_000_000")
+    wait_for_lines(process, tmp_path)
+    process.send_signal(signal.SIGUSR1)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGUSR1, out
+    assert read_status(tmp_path).status == "interrupted"
+    assert checkpoint.newest(tmp_path / "checkpoints") is not None
+
+
+def test_whoever_listened_before_is_told_after_the_save():
+    told = []
+    before = signal.signal(signal.SIGUSR2, lambda signum, frame: told.append(signum))
+    try:
+        with Signals() as signals:
+            signal.raise_signal(signal.SIGUSR2)
+            assert (signals.received, told) == (signal.SIGUSR2, [])
+            signals.obey()
+            assert (signals.received, told) == (None, [signal.SIGUSR2])
+            signal.raise_signal(signal.SIGUSR2)  # and once more, as for a job that was requeued
+            assert (signals.received, told) == (signal.SIGUSR2, [signal.SIGUSR2])
+        signal.raise_signal(signal.SIGUSR2)
+        assert told == [signal.SIGUSR2] * 2
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A file system of 1 MB."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(where)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a file system needs root")
+    yield where
+    subprocess.run(["umount", str(where)], check=True)
+
+
+def test_a_full_disk_stops_the_logs_and_not_the_training(tiny_disk):
+    run_dir = tiny_disk / "run"
+    words = [*CHAIN, "checkpoint.every=6000"]
+    process = start(run_dir, *words, "total_steps=100_000_000")
+    wait_for_lines(process, run_dir)
+    while checkpoint.newest(run_dir / "checkpoints") is None:
+        time.sleep(0.05)
+    ballast = tiny_disk / "ballast"
+    with ballast.open("wb", buffering=0) as file:  # now somebody else takes the rest
+        try:
+            while file.write(b"0" * 4096) == 4096:
+                pass
+        except OSError:
+            pass
+    stood, step = checkpoint.newest(run_dir / "checkpoints"), lines(run_dir)[-1]["step"]
+    time.sleep(3)
+    assert process.poll() is None, process.stdout.read()
+    assert len(lines(run_dir)) > 0  # every line is whole
+    loaded = checkpoint.load(checkpoint.newest(run_dir / "checkpoints"))
+    assert loaded["steps"] >= checkpoint.step_of(stood)
+    ballast.unlink()
+    deadline = time.monotonic() + 20
+    while lines(run_dir)[-1].get("perf/dropped_logs", 0) < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert lines(run_dir)[-1]["step"] > step
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 143, out
+    assert "no checkpoint at step" in out
+    assert "metrics are being dropped" in out
+    assert checkpoint.load(checkpoint.newest(run_dir / "checkpoints"))["steps"] > step
+
+
+def test_a_run_whose_last_checkpoint_has_no_room_fails_and_keeps_the_one_before(tiny_disk):
+    run_dir = tiny_disk / "run"
+    subprocess.run([*COMMAND, f"run_dir={run_dir}", *CHAIN, "total_steps=4000"], check=True)
+    stood = checkpoint.newest(run_dir / "checkpoints")
+    (tiny_disk / "ballast").write_bytes(b"")
+    with (tiny_disk / "ballast").open("wb", buffering=0) as file:
+        try:
+            while file.write(b"0" * 512) == 512:
+                pass
+        except OSError:
+            pass
+    with (tiny_disk / "ballast").open("ab", buffering=0) as file:
+        file.truncate(file.tell() - 8192)  # room for metrics.jsonl to be rewritten, no more
+    done = subprocess.run(
+        [*COMMAND, f"run_dir={run_dir}", *CHAIN, "total_steps=6000", "resume=auto"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode in (1, 2)
+    assert "No space left on device" in done.stdout + done.stderr
+    assert checkpoint.newest(run_dir / "checkpoints") == stood
+    assert checkpoint.load(stood)["steps"] == checkpoint.step_of(stood)
