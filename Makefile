@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c constra
 PYTEST := $(BIN)/python -P -m pytest --ignore-glob="*/scripts/peers/*"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint types test docs bench tensorboard format clean
+.PHONY: help install demo lint types test docs bench soak tensorboard format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ docs: $(STAMP)  ## run the examples in docstrings
 
 bench: $(STAMP)  ## measure throughput against named peers
 	$(BIN)/firstlight-bench throughput
+
+soak: $(STAMP)  ## run the repeated tests in full, about an hour; results in docs/results/soak.jsonl
+	$(PYTEST) tests/test_survival.py --soak docs/results/soak.jsonl
 
 tensorboard: $(STAMP)  ## show the runs in a browser
 	$(BIN)/tensorboard --logdir runs --host 127.0.0.1

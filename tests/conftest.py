@@ -16,6 +16,11 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--soak"):
+        items[:] = [item for item in items if "soak" in item.fixturenames]
+
+
 class Soak:
     """How often a test repeats itself, and what it found."""
 

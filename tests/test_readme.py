@@ -68,3 +68,14 @@ def test_make_targets_exist():
 def test_local_links_lead_somewhere():
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert link.startswith("http") or (ROOT / link).exists(), link
+
+
+def test_every_test_that_a_document_names_is_there():
+    named = [
+        (path.name, *found)
+        for path in (ROOT / "docs").glob("*.md")
+        for found in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", path.read_text())
+    ]
+    assert len(named) > 20
+    for document, file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text(), f"{document} names {file}::{test}"

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import submitit
 import torch
 
 from firstlight.agents import checkpoint
@@ -271,6 +272,90 @@ def test_whoever_listened_before_is_told_after_the_save():
         signal.signal(signal.SIGUSR2, before)
 
 
+class Job:
+    """What Hydra's submitit launcher submits: the command, and itself again when its time is up."""
+
+    def __init__(self, *words):
+        self.words = words
+
+    def __call__(self):
+        sys.argv = ["firstlight-train", *self.words]
+        from firstlight.scripts.train import main
+
+        main()
+
+    def checkpoint(self):
+        return submitit.helpers.DelayedSubmission(self)
+
+
+NAPS = """
+import os, time
+from firstlight.envs.chain import Chain
+
+class Naps(Chain):
+    "Takes its time, if it is told to."
+
+    def step(self, action):
+        time.sleep(float(os.environ.get("NAP", 0)))
+        return super().step(action)
+"""
+
+
+def test_a_job_of_submitit_is_requeued_and_goes_on(tmp_path, monkeypatch):
+    (tmp_path / "naps.py").write_text(NAPS)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    words = [*CHAIN, "env._target_=naps.Naps", "total_steps=4800", "resume=auto"]
+    subprocess.run([*COMMAND, f"run_dir={tmp_path / 'whole'}", *words], check=True)
+    monkeypatch.setenv("NAP", "0.03")  # 300 steps take nine seconds and more
+    executor = submitit.LocalExecutor(tmp_path / "jobs", max_num_timeout=20)
+    executor.update_parameters(timeout_min=1, signal_delay_s=52)  # a warning after eight seconds
+    job = executor.submit(Job(f"run_dir={tmp_path / 'job'}", *words))
+    job.result()
+    assert "Requeued job" in job.stderr() + job.stdout()
+    assert logged(tmp_path / "job") == logged(tmp_path / "whole")
+    assert read_status(tmp_path / "job").status == "finished"
+
+
+def test_out_of_memory_ends_with_75(tmp_path):
+    (tmp_path / "scarce.py").write_text(SCARCE)
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    words = ["learner._target_=scarce.Scarce", "total_steps=20_000", "eval_every=null"]
+    process = start(tmp_path / "run", *CHAIN, *words, env=path)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, out
+    assert "OutOfMemoryError: a stand-in for a full GPU" in out
+    assert read_status(tmp_path / "run").status == "failed"
+    saved = checkpoint.load(checkpoint.newest(tmp_path / "run" / "checkpoints"))
+    assert saved["steps"] == read_status(tmp_path / "run").step
+
+
+SCARCE = """
+import torch
+from firstlight.agents import PPO
+
+class Scarce(PPO):
+    "A GPU that is full from the fourth update on."
+    updates = 0
+
+    def update(self, *args):
+        self.updates += 1
+        return super().update(*args)
+
+    def _loss(self, *args):
+        if self.updates > 3:
+            raise torch.OutOfMemoryError("a stand-in for a full GPU")
+        return super()._loss(*args)
+"""
+
+
+def test_tensorboard_is_shown_to_this_machine_only():
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    recipe = makefile.partition("\ntensorboard:")[2].partition("\n\n")[0]
+    assert recipe.count("bin/tensorboard") + recipe.count("$(BIN)/tensorboard") == 1
+    assert "--host 127.0.0.1" in recipe
+    assert "--bind_all" not in recipe
+
+
 @pytest.fixture
 def tiny_disk(tmp_path):
     """A file system of 1 MB."""
@@ -339,3 +424,41 @@ def test_a_run_whose_last_checkpoint_has_no_room_fails_and_keeps_the_one_before(
     assert "No space left on device" in done.stdout + done.stderr
     assert checkpoint.newest(run_dir / "checkpoints") == stood
     assert checkpoint.load(stood)["steps"] == checkpoint.step_of(stood)
+
+
+def memory(pid):
+    """Resident megabytes and open files of a process and its children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    resident = files = 0
+    for number in (pid, *children):
+        pages = int(Path(f"/proc/{number}/statm").read_text().split()[1])
+        resident += pages * os.sysconf("SC_PAGESIZE")
+        files += len(os.listdir(f"/proc/{number}/fd"))
+    return resident / 2**20, files
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_long_run_neither_grows_nor_leaks(soak, tmp_path):
+    shared, samples = shared_memory(), []
+    words = ["env=chain", "env.length=24", "intrinsic=[count,rnd]", "intrinsic.rnd.embedding_dim=8"]
+    often = ["checkpoint.every=20000", "eval_every=50000", "eval_episodes=8", "stall_after=60"]
+    small = ["intrinsic.rnd.warmup_steps=16", "total_steps=1_000_000_000"]
+    process = start(tmp_path, *words, *often, *small)
+    wait_for_lines(process, tmp_path, 3)
+    minutes = 30.0 if soak.full else 0.15
+    for _ in soak.times(9, 1800):
+        assert process.poll() is None, process.stdout.read()
+        samples.append(memory(process.pid))
+        time.sleep(minutes * 60 / soak.repeats)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 143, out
+    assert gone(process.pid)
+    assert shared_memory() <= shared
+    resident, files = zip(*samples[len(samples) // 3 :], strict=True)
+    assert max(files) - min(files) <= 2  # one that is being written
+    half = len(resident) // 2
+    growth = (sum(resident[-half:]) - sum(resident[:half])) / half
+    per_minute = growth / (minutes * 2 / 3 / 2)
+    soak.found |= {"mb_per_minute": round(per_minute, 3), "mb": round(resident[-1])}
+    assert per_minute < 1 if soak.full else growth < 30
