@@ -49,7 +49,7 @@ class Runner:
     ):
         self.vec, self.seed, self.device = vec, seed, torch.device(device)
         self.keep_dist_params = keep_dist_params
-        self.resume = getattr(type(vec), "resume", "dropped")
+        self.resume = vec.resume if hasattr(type(vec), "resume") else "dropped"
         self.background = hasattr(type(vec), "send") and hasattr(type(vec), "recv")
         self.generator = generator(seed, "actions", self.device)
         self._resets = 0
