@@ -40,8 +40,11 @@ test: lint types  ## run lint, types, the tests and the examples in docstrings
 docs: $(STAMP)  ## run the examples in docstrings
 	$(PYTEST) --doctest-modules src/firstlight
 
-bench: $(STAMP)  ## measure throughput against named peers
+bench: $(STAMP)  ## measure training and the reward modules against named peers, by stage too
 	$(BIN)/firstlight-bench throughput
+	$(BIN)/firstlight-bench stages
+	$(BIN)/firstlight-bench modules
+	$(BIN)/firstlight-bench report
 
 soak: $(STAMP)  ## run the repeated tests in full, about an hour; results in docs/results/soak.jsonl
 	$(PYTEST) tests/test_survival.py --soak docs/results/soak.jsonl

@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from firstlight.scripts.errors import CONF
+from firstlight.scripts.errors import CONF, BadInputError, nearest
 from firstlight.scripts.results import append, commit, hardware, read
 
 
@@ -42,13 +42,16 @@ class Cell:
         return f"{self.task}-{self.method}-s{self.seed}-{self.cap // 1000}k"
 
 
+def tables() -> list[str]:
+    """Names of all learning tables."""
+    return sorted(path.stem for path in (CONF / "bench").glob("*.yaml"))
+
+
 def spec(table: str) -> Any:
     """What ``conf/bench/TABLE.yaml`` says."""
-    path = CONF / "bench" / f"{table}.yaml"
-    if not path.exists():
-        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        raise SystemExit(f"there is no table {table!r}; there are {', '.join(known)}")
-    return OmegaConf.load(path)
+    if table not in tables():
+        raise BadInputError(f"there is no learning table {table!r}{nearest(table, tables())}")
+    return OmegaConf.load(CONF / "bench" / f"{table}.yaml")
 
 
 def cells(table: str) -> Iterator[Cell]:
@@ -129,6 +132,9 @@ def run_table(table: str, budget: float, only: str = "") -> None:
     """
     deadline = time.monotonic() + budget
     wanted = [cell for cell in cells(table) if only in cell.name]
+    if not wanted:
+        parts = {*spec(table).tasks, *spec(table).methods}
+        raise BadInputError(f"only={only}: no cell of {table} is named so{nearest(only, parts)}")
     done = {(r["task"], r["method"], r["seed"], r["cap"]) for r in read(table)}
     for cell in wanted:
         if cell.key in done:

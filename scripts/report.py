@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from firstlight.scripts.learning import cells, spec
-from firstlight.scripts.results import RESULTS, read
+from firstlight.scripts.learning import cells, spec, tables
+from firstlight.scripts.pictures import Groups, curves
+from firstlight.scripts.results import read
 
 PAGE = Path("docs/benchmarks.md")
 HEAD = """# Benchmarks
@@ -20,9 +21,9 @@ Every line there names its command, its commit and the hardware.
 
 def write() -> None:
     """Write the page and its pictures."""
-    parts = [HEAD, throughput(read("throughput"))]
-    for table in sorted(p.stem for p in RESULTS.glob("*.jsonl") if p.stem != "throughput"):
-        parts.append(learning(table, read(table)))
+    parts = [HEAD, throughput(read("throughput")), stages(read("stages")), modules(read("modules"))]
+    parts += [learning(table, lines) for table in tables() if (lines := read(table))]
+    parts.append(soak(read("soak")))
     PAGE.write_text("\n".join(part for part in parts if part), encoding="utf-8")
     print(f"wrote {PAGE}")
 
@@ -58,9 +59,96 @@ def throughput(lines: list[dict[str, Any]]) -> str:
     )
 
 
+def stages(lines: list[dict[str, Any]]) -> str:
+    """For each set-up, steps per second and share of time of each stage."""
+    latest = {(line["setup"], line["row"]): line for line in lines}
+    if not latest:
+        return ""
+    parts = [
+        "## Training time by stage",
+        "",
+        "One torch thread; medians (ranges) of rounds, after the first iterations. The stages and "
+        "the rest (statistics, logs) make up all of training; environments alone, stepped with "
+        "random actions through EnvPool's own interface and through ours, are a part of *collect*. "
+        f"{provenance(latest.values())} GPU: not measured.",
+        "",
+    ]
+    for setup in dict.fromkeys(name for name, _ in latest):
+        mine = [line for (name, _), line in latest.items() if name == setup]
+        rows = [
+            [
+                line["row"],
+                span(line["steps_per_second"], "{:,.0f}"),
+                span(line["share"], "{:.1%}"),
+            ]
+            for line in mine
+        ]
+        parts += [f"*{setup}*: {mine[-1]['about']}.", ""]
+        parts += [*markdown(["row", "steps/s", "share of time"], rows), ""]
+    return "\n".join(parts)
+
+
+def modules(lines: list[dict[str, Any]]) -> str:
+    """Microseconds per environment step of each reward module and of a peer's."""
+    latest = {line["row"]: line for line in lines}
+    if not latest:
+        return ""
+    columns = [(f"{part}_us", "{:.2f}") for part in ("compute", "update", "mixer", "peer")]
+    columns.append(("ratio", "{:.2f}"))
+    rows = [
+        [name, line["rollout"]]
+        + [span(line[key], form) if key in line else "" for key, form in columns]
+        + [f"`{line['peer_command']}`" if "peer_command" in line else ""]
+        for name, line in latest.items()
+    ]
+    head = ["row", "rollout", "compute", "update", "mixer", "RLeXplore", "ratio"]
+    return "\n".join(
+        [
+            "## Cost of the reward modules",
+            "",
+            "Microseconds per environment step on rollouts of a random agent, one torch thread, "
+            "medians (ranges) of rounds, ours and the peer's in turn. The peer is RLeXplore "
+            "(rllte-core 1.0.1): its `compute(sync=True)` rates, learns and scales, so the ratio "
+            "is its time to our compute, update and mixer together, round by round: above 1, ours "
+            "is faster. *Equal widths*: our predictor has the two further layers of the published "
+            "one; *equal work*: narrower layers, as many multiplications. Its pseudo-counts are "
+            "another method than our counts, hence no ratio. "
+            f"{provenance(latest.values())} GPU: not measured.",
+            "",
+            *markdown([*head, "the peer's script"], rows),
+            "",
+        ]
+    )
+
+
+def soak(lines: list[dict[str, Any]]) -> str:
+    """The latest run of each repeated test."""
+    latest = {line["test"]: line for line in lines}
+    if not latest:
+        return ""
+    known = ("test", "repeats", "passed", "seconds", "commit", "hardware")
+    rows = []
+    for test, line in latest.items():
+        further = [f"{k.replace('_', ' ')} {v}" for k, v in line.items() if k not in known]
+        passed = "yes" if line["passed"] else "**no**"
+        seconds = f"{line['seconds']:.0f}"
+        rows.append([f"`{test}`", f"{line['repeats']:,}", passed, seconds, ", ".join(further)])
+    return "\n".join(
+        [
+            "## Soak",
+            "",
+            "Repeated tests, run in full: the latest run of each. "
+            f"{provenance(latest.values(), 'make soak')} On the CPU; GPU: not measured.",
+            "",
+            *markdown(["test", "repeats", "passed", "seconds", "found"], rows),
+            "",
+        ]
+    )
+
+
 def learning(table: str, lines: list[dict[str, Any]]) -> str:
     """One learning table: what was reached when, per task and method."""
-    groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    groups: Groups = {}
     for line in lines:
         groups.setdefault((line["task"], line["method"], line["cap"]), []).append(line)
     rows = []
@@ -99,7 +187,7 @@ def learning(table: str, lines: list[dict[str, Any]]) -> str:
             f"command is in `docs/results/{table}.jsonl`. Training stops once the mean return of "
             "the last 100 training episodes reaches the threshold; then the frozen policy is "
             f"evaluated on unseen levels with sampled actions (100, MultiRoom 500). {lacks} "
-            f"{', '.join(hard)}. {note}",
+            f"{', '.join(hard)}; GPU: not measured. {note}",
             "",
             *markdown(head, rows),
             "",
@@ -116,6 +204,17 @@ def published(table: str) -> list[str]:
     return ["Published, for comparison:", "", *lines, ""] if lines else []
 
 
+def provenance(lines: Iterable[dict[str, Any]], command: str = "") -> str:
+    """Hardware, commits and commands of lines, as sentences."""
+    lines = list(lines)
+
+    def every(key: str) -> str:
+        return ", ".join(dict.fromkeys(line[key] for line in lines))
+
+    commands = command or "`, `".join(dict.fromkeys(line["command"] for line in lines))
+    return f"{every('hardware')}, commit {every('commit')}. Command: `{commands}`."
+
+
 def span(values: list[float], form: str) -> str:
     """Median and range, or the value if there is but one."""
     if len(values) == 1:
@@ -128,36 +227,3 @@ def markdown(head: list[str], rows: Iterable[list[str]]) -> list[str]:
     """A table's lines."""
     lines = [head, ["---"] * len(head), *rows]
     return [f"| {' | '.join(line)} |" for line in lines]
-
-
-def curves(table: str, groups: dict[tuple[str, str, int], list[dict[str, Any]]]) -> str:
-    """Draw return against steps, a panel for each task. Returns the path beside the page."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    tasks = list(dict.fromkeys(task for task, _, _ in groups))
-    colours = {m: f"C{i}" for i, m in enumerate(dict.fromkeys(m for _, m, _ in groups))}
-    figure, axes = plt.subplots(1, len(tasks), figsize=(3.4 * len(tasks), 2.8), squeeze=False)
-    for axis, task in zip(axes[0], tasks, strict=True):
-        for (name, method, _), runs in groups.items():
-            for i, run in enumerate(runs if name == task else []):
-                steps, returns = zip(*run["curve"], strict=True)
-                label = method if i == 0 else None
-                millions = [step / 1e6 for step in steps]
-                axis.plot(millions, returns, color=colours[method], label=label, lw=1.2, alpha=0.8)
-        axis.axhline(
-            next(r[0]["threshold"] for k, r in groups.items() if k[0] == task), ls=":", c="gray"
-        )
-        axis.set(title=task, xlabel="million environment steps", ylim=(-0.02, 1))
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].set_ylabel("mean return, training")
-    handles = {line.get_label(): line for axis in axes[0] for line in axis.get_lines()}
-    chosen = [method for method in colours if method in handles]
-    axes[0][-1].legend([handles[m] for m in chosen], chosen, frameon=False, fontsize=8)
-    figure.tight_layout()
-    path = RESULTS / f"{table}.png"
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return f"results/{path.name}"

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 from firstlight.scripts.results import append, commit, hardware
+from firstlight.scripts.timed import peer_python, result, shown
 
 TASK = "MiniGrid-DoorKey-8x8-v0"
-PEERS = ("torch", "gymnasium", "envpool", "stable-baselines3")
-
-
-def peer_python(venv: str) -> str:
-    """Python of the peers' own environment, made if it is missing."""
-    python = Path(venv) / "bin" / "python"
-    if not python.exists():
-        print(f"making {venv} with {', '.join(PEERS)}", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-        for package in (PEERS[:1], PEERS[1:]):
-            pip = [str(python), "-m", "pip", "install", "-q", "-c", "constraints.txt", *package]
-            subprocess.run(pip, check=True)
-    return str(python)
 
 
 def rate(command: list[str]) -> float:
     """Steps per second that a timed script reports in its last line."""
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    result = json.loads(done.stdout.strip().splitlines()[-1])
-    return result["steps"] / result["seconds"]
+    timed = result(command)
+    return timed["steps"] / timed["seconds"]
 
 
 def measure(*, rounds: int, steps: int, peers: str) -> None:
@@ -61,18 +44,13 @@ def measure(*, rounds: int, steps: int, peers: str) -> None:
         for name, command in commands.items():
             rates[name].append(rate(command))
             print(f"{name:55s} {rates[name][-1]:9,.0f} steps/s", flush=True)
-    shown = {n: [Path(w).name if "/" in w else w for w in c] for n, c in commands.items()}
     for name, values in rates.items():
-        line = {"row": name, "command": " ".join(shown[name]), "steps_per_second": values}
+        line = {"row": name, "command": shown(commands[name]), "steps_per_second": values}
         append("throughput", {**line, "commit": commit(), "hardware": hardware()})
-    medians = {name: median(values) for name, values in rates.items()}
+    medians = {name: statistics.median(values) for name, values in rates.items()}
     lean = [name for name in rates if name.startswith("S") and "Monitor" not in name]
     best = max(lean, key=medians.__getitem__)
     mine = max((name for name in rates if name.startswith("f")), key=medians.__getitem__)
     ratios = sorted(a / b for a, b in zip(rates[mine], rates[best], strict=True))
-    print(f"best against best: {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
-
-
-def median(values: list[float]) -> float:
-    """The median."""
-    return statistics.median(values)
+    middle = statistics.median(ratios)
+    print(f"best against best: {middle:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")

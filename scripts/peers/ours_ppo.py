@@ -7,6 +7,7 @@ import json
 import pstats
 import sys
 import time
+from pathlib import Path
 
 import torch
 from gymnasium import spaces
@@ -17,19 +18,25 @@ from firstlight.envs.envpool import EnvPoolVec
 PINNED = {"num_threads": 1, "thread_affinity_offset": 1}  # EnvPool on a core of its own
 
 
-def main(task: str, steps: int, threads: int, pinned: bool, profiled: bool) -> None:
-    """Train and print one JSON object with steps and seconds after the first three rollouts.
-
-    `profiled` prints where the time goes instead, by function.
-    """
-    torch.set_num_threads(threads)
+def make(task: str, *, pinned: bool = False, run_dir: str | Path | None = None) -> Trainer:
+    """The trainer that is timed."""
     torch.manual_seed(0)
     options = {"num_envs": 64, "obs_keys": ["image"], "info_keys": [], "success_threshold": 0.0}
     vec = EnvPoolVec(task, **options, **(PINNED if pinned else {}))  # type: ignore[arg-type]
     image = spaces.Dict({"image": vec.obs_space["image"]})
     policy = ActorCritic(image, vec.act_space, encoder=MLP(image), critic_encoder=MLP(image))
     # value_coef: our value loss has a factor one half that Stable-Baselines3's has not
-    trainer = Trainer(vec, PPO(policy, minibatch_size=2048, num_epochs=4, value_coef=1.0))
+    learner = PPO(policy, minibatch_size=2048, num_epochs=4, value_coef=1.0)
+    return Trainer(vec, learner, run_dir=run_dir)
+
+
+def main(task: str, steps: int, threads: int, pinned: bool, profiled: bool) -> None:
+    """Train and print one JSON object with steps and seconds after the first three rollouts.
+
+    `profiled` prints where the time goes instead, by function.
+    """
+    torch.set_num_threads(threads)
+    trainer = make(task, pinned=pinned)
     trainer.total_steps = steps
     for _ in range(3):
         trainer.iterate()
