@@ -131,7 +131,9 @@ def _write(path: Path, state: dict, step: int) -> None:
     files = dict(zip(_FILES, (safetensors.torch.save(tensors), text.encode()), strict=True))
     manifest = {"format": FORMAT, "step": step, "files": {k: _digest(v) for k, v in files.items()}}
     manifest["sha256"] = _digest(to_json(manifest).encode())
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True)
+        sync(path.parent.parent)
     for stale in path.parent.glob(".*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
     temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f"{path.name}.old")
@@ -155,7 +157,7 @@ def upgraded(state: dict, number: int) -> dict:
     """A trainer's state as format `number` had it, as `FORMAT` has it."""
     if number == 1 and "runner" in state:  # open episodes were not kept, and had begun `resets`
         runner = {**state["runner"], "resets": state["runner"]["resets"] + 1}
-        added = {"warmed": sys.maxsize, "dropped": 0, "skipped": 0, "rng": None}
+        added = {"warmed": sys.maxsize, "dropped": 0, "skipped": [0, 0], "rng": None}
         return {**state, **added, "runner": {**runner, "open": True, "envs": None}}
     return state
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from firstlight.agents.metrics import Episode, Tally
+from firstlight.envs.finite import tamed
 from firstlight.envs.runner import Actor
 from firstlight.envs.seeding import generator
 from firstlight.envs.types import Obs, Step, map_obs
@@ -76,7 +77,7 @@ def evaluate(
     quota = [len(range(i, episodes, vec.num_envs)) for i in range(vec.num_envs)]
     played: list[list[Episode]] = [[] for _ in quota]
     tally = Tally(vec.num_envs, vec.success_threshold)
-    with _frozen(policy):
+    with frozen(policy):
         for step in _play(policy, vec, vec.reset(seed)[0], seed, deterministic):
             for env_id, episode in _ends(tally, step):
                 if len(played[env_id]) < quota[env_id]:
@@ -121,7 +122,7 @@ def record(
         vec.enable_rendering()
     obs, _ = vec.reset(seed)
     frames = [vec.render(0)]
-    with _frozen(policy):
+    with frozen(policy):
         for step in _play(policy, vec, obs, seed, deterministic):
             ended += [episode for env_id, episode in _ends(tally, step) if env_id == 0]
             if len(ended) == episodes and bool(step.is_first[0]):
@@ -141,7 +142,7 @@ def _play(policy: Actor, vec: VecEnv, obs: Obs, seed: int, deterministic: bool) 
     state: Any = policy.initial_state(vec.num_envs)
     is_first = torch.ones(vec.num_envs, dtype=torch.bool)
     while True:
-        seen = map_obs(lambda part: part[None].to(device), obs)  # [N, ...] -> [1, N, ...]
+        seen = map_obs(lambda part: tamed(part[None]).to(device), obs)  # [N, ...] -> [1, N, ...]
         out = policy(seen, state, is_first[None].to(device))
         action = out.dist.mode() if deterministic else out.dist.sample(actions)
         step = vec.step(action[0].cpu())
@@ -156,11 +157,12 @@ def _ends(tally: Tally, step: Step) -> list[tuple[int, Episode]]:
         success[step.final_ids] = step.final_info["success"]
     done = step.terminated | step.truncated
     told = None if success is None else success.numpy()
+    tally.drop(step.lost_ids.numpy())
     return tally.add(step.reward.numpy(), done.numpy(), step.valid.numpy(), told)
 
 
 @contextmanager
-def _frozen(policy: Any) -> Iterator[None]:
+def frozen(policy: Any) -> Iterator[None]:
     """Evaluation mode and no gradients; then each module in the mode that it had."""
     modes = {}
     if isinstance(policy, nn.Module):

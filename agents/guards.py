@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from firstlight.envs.finite import NonFiniteError
+
+if TYPE_CHECKING:
+    from firstlight.agents.learner import Learner
 
 STRIKES = 5
 """Updates that may be skipped in a row before a run gives up."""
@@ -26,11 +30,13 @@ class Guard:
     """
 
     def __init__(self) -> None:
-        self.skipped, self.in_a_row = 0, 0
+        self.skipped, self.in_a_row, self._struck = 0, 0, False
 
-    def passed(self) -> None:
-        """An update was made."""
-        self.in_a_row = 0
+    def settle(self) -> None:
+        """An iteration is over."""
+        if not self._struck:
+            self.in_a_row = 0
+        self._struck = False
 
     def strike(self, error: NonFiniteError, step: int) -> None:
         """An update was skipped.
@@ -38,21 +44,37 @@ class Guard:
         Raises:
             NonFiniteError: with the last one's source, when it is the fifth in a row.
         """
-        self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+        self.skipped, self._struck = self.skipped + 1, True
+        self.in_a_row += 1
         log.warning("skipped an update at step %s: %s", f"{step:,}", error)
         if self.in_a_row >= STRIKES:
             raise NonFiniteError(f"{error}; {STRIKES} updates in a row were skipped")
 
 
-def check_state(name: str, state: Any) -> None:
-    """Refuse a nested state that holds a NaN.
+def check_state(name: str, state: Any, *, infinite: bool = False) -> None:
+    """Refuse a nested state that holds a NaN, or what is infinite unless that may be.
 
     Raises:
         NonFiniteError: naming the first tensor that does.
     """
     for path, tensor in _tensors(state, name):
-        if tensor.is_floating_point() and bool(tensor.isnan().any()):
-            raise NonFiniteError(f"{path} holds a NaN")
+        if not tensor.is_floating_point():
+            continue
+        if bool(tensor.isnan().any() if infinite else ~torch.isfinite(tensor).all()):
+            raise NonFiniteError(f"{path} holds a {'NaN' if infinite else 'number not finite'}")
+
+
+@contextmanager
+def whole(learner: Learner) -> Iterator[None]:
+    """Inside, an update is made as a whole or not at all, memory and finite numbers permitting."""
+    before = copied(learner.state_dict())
+    try:
+        yield
+        check_state("learner", learner.state_dict())
+    except Exception as error:
+        if isinstance(error, NonFiniteError) or is_out_of_memory(error):
+            learner.load_state_dict(before)
+        raise
 
 
 def copied(state: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from firstlight.agents.policy import Policy, PolicyOutput
+from firstlight.agents.policy import Policy
 from firstlight.envs.types import Obs, Rollout, State, take
 from firstlight.intrinsic.mixer import Rewards
 
@@ -46,6 +46,7 @@ class Batch:
         advantage: [L, B].
         target: [L, B, K].
         valid: [L, B] bool.
+        rows: [L, B] int64, the place of each in the rollout, ``t * N + n``; None if of none.
     """
 
     obs: Obs
@@ -57,6 +58,7 @@ class Batch:
     advantage: Tensor
     target: Tensor
     valid: Tensor
+    rows: Tensor | None = None
 
     def take(self, rows: Tensor) -> Batch:
         """Those of single steps [1, B] that `rows` [*] int64 names."""
@@ -70,18 +72,34 @@ class Batch:
             advantage=self.advantage[:, rows],
             target=self.target[:, rows],
             valid=self.valid[:, rows],
+            rows=None if self.rows is None else self.rows[:, rows],
         )
 
 
 class Auxiliary(Protocol):
-    """What is neither a reward nor the algorithm: an adversary, cloning, further heads."""
+    """What is neither a reward nor the algorithm: cloning, an adversary, further heads.
 
-    def advantage(self, rollout: Rollout, out: PolicyOutput) -> Tensor | None:
-        """[T, N] to add to the advantage before it is normalised, or None."""
-        ...
+    A learner needs only `loss`. Of the following it calls what an auxiliary has, in this order::
+
+        def parameters(self) -> Iterable[nn.Parameter]      # once: for the learner's optimiser
+        def observe(self, rollout, progress) -> None        # a rollout, before it is learnt from
+        def advantage(self, rollout, out) -> Tensor | None  # [T, N] to add before normalising
+        def batches(self) -> Iterator[Batch]                # minibatches of its own, see below
+        def metrics(self) -> dict[str, float]               # scalars to log, under their full tags
+        def state_dict(self) -> Any                         # saved with the learner's
+        def load_state_dict(self, state) -> None
+
+    Its `loss` is added to that of each minibatch of the rollout. One that has `batches` brings
+    minibatches itself: each is a gradient step on its loss alone, after those on the rollout, and
+    the rollout's own are not shown to it. Modules (`nn.Module`) are moved to the policy's device.
+    """
 
     def loss(self, policy: Policy, batch: Batch) -> Tensor | None:
-        """Scalar to add to the loss of a minibatch, or None."""
+        """Scalar, a mean over the batch's rows, or None.
+
+        If memory is short a minibatch goes through in parts, each with its share of the weight. So
+        a row's part in the mean must not depend on which other rows are there.
+        """
         ...
 
 

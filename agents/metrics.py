@@ -109,7 +109,7 @@ class EpisodeStatistics:
     """Mean return, length and success of the last episodes, of the environment's own reward.
 
     Episodes run on from rollout to rollout. Rows that are not valid are skipped, so both kinds of
-    autoreset give the same numbers.
+    autoreset give the same numbers. What died with its environment is in none of them.
 
     Args:
         num_envs: environments, however many of them a rollout brings.
@@ -133,11 +133,15 @@ class EpisodeStatistics:
             x.cpu().numpy() for x in (rollout.reward, rollout.valid, rollout.env_ids)
         )
         done = (rollout.terminated | rollout.truncated).cpu().numpy()
+        if rollout.lost is not None:
+            done &= ~rollout.lost.cpu().numpy()
+        reopened = ~valid & rollout.is_first[1:].cpu().numpy()
         success = _success_after(rollout)
         self.last = []
         for t in range(rollout.num_steps):
             told = None if success is None else success[t]
             self.last += [e for _, e in self._tally.add(reward[t], done[t], valid[t], told, ids)]
+            self._tally.drop(ids[reopened[t]])
         self.episodes += len(self.last)
         self._window.extend(e for e in self.last if math.isfinite(e.ret))
 
@@ -225,12 +229,21 @@ class MetricsWriter:
         scalars = {tag: float(value) for tag, value in metrics.items()}
         seconds = round(time.perf_counter() - self._start, 3)
         self._write_line(to_json({"step": step, "time": seconds, **scalars}) + "\n")
-        if self._board is None and shutil.disk_usage(self.path.parent).free > _ROOM:
-            self._board = self._open_board()
         try:
+            if self._board is None and shutil.disk_usage(self.path.parent).free > _ROOM:
+                self._board = self._open_board()
             for tag, value in scalars.items() if self._board else ():
                 self._board.add_scalar(tag, value, step)
         except OSError as error:  # of TensorBoard's own thread, which does not come back
+            self._drop(error)
+            self._close_board()
+
+    def image(self, step: int, tag: str, pixels: np.ndarray) -> None:
+        """Show `pixels` [H, W, 3] uint8 in TensorBoard, as far as the disk takes them."""
+        try:
+            if self._board is not None:
+                self._board.add_image(tag, pixels, step, dataformats="HWC")
+        except OSError as error:
             self._drop(error)
             self._close_board()
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from firstlight.agents.auxiliaries.group import Auxiliaries
 from firstlight.agents.guards import is_out_of_memory
 from firstlight.agents.learner import Auxiliary, Batch, minibatches
 from firstlight.agents.losses import approx_kl, clipped_policy_loss, explained_variance, value_loss
@@ -21,6 +23,9 @@ from firstlight.envs.types import Rollout, map_obs
 from firstlight.intrinsic.mixer import Rewards, Schedule
 
 _LOGS = ("policy_loss", "value_loss", "entropy", "loss", "approx_kl", "clipfrac", "grad_norm")
+_OWN_LOGS = ("an auxiliary's loss", "grad_norm")
+_Loss = Callable[[Batch], tuple[Tensor, Tensor]]
+"""Rows to a scalar to descend and a vector of logs."""
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +74,12 @@ class PPO:
         self.num_epochs, self.minibatch_size = num_epochs, minibatch_size
         self.gae_lambda, self.clip_range, self.clip_range_vf = gae_lambda, clip_range, clip_range_vf
         self.value_coef, self.max_grad_norm = value_coef, max_grad_norm
-        self.normalize_advantage, self.auxiliaries = normalize_advantage, auxiliaries
+        self.normalize_advantage, self.auxiliaries = normalize_advantage, Auxiliaries(auxiliaries)
         self.generator = generator(seed, "ppo")
         self._passes = 1
         self._module = cast(nn.Module, policy)
-        self._parameters = list(self._module.parameters())
+        learnt = [*self._module.parameters(), *self.auxiliaries.parameters()]
+        self._parameters = list(dict.fromkeys(learnt))
         self.optimizer = torch.optim.Adam(self._parameters, lr=_at(lr, 0.0), eps=1e-5, fused=True)
 
     def update(self, rollout: Rollout, rewards: Rewards, progress: float = 0.0) -> dict[str, float]:
@@ -91,6 +97,8 @@ class PPO:
         for group in self.optimizer.param_groups:
             group["lr"] = _at(self.lr, progress)
         entropy_coef = _at(self.entropy_coef, progress)
+        self.auxiliaries.to(self._parameters[0].device)
+        self.auxiliaries.observe(rollout, progress)
         batch = self._batch(rollout, rewards)
         if int(batch.valid.sum()) < 2:
             return {}  # every environment only reset itself: there is nothing to learn from
@@ -99,8 +107,14 @@ class PPO:
         for _ in range(self.num_epochs):
             for part in minibatches(batch, self.minibatch_size, self.generator):
                 logs.append(self._step(part, live, entropy_coef))
+        own = [
+            self._descend(part, partial(self._own_loss, auxiliary))
+            for auxiliary, part in self.auxiliaries.batches()
+        ]
         table = torch.stack(logs).cpu()  # [steps, logs]
         _check_logs(table)
+        if own:
+            _check_logs(torch.stack(own).cpu(), _OWN_LOGS)
         means = table.mean(0).tolist()
         metrics = {f"train/{name}": mean for name, mean in zip(_LOGS, means, strict=True)}
         metrics |= {"train/lr": _at(self.lr, progress), "train/entropy_coef": entropy_coef}
@@ -108,21 +122,26 @@ class PPO:
         fit = explained_variance(batch.value[0, rows], batch.target[0, rows]).tolist()
         for name, value in zip(rewards.streams, fit, strict=True):
             metrics[f"value/{name}/explained_variance"] = value
-        return metrics
+        return metrics | self.auxiliaries.metrics()
 
     def state_dict(self) -> dict[str, Any]:
-        """Policy, optimiser and the generator of row orders."""
-        return {
+        """Policy, optimiser, the generator of row orders, and the auxiliaries."""
+        state = {
             "policy": self._module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
+            "passes": self._passes,
         }
+        return state | ({"auxiliaries": self.auxiliaries.state_dict()} if self.auxiliaries else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take such a state back."""
+        self.auxiliaries.to(self._parameters[0].device)  # the optimiser's moments go where they are
+        self.auxiliaries.load_state_dict(state.get("auxiliaries", []))
         self._module.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
+        self._passes = state.get("passes", 1)
 
     def _step(self, batch: Batch, live: Tensor, entropy_coef: float) -> Tensor:
         """One gradient step. Returns `_LOGS`, on the device, so that nothing waits for them."""
@@ -130,29 +149,42 @@ class PPO:
             advantage = batch.advantage - batch.advantage.mean()
             advantage = advantage / (batch.advantage.std() + 1e-8)
             batch = dataclasses.replace(batch, advantage=advantage)
+        return self._descend(batch, partial(self._loss, live=live, entropy_coef=entropy_coef))
+
+    def _descend(self, batch: Batch, loss: _Loss) -> Tensor:
+        """One gradient step down the loss of a minibatch. Returns its logs and the gradient's."""
+        logs = None
         try:
-            logs = self._backward(batch, live, entropy_coef)
+            logs = self._backward(batch, loss)
         except Exception as error:
             if not is_out_of_memory(error) or self._passes > 1:
                 raise
+        if logs is None:  # out here nothing of the failed pass is held any longer
             self._passes = 2  # from now on
             log.warning("out of memory: minibatches go through in %d parts", self._passes)
-            logs = self._backward(batch, live, entropy_coef)
+            logs = self._backward(batch, loss)
         norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
         self.optimizer.step()
         return torch.cat([logs, norm[None]])
 
-    def _backward(self, batch: Batch, live: Tensor, entropy_coef: float) -> Tensor:
+    def _backward(self, batch: Batch, loss: _Loss) -> Tensor:
         """Leave the gradient of a minibatch, by one pass or several. Returns what is logged."""
         self.optimizer.zero_grad()
         total = batch.valid.shape[1]
-        logs = torch.zeros(len(_LOGS) - 1, device=batch.advantage.device)
-        for rows in torch.arange(total, device=logs.device).tensor_split(self._passes):
+        passes = min(self._passes, total)
+        logs = torch.zeros((), device=batch.advantage.device)
+        for rows in torch.arange(total, device=logs.device).tensor_split(passes):
             share = len(rows) / total
-            loss, terms = self._loss(batch.take(rows) if share < 1 else batch, live, entropy_coef)
-            (share * loss).backward()
-            logs += share * terms
+            value, terms = loss(batch.take(rows) if share < 1 else batch)
+            (share * value).backward()
+            logs = logs + share * terms
         return logs
+
+    def _own_loss(self, auxiliary: Auxiliary, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss of a minibatch that an auxiliary brought."""
+        loss = auxiliary.loss(self.policy, batch)
+        assert loss is not None, f"{type(auxiliary).__name__} has no loss for its own minibatch"
+        return loss, loss.detach()[None]
 
     def _loss(self, batch: Batch, live: Tensor, entropy_coef: float) -> tuple[Tensor, Tensor]:
         """The loss of some rows, and what is logged of it."""
@@ -168,9 +200,8 @@ class PPO:
         )
         entropy = out.dist.entropy().mean()
         loss = policy_loss + self.value_coef * v_loss - entropy_coef * entropy
-        for auxiliary in self.auxiliaries:
-            extra = auxiliary.loss(self.policy, batch)
-            loss = loss if extra is None else loss + extra
+        extra = self.auxiliaries.loss(self.policy, batch)
+        loss = loss if extra is None else loss + extra
         with torch.no_grad():
             clipfrac = ((logratio.exp() - 1).abs() > self.clip_range).float().mean()
             kl = approx_kl(logratio)
@@ -194,18 +225,16 @@ class PPO:
             self.gae_lambda,
         )  # [T, N, K]
         advantage = (advantages * rewards.weight).sum(-1)  # [T, N, K] -> [T, N]
-        if self.auxiliaries:
-            past = map_obs(lambda field: field[:T], rollout.obs)
-            out = self.policy(past, rollout.state, rollout.is_first[:T])
-            for auxiliary in self.auxiliaries:
-                extra = auxiliary.advantage(rollout, out)
-                advantage = advantage if extra is None else advantage + extra
+        past = map_obs(lambda field: field[:T], rollout.obs)
+        says = partial(self.policy, past, rollout.state, rollout.is_first[:T])
+        for extra in self.auxiliaries.advantages(rollout, says):
+            advantage = advantage + extra
 
         def rows(field: Tensor) -> Tensor:
             return field.flatten(0, 1)[None]  # [T, N, ...] -> [1, T*N, ...]
 
         return Batch(
-            obs=map_obs(lambda field: rows(field[:T]), rollout.obs),
+            obs=map_obs(rows, past),
             state={},
             is_first=rows(rollout.is_first[:T]),
             action=rows(rollout.action),
@@ -214,6 +243,7 @@ class PPO:
             advantage=rows(advantage),
             target=rows(advantages + value),
             valid=rows(rollout.valid),
+            rows=torch.arange(rollout.valid.numel(), device=rollout.device)[None],
         )
 
     def _final_value(self, rollout: Rollout) -> Tensor:
@@ -226,14 +256,14 @@ class PPO:
         return self.policy(obs, rollout.final_state, first).value[0]
 
 
-def _check_logs(table: Tensor) -> None:
+def _check_logs(table: Tensor, names: Sequence[str] = _LOGS) -> None:
     """Refuse gradient steps [steps, logs] of which a loss or the gradient was not finite."""
     bad = ~torch.isfinite(table)
-    bad[:, [_LOGS.index("approx_kl"), _LOGS.index("clipfrac")]] = False
+    bad[:, [names.index(name) for name in ("approx_kl", "clipfrac") if name in names]] = False
     if bad.any():
         step, column = bad.nonzero()[0].tolist()
         raise NonFiniteError(
-            f"{_LOGS[column]} is {table[step, column].item()} in gradient step {step}"
+            f"{names[column]} is {table[step, column].item()} in gradient step {step}"
         )
 
 

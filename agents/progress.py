@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -56,7 +57,8 @@ class Progress:
             self._print()
 
     def _print(self) -> None:
-        print(self._line, file=self._stream, flush=True)
+        with contextlib.suppress(OSError):  # of a pipe whose other end is gone
+            print(self._line, file=self._stream, flush=True)
         self._shown_at, self._shown = time.monotonic(), self._line
 
 

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from firstlight.agents.policy import Policy
+from firstlight.envs.types import Rollout
+from firstlight.intrinsic.mixer import Rewards
 
 Metrics = dict[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Last:
+    """What the iteration at hand collected, and how it was rated.
+
+    Args:
+        rollout: what happened.
+        bonus: module name to [T, N] or [T, N, M] as it was computed, of modules that count now.
+        rewards: as the learner got them.
+    """
+
+    rollout: Rollout
+    bonus: Mapping[str, Tensor]
+    rewards: Rewards
+
+
 class Run(Protocol):
-    """What trains: this file's `Trainer`, and every other schedule of the same parts."""
+    """What trains: this file's `Trainer`, and every other schedule of the same parts.
+
+    `last` is there for callbacks, and None where nothing was rated: while modules warm up, and
+    where what was seen or paid was not finite. Who keeps it keeps the rollout in memory.
+    """
 
     steps: int
     total_steps: int
     stopping: bool
+    last: Last | None
 
     @property
     def policy(self) -> Policy:

@@ -1,10 +1,13 @@
-"""The directory of a run: metrics, checkpoints and status."""
+"""The directory of a run: metrics, pictures, checkpoints and status."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from firstlight.agents import checkpoint
 from firstlight.agents.metrics import MetricsWriter
@@ -29,7 +32,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path, *, resume: bool = False):
         self.path = Path(path).absolute()  # the process may change folder
-        used = self.path.exists() and any(p.name not in KEEP for p in self.path.iterdir())
+        used = self.in_use(self.path)
         if used and not resume:
             raise FileExistsError(
                 f"{path} already holds a run: give another run_dir, or go on by resume=auto"
@@ -39,14 +42,41 @@ class RunDirectory:
         newest = checkpoint.newest(self.checkpoints) if used else None
         self.restored: dict[str, Any] | None = checkpoint.load(newest) if newest else None
         steps = None if self.restored is None else int(self.restored["steps"])
-        purge = 0 if used and steps is None else steps
-        self._writer: MetricsWriter | None = MetricsWriter(self.path, purge_step=purge)
+        self._purge = 0 if used and steps is None else steps
+        self._writer: MetricsWriter | None = None
+
+    @staticmethod
+    def in_use(path: Path) -> bool:
+        """Whether a run has left anything there."""
+        return path.is_dir() and any(p.name not in KEEP for p in path.iterdir())
+
+    def open(self) -> None:
+        """Begin to write; what was said about steps after the checkpoint goes."""
+        if self._writer is None:
+            self._writer = MetricsWriter(self.path, purge_step=self._purge)
+            self._purge = None  # the next part goes on where this one ends
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl and the same TensorBoard scalars."""
-        if self._writer is None:  # closed at the end of an earlier part of the run
-            self._writer = MetricsWriter(self.path)
+        self.open()
+        assert self._writer is not None
         self._writer.write(step, metrics)
+
+    def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """``pictures/step_N_NAME.png``, and in TensorBoard, of `pixels` [H, W, 3] uint8."""
+        self.open()
+        assert self._writer is not None
+        name = name.replace("/", "-")
+        self._writer.image(step, f"pictures/{name}", pixels)
+        path = self.path / "pictures" / f"step_{step}_{name}.png"
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(temporary, format="PNG", optimize=True)
+            temporary.replace(path)
+        except OSError as error:
+            log.warning("no picture at step %s: %s", f"{step:,}", error)
+            temporary.unlink(missing_ok=True)
 
     def save(self, state: dict[str, Any], step: int) -> Path:
         """A checkpoint of everything."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -55,10 +56,11 @@ class Signals:
         if self.received in ASKS and signum in ASKS:
             self._restore()
             _end(signum)
-        name = signal.Signals(signum).name
-        # not print: the signal may have come in the middle of one
-        os.write(2, f"\nfirstlight: {name}: saving after this iteration\n".encode())
-        self.received = signum
+        if self.received not in ASKS:
+            self.received = signum
+        text = f"\nfirstlight: {signal.Signals(signum).name}: saving after this iteration\n"
+        with contextlib.suppress(OSError):  # of a terminal that is gone
+            os.write(2, text.encode())  # not print: the signal may have come in the middle of one
 
     def _restore(self) -> None:
         for signum, handler in self._before.items():

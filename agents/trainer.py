@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from firstlight.agents.guards import Guard, check_state, copied, is_out_of_memory
+from firstlight.agents.guards import Guard, check_state, is_out_of_memory, whole
 from firstlight.agents.learner import Learner
 from firstlight.agents.metrics import EpisodeStatistics
 from firstlight.agents.policy import Policy
-from firstlight.agents.run import Callback, Metrics
+from firstlight.agents.run import Callback, Last, Metrics
 from firstlight.agents.run_dir import RunDirectory
 from firstlight.agents.signals import Signals
 from firstlight.agents.spec import SpecError, describe
@@ -27,7 +27,7 @@ from firstlight.envs.seeding import global_rng_state, set_global_rng_state
 from firstlight.envs.types import Rollout, check
 from firstlight.envs.vec import VecEnv
 from firstlight.intrinsic.base import IntrinsicModule
-from firstlight.intrinsic.mixer import RewardMixer, Rewards, Term
+from firstlight.intrinsic.mixer import RewardMixer, Term
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,8 @@ class Trainer:
         stall_after: seconds in one stage after which every thread's stack is shown.
 
     Raises:
-        ValueError: if a module has no term, or the policy another number of streams than the mixer.
+        ValueError: if a module has no term, or the policy another number of streams than the mixer,
+            or the checkpoint is of another run.
     """
 
     def __init__(
@@ -89,11 +90,18 @@ class Trainer:
         self.runner = Runner(vec, seed=seed, device=self.device)
         self.episodes = EpisodeStatistics(vec.num_envs, vec.success_threshold)
         self.steps, self.total_steps, self.stopping = 0, 0, False
+        self.last: Last | None = None
         self._before, self._warmed, self._dropped = 0, 0, 0
         self._stages, self._guard = Stages(stall_after), Guard()
         self.dir = None if run_dir is None else RunDirectory(run_dir, resume=resume)
         if self.dir is not None and self.dir.restored is not None:
-            self.load_state_dict(self.dir.restored)
+            state, self.dir.restored = self.dir.restored, None
+            try:
+                self.load_state_dict(state)
+            except (RuntimeError, LookupError) as error:  # torch names every shape that differs
+                raise ValueError(
+                    f"the checkpoint in {run_dir} is of another environment or run: {error}"
+                ) from error
 
     @property
     def policy(self) -> Policy:
@@ -115,26 +123,34 @@ class Trainer:
             OSError: if the last checkpoint cannot be written.
         """
         self.total_steps, self.stopping = total_steps, False
-        callbacks = list(callbacks)
+        callbacks, ended = list(callbacks), None
         try:
             with Signals() as signals:
                 self._status("running")
+                if self.dir is not None:
+                    self.dir.open()
                 while self.steps < total_steps and not self.stopping:
                     self._advance(callbacks)
                     if signals.received is not None:
                         self.save()
-                        self._status("interrupted", signal.Signals(signals.received).name)
+                        ended = signal.Signals(signals.received).name
+                        self._status("interrupted", ended)
                         signals.obey()
+                        ended = None  # whoever was told wants it to go on
                         self._status("running")
                 self.save(last=True)
                 self._status("finished")
         except BaseException as error:
-            if is_out_of_memory(error):
-                self.save()
+            full = is_out_of_memory(error)
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
             self._status(
-                "interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}"
+                "interrupted" if interrupted else "failed",
+                ended or f"{type(error).__name__}: {error}",
             )
+            if full:
+                self.save()
+            if full and not isinstance(error, MemoryError | torch.OutOfMemoryError):
+                raise MemoryError(str(error)) from error  # torch has no name for it on the CPU
             raise
         finally:
             if self.dir is not None:
@@ -144,19 +160,20 @@ class Trainer:
         """One rollout, rated, mixed and learnt from."""
         with self._stages("collect"):
             rollout = self._collect(self.learner.policy, self.num_steps)
-            check_rollout(rollout)
+            self._check(rollout)
         with self._stages("rate"):
             live = {n: m for n, m in self.modules.items() if self.mixer.active(n, self.progress)}
             bonus = {name: module.compute(rollout) for name, module in live.items()}
             for name, values in bonus.items():
                 check_finite(f"bonus {name!r}", values)
             rewards = self.mixer(rollout, bonus, self.progress)
-        with self._stages("learn"):
-            metrics = self._learn(rollout, rewards)
+            self.last = Last(rollout, bonus, rewards)
+        with self._stages("learn"), whole(self.learner):
+            metrics = self.learner.update(rollout, rewards, self.progress)
         with self._stages("adapt"):
             metrics |= self.mixer.update(rollout, rewards)
             for name, module in live.items():
-                metrics |= {f"{name}/{key}": value for key, value in module.update(rollout).items()}
+                metrics |= self._adapt(name, module, rollout)
         return metrics
 
     def crossed(self, every: int) -> bool:
@@ -178,7 +195,8 @@ class Trainer:
             return
         try:
             state = self.state_dict()
-            check_state("state", {k: state[k] for k in ("learner", "modules", "mixer")})
+            check_state("learner", state["learner"])
+            check_state("state", {k: state[k] for k in ("modules", "mixer")}, infinite=True)
             if return_mean is None:
                 self.dir.save(state, self.steps)
             else:
@@ -198,7 +216,7 @@ class Trainer:
             "steps": self.steps,
             "warmed": self._warmed,
             "dropped": self._dropped,
-            "skipped": self._guard.skipped,
+            "skipped": [self._guard.skipped, self._guard.in_a_row],
             "policy_spec": spec,
             "learner": self.learner.state_dict(),
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
@@ -211,7 +229,8 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from such a state. Episodes that cannot be gone on with are counted and dropped."""
         self.steps = self._before = state["steps"]
-        self._warmed, self._guard.skipped = state["warmed"], state["skipped"]
+        self._warmed = state["warmed"]
+        self._guard.skipped, self._guard.in_a_row = state["skipped"]
         self.learner.load_state_dict(state["learner"])
         for name, module in self.modules.items():
             module.load_state_dict(state["modules"][name])
@@ -235,9 +254,9 @@ class Trainer:
         metrics: Metrics = {}
         try:
             metrics = self.iterate() if self._warmed >= wanted else self._warm_up(wanted)
-            self._guard.passed()
         except NonFiniteError as error:
             self._guard.strike(error, self.steps)
+        self._guard.settle()
         metrics |= self.episodes.metrics()
         metrics["perf/steps_per_second"] = (self.steps - self._before) / (
             time.perf_counter() - began
@@ -247,6 +266,7 @@ class Trainer:
         for callback in callbacks:  # in order: a later one sees that this is the end
             with self._stages(type(callback).__name__.lower()):
                 self.stopping |= bool(callback(self, metrics))
+        self.last = None  # so that memory holds one rollout at a time
         if self.dir is not None:
             self.dir.write(self.steps, metrics | self._stages.metrics())
         if self.checkpoint_every is not None and self.crossed(self.checkpoint_every):
@@ -268,24 +288,30 @@ class Trainer:
             actor = RandomActor(self.vec.act_space, self.mixer.num_streams)
             num_steps = min(self.num_steps, wanted - self._warmed)
             rollout = self._collect(actor, num_steps)
-            check_rollout(rollout)
+            self._check(rollout)
             for name, module in self.modules.items():
                 if self._warmed < module.warmup_steps and self.mixer.active(name, 0.0):
                     module.warmup(rollout)
             self._warmed += num_steps
         return {}
 
-    def _learn(self, rollout: Rollout, rewards: Rewards) -> Metrics:
-        """An update that is made as a whole or not at all."""
-        before = copied(self.learner.state_dict())
+    def _check(self, rollout: Rollout) -> None:
+        """Refuse what is not finite; then no module sees which episodes ended in it."""
         try:
-            metrics = self.learner.update(rollout, rewards, self.progress)
-            check_state("learner", self.learner.state_dict())
-        except Exception as error:
-            if isinstance(error, NonFiniteError) or is_out_of_memory(error):
-                self.learner.load_state_dict(before)
+            check_rollout(rollout)
+        except NonFiniteError:
+            ids = rollout.env_ids[rollout.is_first[:-1].any(0)]
+            for module in self.modules.values():
+                module.reset(ids)
             raise
-        return metrics
+
+    def _adapt(self, name: str, module: IntrinsicModule, rollout: Rollout) -> Metrics:
+        """A module's own update; one that fails keeps nobody else from theirs."""
+        try:
+            return {f"{name}/{key}": value for key, value in module.update(rollout).items()}
+        except NonFiniteError as error:
+            self._guard.strike(NonFiniteError(f"module {name!r}: {error}"), self.steps)
+            return {}
 
     def _status(self, status: str, error: str | None = None) -> None:
         if self.dir is not None:

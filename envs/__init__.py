@@ -7,7 +7,9 @@ if __name__ != "firstlight.envs":
     )
 
 from firstlight.envs.chain import Chain
+from firstlight.envs.check import check_vec
 from firstlight.envs.gym import GymVec
+from firstlight.envs.isolated import Isolated, WorkerDiedError
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.types import Obs, Point, Rollout, State, Step, check
 from firstlight.envs.vec import VecEnv
@@ -15,6 +17,7 @@ from firstlight.envs.vec import VecEnv
 __all__ = [
     "Chain",
     "GymVec",
+    "Isolated",
     "Obs",
     "Point",
     "RandomActor",
@@ -23,5 +26,7 @@ __all__ = [
     "State",
     "Step",
     "VecEnv",
+    "WorkerDiedError",
     "check",
+    "check_vec",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,15 +11,42 @@ import envpool
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
+from firstlight.envs.isolated import Isolated
 from firstlight.envs.seeding import derive_many
 from firstlight.envs.types import Obs, Point, Step, map_obs
-from firstlight.envs.vec import checked_actions
+from firstlight.envs.vec import VecEnv, checked_actions, dig, dotted, lawful, leaves
 
 _NO_IDS = torch.zeros(0, dtype=torch.int64)
 _LOST = "EnvPool keeps its state in C++ and cannot be set back to a point"
 _BOOKKEEPING = {"env_id", "players", "elapsed_step", "reward"}
+_TEXT = {"mission"}  # bytes of a sentence
+_SUCCESS = ("success", "is_success")
+
+
+def make(
+    id: str,
+    *,
+    num_envs: int = 64,
+    num_threads: int = 0,
+    isolated: bool = False,
+    **options: Any,
+) -> VecEnv:
+    """`num_envs` native environments of one EnvPool task.
+
+    Args:
+        id: see `EnvPoolVec`.
+        num_envs: `N`.
+        num_threads: of EnvPool; 0 lets it choose.
+        isolated: run them in a process of its own, so that an abort in C++ is not the run's end.
+        **options: of `EnvPoolVec`.
+    """
+    factory = functools.partial(
+        EnvPoolVec, id, num_envs=num_envs, num_threads=num_threads, **options
+    )
+    return Isolated(factory) if isolated else factory()
 
 
 class EnvPoolVec:
@@ -30,14 +58,21 @@ class EnvPoolVec:
     of its own derived from the run's; EnvPool fixes seeds at construction, so `reset(seed)` builds
     the pool anew (some milliseconds).
 
+    Nested observations get dotted names, int32 becomes int64 and float64 float32, whole-numbered
+    action boxes become MultiDiscrete, and an info field `success` or `is_success` becomes the
+    channel "success". What each family of tasks shows is in docs/environments.md.
+
     Args:
         id: EnvPool's name of the task, such as "MiniGrid-DoorKey-8x8-v0".
         num_envs: `N`.
         num_threads: of EnvPool; 0 lets it choose.
-        obs_keys: observation fields to show; default all.
+        obs_keys: observation fields to show; default all but MiniGrid's `mission`, which is text.
         info_keys: info fields to carry as side channels; default every numeric one.
         success_threshold: see `VecEnv`.
         **options: EnvPool's own keywords, such as `max_episode_steps`.
+
+    Raises:
+        ValueError: if there is no such task or field, or the task has several players.
     """
 
     resume = "dropped"
@@ -63,22 +98,26 @@ class EnvPoolVec:
         self._rendering = False
         self._seed = 0
         self._pool = self._build(0)
-        space = _as_dict(self._pool.observation_space)
-        self._obs_keys = tuple(obs_keys or space.spaces)
-        if missing := set(self._obs_keys) - set(space.spaces):
-            raise ValueError(
-                f"{id} has no observation {sorted(missing)}; it has {sorted(space.spaces)}"
-            )
-        self.obs_space = spaces.Dict({key: space[key] for key in self._obs_keys})
-        self.act_space = self._pool.action_space
+        players = self._pool.config["max_num_players"]
+        if players > 1:
+            raise ValueError(f"{id} has {players} players in each environment, expected one")
+        found = {dotted(path): (path, s) for path, s in leaves(self._pool.observation_space)}
+        shown = obs_keys or [name for name, (path, _) in found.items() if not _TEXT & {*path}]
+        self._obs_paths = {name: found[name][0] for name in _known(id, "observation", shown, found)}
+        self.obs_space = spaces.Dict({name: _shown(found[name][1]) for name in self._obs_paths})
+        self.act_space = _taken(self._pool.action_space)
         _, info = self._pool.reset()
         fields = {
             k: v for k, v in info.items() if k not in _BOOKKEEPING and isinstance(v, np.ndarray)
         }
-        self._info_keys = tuple(fields if info_keys is None else info_keys)
-        if missing := set(self._info_keys) - set(fields):
-            raise ValueError(f"{id} has no info {sorted(missing)}; it has {sorted(fields)}")
-        self.info_space = spaces.Dict({key: _space_of(fields[key]) for key in self._info_keys})
+        self._info_keys = _known(id, "info", fields if info_keys is None else info_keys, fields)
+        self._success = next((key for key in _SUCCESS if key in self._info_keys), None)
+        channels: dict[str, spaces.Space] = {
+            key: _space_of(fields[key]) for key in self._info_keys if key not in _SUCCESS
+        }
+        if self._success is not None:
+            channels["success"] = spaces.Box(-1, 1, (), np.int8)
+        self.info_space = spaces.Dict(channels)
         self._over = np.zeros(num_envs, bool)
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
@@ -107,10 +146,11 @@ class EnvPoolVec:
         obs, reward, terminated, truncated, info = self._pool.recv()
         started = self._over
         self._over = terminated | truncated
+        paid = np.where(started, np.float32(0), reward)  # some tasks pay for the reset itself
         return Step(
             obs=self._obs(obs),
             info=self._info(info),
-            reward=torch.from_numpy(reward.astype(np.float32, copy=False)),
+            reward=torch.from_numpy(paid.astype(np.float32, copy=False)),
             terminated=torch.from_numpy(terminated),
             truncated=torch.from_numpy(truncated),
             valid=torch.from_numpy(~started),
@@ -156,32 +196,73 @@ class EnvPoolVec:
     def _build(self, seed: int) -> Any:
         seeds = [int(s) for s in derive_many(seed, "envpool", self.num_envs)]
         mode = {"render_mode": "rgb_array"} if self._rendering else {}
-        return envpool.make_gymnasium(**self._make, **mode, seed=seeds)
+        pool: Any = envpool.make_gymnasium(**self._make, **mode, seed=seeds)
+        if pool.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
+            raise ValueError(f"this EnvPool resets in another way: {pool.metadata}")
+        return pool
 
     def _obs(self, obs: Any) -> Obs:
-        fields = obs if isinstance(obs, dict) else {"obs": obs}
-        return {key: _tensor(fields[key]) for key in self._obs_keys}
+        return {name: _tensor(dig(obs, path)) for name, path in self._obs_paths.items()}
 
     def _info(self, info: dict[str, Any]) -> Obs:
-        return {key: _tensor(info[key]) for key in self._info_keys}
+        channels = {key: _tensor(info[key]) for key in self._info_keys if key not in _SUCCESS}
+        if self._success is not None:
+            channels["success"] = torch.from_numpy((info[self._success] > 0).astype(np.int8))
+        return channels
 
 
-def _as_dict(space: spaces.Space) -> spaces.Dict:
-    return space if isinstance(space, spaces.Dict) else spaces.Dict({"obs": space})
+def _known(
+    id: str, kind: str, wanted: Sequence[str] | dict, found: dict[str, Any]
+) -> tuple[str, ...]:
+    if missing := set(wanted) - set(found):
+        raise ValueError(f"{id} has no {kind} {sorted(missing)}; it has {sorted(found)}")
+    return tuple(wanted)
 
 
 def _dtype(dtype: np.dtype) -> np.dtype:
     """What a field of this dtype becomes."""
-    changed: dict[str, np.dtype] = {"int32": np.dtype(np.int64), "float64": np.dtype(np.float32)}
-    return changed.get(dtype.name, dtype)
+    return np.dtype(np.int64) if dtype == np.int32 else lawful(dtype)
 
 
 def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array.astype(_dtype(array.dtype), copy=False))
 
 
+def _bounds(box: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high; where EnvPool has none it says the least positive and the greatest number."""
+    if box.dtype.kind != "f":
+        return box.low, box.high
+    limits = np.finfo(box.dtype)
+    none = (box.low == limits.tiny) | (box.low == limits.min)
+    low = np.where(none, -np.inf, box.low)
+    return low, np.where(box.high == limits.max, np.inf, box.high)
+
+
+def _shown(space: Any) -> spaces.Space:
+    """The space of an observation as a tensor shows it."""
+    if not isinstance(space, spaces.Box):
+        return space
+    dtype: Any = _dtype(np.dtype(space.dtype))
+    low, high = (bound.astype(dtype) for bound in _bounds(space))
+    return spaces.Box(low, high, space.shape, dtype.type)
+
+
+def _taken(space: Any) -> spaces.Space:
+    """The space of actions as a policy takes it."""
+    if not isinstance(space, spaces.Box):
+        return space
+    dtype: Any = np.dtype(space.dtype)
+    if dtype.kind == "f":
+        low, high = (bound.astype(dtype) for bound in _bounds(space))
+        return spaces.Box(low, high, space.shape, dtype.type)
+    return spaces.MultiDiscrete(space.high - space.low + 1, dtype.type, start=space.low)
+
+
 def _space_of(array: np.ndarray) -> spaces.Box:
     """Box of one environment's info field, unbounded within its dtype."""
-    dtype = _dtype(array.dtype)
-    limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(np.float32)
-    return spaces.Box(limits.min, limits.max, array.shape[1:], dtype.type)
+    dtype: Any = _dtype(array.dtype)
+    limits: Any = np.finfo(np.float32)
+    if dtype.kind != "f":
+        limits = np.iinfo(np.uint8 if dtype.kind == "b" else dtype)
+    high = 1 if dtype.kind == "b" else limits.max
+    return spaces.Box(limits.min, high, array.shape[1:], dtype.type)

@@ -12,6 +12,11 @@ class NonFiniteError(ArithmeticError):
     """Something is NaN or infinite; the message begins with what. Nothing has learnt from it."""
 
 
+def tamed(field: Tensor) -> Tensor:
+    """What an actor sees of `field`: 0 for what is not finite, which no memory must keep."""
+    return torch.nan_to_num(field, 0.0, 0.0, 0.0) if field.is_floating_point() else field
+
+
 def check_finite(name: str, values: Tensor, at: Tensor | None = None) -> None:
     """Refuse values that are not all finite. Integers always are.
 
@@ -41,4 +46,4 @@ def check_rollout(rollout: Rollout) -> None:
         check_finite(f"observation {name!r}", field)
     for name, field in rollout.final_obs.items():
         check_finite(f"last observation {name!r}", field, rollout.final_at)
-    check_finite("reward", rollout.reward)
+    check_finite("reward", torch.where(rollout.valid, rollout.reward, 0.0))

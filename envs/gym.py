@@ -6,20 +6,22 @@ import contextlib
 import dataclasses
 import importlib
 import time
+import weakref
 from collections.abc import Callable, Sequence
+from multiprocessing.util import Finalize
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from torch import Tensor
 
 from firstlight.envs.replay import Recorded
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import Obs, Point, Step, take
-from firstlight.envs.vec import checked_actions
+from firstlight.envs.vec import checked_actions, dig, dotted, lawful, leaves
 
 Factory = Callable[[], gymnasium.Env]
 
@@ -28,7 +30,7 @@ class GymVec:
     """Gymnasium environments stepped together, each reset with a seed of its own every episode.
 
     Text fields are not shown to the policy; a plain Box or Discrete observation becomes the field
-    ``"obs"``, nested fields get dotted names, float64 becomes float32. The info channel
+    ``"obs"``, nested fields get dotted names, dtypes become `lawful`. The info channel
     ``"success"`` carries the environment's ``info["success"]`` or ``info["is_success"]`` (-1 where
     it gives none).
 
@@ -54,13 +56,17 @@ class GymVec:
         success_threshold: float | None = None,
         info_space: spaces.Dict | None = None,
     ):
+        if isinstance(factories, VectorEnv):
+            raise _refused(factories)
         self.num_envs, self.success_threshold = len(factories), success_threshold
-        recorded = [Recorded(factory, i) for i, factory in enumerate(factories)]
+        recorded = [Recorded(_Single(factory), i) for i, factory in enumerate(factories)]
         self._vec: Any = _vector(recorded, asynchronous)
-        leaves = _leaves(self._vec.single_observation_space)
-        if not leaves:
-            raise ValueError(f"no field of {self._vec.single_observation_space} can be a tensor")
-        self._fields = {".".join(map(str, path)) or "obs": (path, s) for path, s in leaves}
+        if asynchronous:
+            Finalize(None, _end_at_exit, args=(weakref.ref(self._vec),), exitpriority=100)
+        space = self._vec.single_observation_space
+        self._fields = {dotted(path): (path, leaf) for path, leaf in leaves(space)}
+        if not self._fields:
+            raise ValueError(f"no field of {space} can be a tensor")
         self.obs_space = spaces.Dict({name: space for name, (_, space) in self._fields.items()})
         self._extra = dict(info_space.spaces) if info_space else {}
         self.info_space = spaces.Dict({**self._extra, "success": spaces.Box(-1, 1, (), np.int8)})
@@ -118,7 +124,7 @@ class GymVec:
             begun = self._vec.call("begin", self._next_seeds(lost))
             answers = [b if gone else a for a, b, gone in zip(answers, begun, lost, strict=True)]
         obs = {
-            name: _tensor(np.stack([_dig(answers[i][0], path) for i in ids]), space)
+            name: _tensor(np.stack([dig(answers[i][0], path) for i in ids]), space)
             for name, (path, space) in self._fields.items()
         }
         infos: dict[str, Any] = {}
@@ -151,6 +157,10 @@ class GymVec:
         else:
             self._vec.close()
 
+    def __del__(self) -> None:
+        if "_vec" in self.__dict__:
+            self.close()
+
     def _next_seeds(self, mask: np.ndarray) -> list[int | None]:
         seeds: list[int | None] = [None] * self.num_envs
         for i in mask.nonzero()[0].tolist():
@@ -159,7 +169,7 @@ class GymVec:
         return seeds
 
     def _obs(self, obs: Any) -> Obs:
-        return {n: _tensor(_dig(obs, path), space) for n, (path, space) in self._fields.items()}
+        return {n: _tensor(dig(obs, path), space) for n, (path, space) in self._fields.items()}
 
     def _info(self, info: dict[str, Any]) -> Obs:
         success = np.full(self.num_envs, -1, np.int8)
@@ -177,6 +187,28 @@ class GymVec:
         return channels
 
 
+class _Single:
+    """A factory that makes one environment; pickles if `factory` does."""
+
+    def __init__(self, factory: Factory):
+        self.factory = factory
+
+    def __call__(self) -> gymnasium.Env:
+        env = self.factory()
+        if isinstance(env, VectorEnv):
+            raise _refused(env)
+        return env
+
+
+def _refused(vector: VectorEnv) -> ValueError:
+    """Why no vector environment is taken: each resets itself, and few say how, or keep seeds."""
+    return ValueError(
+        f"GymVec resets and seeds single environments itself: give it a function that makes one "
+        f"for each, as in GymVec([make] * 16), not a {type(vector).__name__} "
+        "(EnvPool's tasks are for firstlight.envs.envpool)"
+    )
+
+
 def _vector(factories: Sequence[Factory], asynchronous: bool) -> SyncVectorEnv | AsyncVectorEnv:
     mode = AutoresetMode.DISABLED
     if not asynchronous:
@@ -188,44 +220,35 @@ def _vector(factories: Sequence[Factory], asynchronous: bool) -> SyncVectorEnv |
 
 
 def _end_workers(vec: AsyncVectorEnv, seconds: float = 5.0) -> None:
-    """Close, terminate and join by one deadline; Gymnasium's own would wait for ever."""
+    """Close, join and kill by one deadline; Gymnasium's own would wait for ever."""
     if vec.closed:
         return
     vec.closed = True
-    for pipe in vec.parent_pipes:
-        with contextlib.suppress(OSError):  # of a worker that died
-            pipe.send(("close", None))
-    deadline = time.monotonic() + seconds
-    for worker in vec.processes:
-        worker.join(max(deadline - time.monotonic(), 0.0))
-        if worker.is_alive():
-            worker.kill()
-            worker.join()
-    for pipe in vec.parent_pipes:
-        pipe.close()
+    pipes = [pipe for pipe in vec.parent_pipes if pipe is not None]
+    try:
+        for pipe in pipes:
+            with contextlib.suppress(OSError):  # of a worker that died
+                pipe.send(("close", None))
+        deadline = time.monotonic() + seconds
+        for worker in vec.processes:
+            worker.join(max(deadline - time.monotonic(), 0.0))
+    finally:  # also of another signal while waiting
+        for worker in vec.processes:
+            if worker.is_alive():
+                worker.kill()
+                worker.join()
+        for pipe in pipes:
+            pipe.close()
 
 
-def _leaves(space: spaces.Space, path: tuple = ()) -> list[tuple[tuple, spaces.Space]]:
-    """Where the fields of a nested space lie, without those that are no arrays, such as text."""
-    if isinstance(space, spaces.Dict):
-        items: list = list(space.spaces.items())
-    elif isinstance(space, spaces.Tuple):
-        items = list(enumerate(space.spaces))
-    else:
-        kinds = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
-        return [(path, space)] if isinstance(space, kinds) else []
-    return [leaf for key, inner in items for leaf in _leaves(inner, (*path, key))]
-
-
-def _dig(obs: Any, path: tuple) -> Any:
-    for key in path:
-        obs = obs[key]
-    return obs
+def _end_at_exit(vec: weakref.ref[AsyncVectorEnv]) -> None:
+    """Kill what nobody closed, before multiprocessing waits for it."""
+    if (alive := vec()) is not None:
+        _end_workers(alive, seconds=0.0)
 
 
 def _tensor(array: Any, space: spaces.Space) -> Tensor:
-    dtype = np.float32 if space.dtype == np.float64 else space.dtype
-    return torch.from_numpy(np.array(array, dtype=dtype))
+    return torch.from_numpy(np.array(array, dtype=lawful(np.dtype(space.dtype))))
 
 
 def make(

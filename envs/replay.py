@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import sys
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 from typing import Any
 from zlib import crc32
 
@@ -33,25 +34,25 @@ class Recorder(gymnasium.Wrapper):
         super().__init__(env)
         self._index = index
         self._seed: int | None = None
-        self._actions: list[np.ndarray] = []
+        self._actions, self._taken = np.empty((0,)), 0
         self._digest = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         """Begin an episode; what the last one was is forgotten."""
         obs, info = self.env.reset(seed=seed, options=options)
-        self._seed, self._actions, self._digest = seed, [], digest(obs)
+        self._seed, self._taken, self._digest = seed, 0, digest(obs)
         return obs, info
 
     def step(self, action: Any) -> Any:
         """Step, and remember it."""
-        self._actions.append(np.array(action))
+        self._remember(np.asarray(action))
         answer = self.env.step(action)
         self._digest = digest(answer[:4], self._digest)
         return answer
 
     def recorded(self) -> Point:
         """How the open episode came to where it stands."""
-        actions = torch.from_numpy(np.stack(self._actions)) if self._actions else None
+        actions = torch.from_numpy(self._actions[: self._taken].copy()) if self._taken else None
         return Point(seed=self._seed, actions=actions, digest=self._digest)
 
     def replay(self, points: Mapping[int, Point]) -> tuple[Any, Any] | None:
@@ -69,6 +70,15 @@ class Recorder(gymnasium.Wrapper):
         except Exception:  # whatever a foreign environment raises when it has lost its way
             return None
         return (obs, info) if point.digest in (None, self._digest) else None
+
+    def _remember(self, action: np.ndarray) -> None:
+        if self._taken >= len(self._actions):  # no list: an episode may be millions of steps long
+            more = np.empty((max(64, 2 * self._taken), *action.shape), action.dtype)
+            if self._taken:
+                more[: self._taken] = self._actions
+            self._actions = more
+        self._actions[self._taken] = action
+        self._taken += 1
 
     def begin(self, seeds: Sequence[int | None]) -> tuple[Any, Any] | None:
         """Begin an episode if there is a seed for this copy. Returns obs and info."""
@@ -94,10 +104,20 @@ class Recorded:
 
 
 def _become_worker() -> None:
+    """Leave signals to the process that trains, and end with it."""
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(name, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        signal.signal(name, _ignore)  # not SIG_IGN, which programs started from here would inherit
+    threading.Thread(target=_outlive_nobody, args=(os.getppid(),), daemon=True).start()
+
+
+def _ignore(signum: int, frame: FrameType | None) -> None:
+    pass
+
+
+def _outlive_nobody(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def digest(value: Any, before: int = 0) -> int:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any, Protocol
 
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from firstlight.envs.finite import tamed
 from firstlight.envs.seeding import derive, generator
 from firstlight.envs.types import Obs, Rollout, State, Step, map_obs, take
 from firstlight.envs.vec import VecEnv
+
+log = logging.getLogger(__name__)
 
 
 class Actor(Protocol):
@@ -95,6 +99,8 @@ class Runner:
         obs = _stack([opened[0], *(step.obs for step in steps)])
         info = _stack([opened[1], *(step.info for step in steps)])
         final_at, final_obs, final_info, final_state = _ends(steps, outs, obs, info, state)
+        truncated = torch.stack([step.truncated for step in steps])
+        lost = _cut_lost(steps, truncated)
         params = [out.dist.params[0] for out in outs] if self.keep_dist_params else None
         return Rollout(
             obs=obs,
@@ -105,7 +111,7 @@ class Runner:
             dist_params=torch.stack(params).cpu() if params else None,
             reward=torch.stack([step.reward for step in steps]),
             terminated=torch.stack([step.terminated for step in steps]),
-            truncated=torch.stack([step.truncated for step in steps]),
+            truncated=truncated,
             valid=torch.stack([step.valid for step in steps]),
             is_first=torch.stack([opened[2], *(step.is_first for step in steps)]),
             final_at=final_at,
@@ -115,6 +121,7 @@ class Runner:
             state=state,
             env_ids=torch.arange(N),
             version=version,
+            lost=lost,
         )
 
     def cut(self, rollout: Rollout) -> Rollout:
@@ -149,31 +156,54 @@ class Runner:
             [M] int64, environments whose open episodes are lost: they begin ones that no earlier
             part of the run has seen.
         """
-        self.generator.set_state(state["generator"])
+        self._set_generator(state["generator"], state["resets"])
         self._resets, self._obs, self._state = state["resets"], None, None
         if not state["open"] or state["envs"] is None or self.resume == "dropped":
             return torch.arange(self.vec.num_envs if state["open"] else 0)
         self._resets -= 1
         self._obs, self._info, lost = self.vec.load_state_dict(state["envs"])
         self._is_first = state["is_first"] | lost
-        self._state, self._actor = state["state"], None
+        self._state = map_obs(lambda field: field.to(self.device), state["state"])
+        self._actor = None
         return lost.nonzero()[:, 0]
+
+    def _set_generator(self, state: Tensor, resets: int) -> None:
+        try:
+            self.generator.set_state(state)
+        except RuntimeError:  # of another kind of device
+            log.warning("the device is another: actions are drawn from new random numbers")
+            self.generator = generator(derive(self.seed, "actions", resets), "device", self.device)
 
     def _act(self, actor: Actor) -> Any:
         assert self._obs is not None
         assert self._state is not None
-        obs = map_obs(lambda field: _finite(field[None]).to(self.device), self._obs)
+        obs = map_obs(lambda field: tamed(field[None]).to(self.device), self._obs)
         return actor(obs, self._state, self._is_first[None].to(self.device))
-
-
-def _finite(field: Tensor) -> Tensor:
-    """What an actor sees of it: a NaN must not live on in a recurrent state. Rollouts keep it."""
-    return torch.nan_to_num(field, 0.0, 0.0, 0.0) if field.is_floating_point() else field
 
 
 def _stack(moments: list[Obs]) -> Obs:
     """Fields [N, ...] of each moment to [T+1, N, ...]."""
     return {name: torch.stack([moment[name] for moment in moments]) for name in moments[0]}
+
+
+def _cut_lost(steps: list[Step], truncated: Tensor) -> Tensor | None:
+    """Mark as truncated [T, N] each open episode's last row before its environment died.
+
+    One that died in row 0 has its last row in the rollout before, which bootstraps there anyway.
+
+    Returns:
+        [T, N] bool, the rows so marked; None if nothing died.
+    """
+    deaths = [(t, step.lost_ids) for t, step in enumerate(steps) if len(step.lost_ids)]
+    if not deaths:
+        return None
+    lost = torch.zeros_like(truncated)
+    for t, ids in deaths:
+        if t > 0:
+            before = steps[t - 1]
+            lost[t - 1, ids] = (before.valid & ~before.terminated & ~before.truncated)[ids]
+    truncated |= lost
+    return lost
 
 
 def _ends(

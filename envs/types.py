@@ -33,6 +33,8 @@ Obs = dict[str, Tensor]
 State = dict[str, Tensor]
 """Recurrent state of a policy, each [N, ...]; empty for a feed-forward policy."""
 
+_NO_IDS = torch.zeros(0, dtype=torch.int64)
+
 
 def map_obs(function: Callable[[Tensor], Tensor], obs: Mapping[str, Tensor]) -> Obs:
     """Apply `function` to every field."""
@@ -59,6 +61,8 @@ class Step:
         final_ids: [D] int64, environments whose last observation `obs` no longer shows.
         final_obs: [D, ...] those last observations.
         final_info: [D, ...] their side channels.
+        lost_ids: [L] int64, environments whose episode died with the process that ran it: this row
+            is not `valid`, `obs` opens an episode, and the row before counts as truncated.
     """
 
     obs: Obs
@@ -71,6 +75,7 @@ class Step:
     final_ids: Tensor
     final_obs: Obs
     final_info: Obs
+    lost_ids: Tensor = _NO_IDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,8 @@ class Rollout:
         state: [N, ...] recurrent state before ``obs[0]``.
         env_ids: [N] int64, the environment behind each column; keys per-environment memories.
         version: version of the policy that acted.
+        lost: [T, N] bool, rows that count as truncated only because their environment died after
+            them (no statistics of episodes count those); None if none did.
     """
 
     obs: Obs
@@ -138,6 +145,7 @@ class Rollout:
     state: State
     env_ids: Tensor
     version: int = 0
+    lost: Tensor | None = None
 
     @property
     def num_steps(self) -> int:
@@ -207,6 +215,7 @@ class Rollout:
             final_obs=map_obs(lambda field: field[here], self.final_obs),
             final_info=map_obs(lambda field: field[here], self.final_info),
             final_state=map_obs(lambda field: field[here], self.final_state),
+            lost=None if self.lost is None else self.lost[rows],
         )
 
 
@@ -247,6 +256,8 @@ def check(rollout: Rollout) -> Rollout:
         demand("action", rollout.action, T, N, "A", "...", dtype=torch.float32)
     if rollout.dist_params is not None:
         demand("dist_params", rollout.dist_params, T, N, "P")
+    if rollout.lost is not None:
+        demand("lost", rollout.lost, T, N, dtype=torch.bool)
     demand("final_at", rollout.final_at, D, 2, dtype=torch.int64)
     demand("env_ids", rollout.env_ids, N, dtype=torch.int64)
     for group, lead in (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +10,13 @@ from gymnasium import spaces
 from torch import Tensor
 
 from firstlight.envs.types import Obs, Point, Step
+
+_LAWFUL = {
+    "float64": "float32",
+    "uint16": "int32",
+    "uint32": "int64",
+    "uint64": "int64",
+}
 
 
 class VecEnv(Protocol):
@@ -116,3 +123,43 @@ def checked_actions(action: Tensor, space: spaces.Space, num_envs: int) -> np.nd
     if array.min() < 0 or (array >= count).any():
         raise ValueError(f"action outside 0..{count - 1}: {array.min()} to {array.max()}")
     return (array + start).astype(space.dtype, copy=False)
+
+
+def lawful(dtype: np.dtype) -> np.dtype:
+    """What a field of this dtype becomes as a tensor; torch cannot compute with uint16 to uint64.
+
+    >>> lawful(np.dtype(np.uint16)), lawful(np.dtype(np.uint8))
+    (dtype('int32'), dtype('uint8'))
+    """
+    return np.dtype(_LAWFUL.get(dtype.name, dtype))
+
+
+def leaves(space: spaces.Space, path: tuple = ()) -> Iterator[tuple[tuple, spaces.Space]]:
+    """Where the fields of a nested space lie, without those that are no arrays, such as text.
+
+    >>> [path for path, _ in leaves(spaces.Tuple([spaces.Discrete(2), spaces.Text(9)]))]
+    [(0,)]
+    """
+    items: list[tuple[Any, spaces.Space]] = []
+    if isinstance(space, spaces.Dict):
+        items = list(space.spaces.items())
+    elif isinstance(space, spaces.Tuple):
+        items = list(enumerate(space.spaces))
+    elif isinstance(
+        space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+    ):
+        yield path, space
+    for key, inner in items:
+        yield from leaves(inner, (*path, key))
+
+
+def dotted(path: tuple) -> str:
+    """Name of the field at `path`; that of a space without fields is "obs"."""
+    return ".".join(map(str, path)) or "obs"
+
+
+def dig(nested: Any, path: tuple) -> Any:
+    """What lies at `path`."""
+    for key in path:
+        nested = nested[key]
+    return nested

@@ -8,6 +8,7 @@ if __name__ != "firstlight.intrinsic":
 
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.bonuses.count import HashCount
+from firstlight.intrinsic.bonuses.map_change import MapChange
 from firstlight.intrinsic.bonuses.rnd import RND
 from firstlight.intrinsic.check import check_module
 from firstlight.intrinsic.mixer import Heads, Linear, RewardMixer, Rewards, Streams, Sum, Term
@@ -19,6 +20,7 @@ __all__ = [
     "Heads",
     "IntrinsicModule",
     "Linear",
+    "MapChange",
     "ReturnScale",
     "RewardMixer",
     "RewardScale",

@@ -93,7 +93,7 @@ class Fitter(nn.Module):
             Mean loss over the steps.
 
         Raises:
-            NonFiniteError: for a loss that is not finite; that step is not taken.
+            NonFiniteError: for a loss or a gradient that is not finite; that step is not taken.
         """
         losses = []
         with torch.enable_grad():
@@ -103,6 +103,9 @@ class Fitter(nn.Module):
                     raise NonFiniteError(f"the loss of a reward module is {value.item()}")
                 self.optimizer.zero_grad()
                 value.backward()
+                gradients = [p.grad for p in self._parameters_fitted() if p.grad is not None]
+                if not bool(torch.isfinite(nn.utils.get_total_norm(gradients))):
+                    raise NonFiniteError("the gradient of a reward module is not finite")
                 self.optimizer.step()
                 losses.append(value.detach())
         return torch.stack(losses).mean().item() if losses else 0.0

@@ -111,6 +111,12 @@ def make_vec(config: DictConfig, **changes: Any) -> VecEnv:
     if "num_envs" not in inspect.signature(locate(target)).parameters:
         del options["num_envs"]
     made = make(options)
+    if isinstance(made, gymnasium.vector.VectorEnv):  # of which some are a gymnasium.Env as well
+        made.close()
+        raise BadInputError(
+            f"{target} made a {type(made).__name__}, which resets itself in a way of its own; "
+            "expected one Gymnasium environment, of which env.num_envs are made, or a VecEnv"
+        )
     if isinstance(made, gymnasium.Env):
         made.close()
         return GymVec([functools.partial(make, options)] * num_envs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import signal
@@ -10,10 +11,12 @@ import traceback
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -79,19 +82,42 @@ def reports_bad_input(function: Callable[..., Any]) -> Callable[..., Any]:
         except (BadInputError, HydraException, OmegaConfBaseException) as error:
             if _wants_traceback:
                 traceback.print_exc()
-            print(f"firstlight: {sentence(error)}", file=sys.stderr)
+            say(f"firstlight: {sentence(error)}")
             sys.exit(BAD_INPUT)
         except KeyboardInterrupt:
-            print("firstlight: interrupted", file=sys.stderr)
+            say("firstlight: interrupted")
             sys.exit(INTERRUPTED)
         except Exception as error:
             kind = type(error).__name__  # this file does without torch
-            if kind not in _TOLD:
+            if kind not in _TOLD or inside_a_sweep():
                 raise
-            print(f"firstlight: {kind}: {sentence(error)}", file=sys.stderr)
+            say(f"firstlight: {kind}: {sentence(error)}")
             sys.exit(_TOLD[kind])
+        finally:
+            _let_go()
 
     return wrapper
+
+
+def inside_a_sweep() -> bool:
+    """Whether this is one job of several: Hydra goes on with the next after an error."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def say(text: str, stream: IO[str] | None = None) -> None:
+    """Print a line, to standard error by default; whoever listened may be gone."""
+    with contextlib.suppress(OSError):
+        print(text, file=stream or sys.stderr, flush=True)
+
+
+def _let_go() -> None:
+    """Give up output that nobody takes, or Python would end with a status of its own for it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def sentence(error: Exception) -> str:

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from firstlight.intrinsic import Term
 from firstlight.scripts.build import make_vec
+from firstlight.scripts.errors import BadInputError
 from firstlight.scripts.train import train
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -34,6 +35,7 @@ NEEDED = {
     "envpool": ["env.id=CartPole-v1"],
     "minigrid/any": ["env.task=MiniGrid-Empty-5x5-v0"],
 }
+HOME = {"map_change": "env=minigrid/doorkey_5x5"}  # of modules that `chain` is no world for
 SMALL = (
     *("trainer.num_steps=8", "env.num_envs=2", "total_steps=32", "eval_episodes=2"),
     *("learner.minibatch_size=16", "learner.num_epochs=1", "device=cpu"),
@@ -168,14 +170,15 @@ def test_every_environment_opens(path):
 
 
 def run_twice(tmp_path: Path, *overrides: str) -> list[dict[str, Any]]:
-    """The metrics of two iterations on `chain`."""
-    config = compose(*overrides, "env=chain")
+    """The metrics of two iterations, on `chain` unless `overrides` names another environment."""
+    overrides = ("env=chain", *overrides)
+    config = compose(*overrides)
     warm = [
         f"intrinsic.{n}.warmup_steps=1" for n, m in config.intrinsic.items() if "warmup_steps" in m
     ]
     seen = 2 if warm else 0
     small = [*SMALL, *warm, f"total_steps={32 + seen}", f"run_dir={tmp_path / 'run'}"]
-    train(compose(*overrides, "env=chain", *small))
+    train(compose(*overrides, *small))
     text = (tmp_path / "run/metrics.jsonl").read_text()
     return [json.loads(line) for line in text.splitlines()][bool(warm) :]  # without the warm-up
 
@@ -202,7 +205,11 @@ def test_every_experiment_runs_without_its_modules(name, tmp_path):
 @pytest.mark.parametrize(
     "overrides",
     [
-        *(["intrinsic=[" + path.stem + "]"] for g, path in CHOICES if g == "intrinsic"),
+        *(
+            ["intrinsic=[" + path.stem + "]", HOME.get(path.stem, "env=chain")]
+            for g, path in CHOICES
+            if g == "intrinsic"
+        ),
         ["intrinsic=[count,rnd]", "mixer=sum", "policy=separate"],
         ["intrinsic=[rnd,count]", "mixer=heads", "encoder=mlp", "intrinsic.count.scope=episodic"],
         ["intrinsic=[count]", "intrinsic.count.keys=[position]"],
@@ -213,6 +220,12 @@ def test_choices_run_two_iterations(overrides, tmp_path):
     lines = run_twice(tmp_path, *overrides)
     assert [line["step"] for line in lines][-1] - lines[0]["step"] == 16
     assert len(lines) == 2
+
+
+@pytest.mark.parametrize("name", HOME)
+def test_a_module_that_is_not_for_this_environment_says_so(name, tmp_path):
+    with pytest.raises(BadInputError, match="needs MiniGrid's view"):
+        run_twice(tmp_path, f"intrinsic=[{name}]")
 
 
 def test_lists_that_differ_in_order_only_train_alike(tmp_path):

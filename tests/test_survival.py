@@ -56,7 +56,7 @@ def wait_for_lines(process, run_dir, count=1):
     """Wait until the run has written as many lines."""
     path, deadline = Path(run_dir) / "metrics.jsonl", time.monotonic() + 60
     while not path.exists() or path.read_bytes().count(b"\n") < count:
-        assert process.poll() is None, process.stdout.read()
+        assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -85,7 +85,9 @@ def gone(group, seconds=5.0):
 
 
 def shared_memory():
-    return set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+    """What Python and torch left there; other programs may use it too."""
+    ours = ("pym-", "psm_", "sem.", "torch_")
+    return {name for name in os.listdir("/dev/shm") if name.startswith(ours)}
 
 
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(soak, tmp_path):
@@ -181,6 +183,77 @@ def test_a_signal_at_any_moment_saves_and_leaves_nothing_behind(soak, name, stat
     soak.found["slowest_seconds"] = round(slowest, 2)
 
 
+def test_a_signal_before_the_first_iteration_leaves_nothing_behind(soak, tmp_path):
+    dice = random.Random(4)
+    for i in soak.times(4, 20):
+        process = start(tmp_path / str(i), *WORKERS, "total_steps=100_000_000")
+        time.sleep(dice.uniform(0.1, 4.0))
+        os.killpg(process.pid, signal.SIGTERM)
+        out, _ = process.communicate(timeout=30)
+        assert process.returncode in (143, -signal.SIGTERM), out  # before or after Python listens
+        assert gone(process.pid), out
+
+
+def test_a_signal_when_nobody_reads_the_output_any_more_saves_too(tmp_path):
+    process = start(tmp_path, *WORKERS, "total_steps=100_000_000")
+    wait_for_lines(process, tmp_path)
+    process.stdout.close()  # as when Ctrl-C ends the `tee` behind it as well
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    assert gone(process.pid)
+    assert read_status(tmp_path).status == "interrupted"
+    assert read_status(tmp_path).error == "SIGINT"
+    assert checkpoint.newest(tmp_path / "checkpoints") is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["env._target_=worlds.Broken"], 1, "RuntimeError: the hundredth step"),
+        (["encoder=grid"], 2, "firstlight: "),
+        (["env._target_=worlds.make", "learner.lr=oops"], 2, "firstlight: "),
+    ],
+    ids=["in a step", "in the encoder", "in the learner"],
+)
+def test_an_error_ends_the_workers_too(words, status, said, tmp_path):
+    (tmp_path / "worlds.py").write_text(BROKEN)
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    target = ["env._target_=worlds.make"]
+    process = start(tmp_path / "run", *WORKERS, *target, *words, "total_steps=9999", env=path)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == status, out
+    assert said in out
+    assert gone(process.pid), out
+
+
+BROKEN = """
+import functools
+from firstlight.envs.gym import GymVec
+from gymnasium.envs.classic_control import CartPoleEnv
+
+class World(CartPoleEnv):
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 100 and self.breaks:
+            raise RuntimeError("the hundredth step")
+        return super().step(action)
+
+class Sound(World):
+    breaks = False
+
+class Unsound(World):
+    breaks = True
+
+def make(id, num_envs, **options):
+    return GymVec([Sound] * num_envs, asynchronous=True)
+
+def Broken(id, num_envs, **options):
+    return GymVec([Sound] + [Unsound] * (num_envs - 1), asynchronous=True)
+"""
+
+
 def test_workers_do_not_outlive_a_run_that_was_killed(tmp_path):
     shared = shared_memory()
     process = start(tmp_path, *WORKERS, "total_steps=100_000_000")
@@ -255,6 +328,15 @@ def test_a_warning_of_slurm_saves_and_ends(tmp_path):
     assert checkpoint.newest(tmp_path / "checkpoints") is not None
 
 
+def test_a_warning_does_not_hide_that_the_end_was_asked_for():
+    with pytest.raises(SystemExit) as ended, Signals() as signals:  # noqa: PT012
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGUSR1)
+        assert signals.received == signal.SIGTERM
+        signals.obey()
+    assert ended.value.code == 143
+
+
 def test_whoever_listened_before_is_told_after_the_save():
     told = []
     before = signal.signal(signal.SIGUSR2, lambda signum, frame: told.append(signum))
@@ -307,11 +389,17 @@ def test_a_job_of_submitit_is_requeued_and_goes_on(tmp_path, monkeypatch):
     words = [*CHAIN, "env._target_=naps.Naps", "total_steps=4800", "resume=auto"]
     subprocess.run([*COMMAND, f"run_dir={tmp_path / 'whole'}", *words], check=True)
     monkeypatch.setenv("NAP", "0.03")  # 300 steps take nine seconds and more
-    executor = submitit.LocalExecutor(tmp_path / "jobs", max_num_timeout=20)
-    executor.update_parameters(timeout_min=1, signal_delay_s=52)  # a warning after eight seconds
+    executor = submitit.LocalExecutor(tmp_path / "jobs")
+    executor.update_parameters(timeout_min=60)
     job = executor.submit(Job(f"run_dir={tmp_path / 'job'}", *words))
+    for count in (1, 4):  # lines; it is preempted twice
+        wait_for_lines(job._process, tmp_path / "job", count)
+        (task,) = children(job._process.pid)
+        os.kill(task, signal.SIGUSR2)  # as submitit has Slurm do
+        while children(job._process.pid) == [task]:
+            time.sleep(0.05)
     job.result()
-    assert "Requeued job" in job.stderr() + job.stdout()
+    assert (job.stderr() + job.stdout()).count(" - Requeued job") == 2
     assert logged(tmp_path / "job") == logged(tmp_path / "whole")
     assert read_status(tmp_path / "job").status == "finished"
 
@@ -426,11 +514,14 @@ def test_a_run_whose_last_checkpoint_has_no_room_fails_and_keeps_the_one_before(
     assert checkpoint.load(stood)["steps"] == checkpoint.step_of(stood)
 
 
+def children(pid):
+    return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def memory(pid):
     """Resident megabytes and open files of a process and its children."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     resident = files = 0
-    for number in (pid, *children):
+    for number in (pid, *children(pid)):
         pages = int(Path(f"/proc/{number}/statm").read_text().split()[1])
         resident += pages * os.sysconf("SC_PAGESIZE")
         files += len(os.listdir(f"/proc/{number}/fd"))
@@ -453,12 +544,12 @@ def test_a_long_run_neither_grows_nor_leaks(soak, tmp_path):
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 143, out
-    assert gone(process.pid)
-    assert shared_memory() <= shared
     resident, files = zip(*samples[len(samples) // 3 :], strict=True)
-    assert max(files) - min(files) <= 2  # one that is being written
     half = len(resident) // 2
     growth = (sum(resident[-half:]) - sum(resident[:half])) / half
     per_minute = growth / (minutes * 2 / 3 / 2)
     soak.found |= {"mb_per_minute": round(per_minute, 3), "mb": round(resident[-1])}
+    assert gone(process.pid)
+    assert shared_memory() <= shared
+    assert max(files) - min(files) <= 2  # one that is being written
     assert per_minute < 1 if soak.full else growth < 30

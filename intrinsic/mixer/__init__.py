@@ -1,22 +1,62 @@
 """The shared reward layer: every reward, the environment's and the modules', is joined here."""
 
-from firstlight.intrinsic.mixer.combine import Combine, Heads, Stream, Streams, Sum
+from firstlight.intrinsic.mixer.budgets import EpisodeCap, ShareCap
+from firstlight.intrinsic.mixer.combine import (
+    AdaptiveCombine,
+    Combine,
+    Heads,
+    Stream,
+    Streams,
+    Sum,
+)
+from firstlight.intrinsic.mixer.combine_and import Krc, Product
+from firstlight.intrinsic.mixer.combine_lagrangian import Lagrangian
 from firstlight.intrinsic.mixer.mixer import Part, RewardMixer, Rewards
+from firstlight.intrinsic.mixer.potentials import Delta, Potential
+from firstlight.intrinsic.mixer.reduces import Blend, Pessimism, SoftMin
 from firstlight.intrinsic.mixer.schedules import Linear
-from firstlight.intrinsic.mixer.terms import Budget, Schedule, Term, Transform
+from firstlight.intrinsic.mixer.terms import Budget, Reduce, Schedule, Term, Transform
+from firstlight.intrinsic.mixer.thresholds import ThresholdSearch
+from firstlight.intrinsic.mixer.transforms import (
+    Chained,
+    Clip,
+    LogSigmoid,
+    MinMax,
+    ParSigmoid,
+    ZScore,
+)
 
 __all__ = [
+    "AdaptiveCombine",
+    "Blend",
     "Budget",
+    "Chained",
+    "Clip",
     "Combine",
+    "Delta",
+    "EpisodeCap",
     "Heads",
+    "Krc",
+    "Lagrangian",
     "Linear",
+    "LogSigmoid",
+    "MinMax",
+    "ParSigmoid",
     "Part",
+    "Pessimism",
+    "Potential",
+    "Product",
+    "Reduce",
     "RewardMixer",
     "Rewards",
     "Schedule",
+    "ShareCap",
+    "SoftMin",
     "Stream",
     "Streams",
     "Sum",
     "Term",
+    "ThresholdSearch",
     "Transform",
+    "ZScore",
 ]

@@ -1,14 +1,15 @@
-"""How scaled sources become reward streams: `Sum`, `Heads`, `Streams`."""
+"""How scaled sources become reward streams: `Sum`, `Heads`, `Streams`, and what a combine is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from firstlight.envs.types import Rollout
 from firstlight.intrinsic.mixer.terms import Term
 
 
@@ -45,6 +46,18 @@ class Combine(Protocol):
         ...
 
 
+@runtime_checkable
+class AdaptiveCombine(Combine, Protocol):
+    """A combine that learns: an `nn.Module` whose buffers are saved with the mixer.
+
+    Calling it is pure, as always; `update` stores, once per iteration.
+    """
+
+    def update(self, raw: Mapping[str, Tensor], rollout: Rollout) -> dict[str, float]:
+        """Learn from raw sources [T, N], of weight 0 left out. Returns scalars to log."""
+        ...
+
+
 class Sum:
     """One stream: the weighted sum of all sources, with the discount of the environment's reward.
 
@@ -59,7 +72,7 @@ class Sum:
         self, scaled: Mapping[str, Tensor], weight: Mapping[str, float]
     ) -> tuple[Tensor, Tensor]:
         """Returns rewards [T, N, 1] and advantage weights [1] of one."""
-        total = _weighted_sum(scaled, weight, list(scaled))
+        total = weighted_sum(scaled, weight, list(scaled))
         return total[..., None], torch.ones(1, device=total.device)
 
 
@@ -112,12 +125,12 @@ class Streams:
         """Returns rewards [T, N, K] and advantage weights [K], 0 for groups with no live source."""
         like = next(iter(scaled.values()))
         live = [[s for s in sources if s in scaled] for sources in self.groups.values()]
-        sums = [_weighted_sum(scaled, weight, s) if s else torch.zeros_like(like) for s in live]
+        sums = [weighted_sum(scaled, weight, s) if s else torch.zeros_like(like) for s in live]
         weights = [float(bool(s)) for s in live]
         return torch.stack(sums, -1), torch.tensor(weights, device=like.device)
 
 
-def _weighted_sum(
+def weighted_sum(
     scaled: Mapping[str, Tensor], weight: Mapping[str, float], names: list[str]
 ) -> Tensor:
     """Sum of weight * source over `names`; a factor of exactly 1 is not multiplied."""

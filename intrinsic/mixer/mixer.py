@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from firstlight.envs.types import Rollout
-from firstlight.intrinsic.mixer.combine import Combine, Heads
+from firstlight.intrinsic.mixer import rows
+from firstlight.intrinsic.mixer.combine import AdaptiveCombine, Combine, Heads
+from firstlight.intrinsic.mixer.metrics import Alarm, source_metrics
+from firstlight.intrinsic.mixer.potentials import Potential
 from firstlight.intrinsic.mixer.terms import Term
 
 
@@ -19,11 +23,13 @@ class Part:
 
     Args:
         raw: [T, N] as the source gave it, ensemble members reduced.
+        asked: [T, N] after transform and clip.
         scaled: [T, N] after transform, clip and budget.
         weight: its weight at this moment.
     """
 
     raw: Tensor
+    asked: Tensor
     scaled: Tensor
     weight: float
 
@@ -73,9 +79,16 @@ class RewardMixer(nn.Module):
             raise ValueError("there is no reward stream")
         self.statistics = nn.ModuleDict()  # what transforms and budgets count, for the state dict
         for name, term in self.terms.items():
-            for part in (term.transform, term.budget):
+            parts = [term.transform, *term.budgets]
+            kinds: Counter[str] = Counter()
+            for part in parts:
+                kind = type(part).__name__
+                kinds[kind] += 1
                 if isinstance(part, nn.Module):
-                    self.statistics[f"{name}:{type(part).__name__}"] = part
+                    again = f":{kinds[kind]}" if kinds[kind] > 1 else ""
+                    self.statistics[f"{name}:{kind}{again}"] = part
+        self._check_potentials()
+        self._alarm = Alarm()
 
     @property
     def num_streams(self) -> int:
@@ -105,22 +118,17 @@ class RewardMixer(nn.Module):
                 f"no term for {sorted(unknown)}; there are terms for {sorted(self.terms)}"
             )
         weight = {name: term.weight_at(progress) for name, term in self.terms.items()}
-        parts = {}
+        raw, asked = {}, {}
         for name, term in self.terms.items():
             if weight[name] == 0:
                 continue
-            raw = rollout.reward if name == "reward" else bonus.get(name)
-            if raw is None:
+            given = rollout.reward if name == "reward" else bonus.get(name)
+            if given is None:
                 raise ValueError(f"source {name!r} has weight {weight[name]} but gave no bonus")
-            raw = _reduce(raw, term.reduce_beta)
-            if raw.shape != rollout.reward.shape:
-                expected = tuple(rollout.reward.shape)
-                raise ValueError(
-                    f"source {name!r} has shape {tuple(raw.shape)}, expected {expected}"
-                )
-            raw = torch.where(rollout.valid, raw, 0.0)
-            parts[name] = Part(raw, _scale(raw, term, rollout), weight[name])
-        scaled = {name: part.scaled for name, part in parts.items()}
+            raw[name] = _rated(name, given, term, rollout)
+            asked[name] = _asked(raw[name], term, rollout)
+        scaled = self._budgeted(asked, weight, rollout)
+        parts = {n: Part(raw[n], asked[n], scaled[n], weight[n]) for n in raw}
         if not scaled:
             scaled = {"reward": torch.zeros_like(rollout.reward)}
         reward, weights = self.combine(scaled, weight)
@@ -131,25 +139,66 @@ class RewardMixer(nn.Module):
     @torch.no_grad()
     def update(self, rollout: Rollout, rewards: Rewards) -> dict[str, float]:
         """Store running statistics, once per iteration. Returns ``reward/<source>/...`` scalars."""
-        metrics: dict[str, float] = {}
-        valid = rollout.valid
-        size = {
-            n: (p.weight * p.scaled[valid]).abs().mean().item() for n, p in rewards.parts.items()
-        }
-        total = sum(size.values()) or 1.0
-        for name, part in rewards.parts.items():
-            term = self.terms[name]
-            if term.transform is not None:
-                term.transform.update(part.raw, rollout)
-            if term.budget is not None:
-                term.budget.update(part.scaled, rollout)
-            metrics |= {
-                f"reward/{name}/raw": part.raw[valid].mean().item(),
-                f"reward/{name}/scaled": part.scaled[valid].mean().item(),
-                f"reward/{name}/weighted": part.weight * part.scaled[valid].mean().item(),
-                f"reward/{name}/share": size[name] / total,
-            }
+        parts = rewards.parts
+        raw = {name: part.raw for name, part in parts.items()}
+        weight = {name: part.weight for name, part in parts.items()}
+        for name, part in parts.items():
+            transform = self.terms[name].transform
+            if transform is not None:
+                transform.update(part.raw, rollout)
+        asked = {name: part.asked for name, part in parts.items()}
+        self._budgeted(asked, weight, rollout, store=True)
+        scaled = {name: part.scaled for name, part in parts.items()}
+        metrics = source_metrics(raw, scaled, weight, rollout.valid)
+        self._alarm(metrics)
+        if isinstance(self.combine, AdaptiveCombine):
+            metrics |= self.combine.update(raw, rollout)
         return metrics
+
+    def _budgeted(
+        self,
+        asked: Mapping[str, Tensor],
+        weight: Mapping[str, float],
+        rollout: Rollout,
+        store: bool = False,
+    ) -> dict[str, Tensor]:
+        """Sources [T, N] after their budgets; with `store`, budgets remember what they counted."""
+        out = dict(asked)
+        relative = [n for n in asked if any(b.relative for b in self.terms[n].budgets)]
+        free = [name for name in asked if name not in relative]
+
+        def spend(name: str, rest: Tensor | None) -> None:
+            for budget in self.terms[name].budgets:
+                if budget.relative == (rest is not None):
+                    given = budget(out[name], rollout, rest)
+                    if store:
+                        budget.update(out[name], rollout, rest)
+                    out[name] = given
+
+        for name in asked:
+            spend(name, None)
+        if relative:
+            total = torch.zeros((), device=rollout.device)
+            for name in free:
+                total = total + abs(weight[name]) * rows.mean(out[name].abs(), rollout)
+            for name in relative:
+                spend(name, total / abs(weight[name]))
+        return out
+
+    def _check_potentials(self) -> None:
+        """Refuse a potential that is not made for its stream: it would change the best policy."""
+        for name, term in self.terms.items():
+            own = [stream for stream in self.streams if stream.name == name] or self.streams
+            kinds = {(stream.gamma, stream.episodic) for stream in own}
+            if not isinstance(term.transform, nn.Module):
+                continue
+            for part in term.transform.modules():
+                if isinstance(part, Potential) and (part.gamma, part.episodic) not in kinds:
+                    raise ValueError(
+                        f"the Potential of {name!r} has gamma={part.gamma}, episodic="
+                        f"{part.episodic}, but its stream has {sorted(kinds)}; with another "
+                        "discount or end it changes which policy is best"
+                    )
 
     def _boundaries(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Discount and carry [T, N, K] of every stream."""
@@ -163,17 +212,19 @@ class RewardMixer(nn.Module):
         return torch.stack(discount, -1), torch.stack(carry, -1)
 
 
-def _reduce(bonus: Tensor, beta: float | None) -> Tensor:
-    """[T, N, M] to [T, N]: mean, or soft minimum with `beta`; [T, N] as it is."""
-    if bonus.dim() < 3:
-        return bonus
-    if beta is None:
-        return bonus.mean(-1)
-    return -(torch.logsumexp(-beta * bonus, -1) - torch.tensor(float(bonus.shape[-1])).log()) / beta
+def _rated(name: str, given: Tensor, term: Term, rollout: Rollout) -> Tensor:
+    """A source [T, N] or [T, N, M] as [T, N], 0 on rows that are not valid."""
+    if given.dim() == 3:
+        given = given.mean(-1) if term.reduce is None else term.reduce(given, rollout)
+    if given.shape != rollout.reward.shape:
+        expected = tuple(rollout.reward.shape)
+        raise ValueError(f"source {name!r} has shape {tuple(given.shape)}, expected {expected}")
+    return torch.where(rollout.valid, given, 0.0)
 
 
-def _scale(raw: Tensor, term: Term, rollout: Rollout) -> Tensor:
-    scaled = raw if term.transform is None else term.transform(raw, rollout)
-    if term.clip is not None:
-        scaled = scaled.clamp(-term.clip, term.clip)
-    return scaled if term.budget is None else term.budget(scaled, rollout)
+def _asked(raw: Tensor, term: Term, rollout: Rollout) -> Tensor:
+    """What a source [T, N] asks for: transformed, clipped, 0 on rows that are not valid."""
+    asked = raw
+    if term.transform is not None:
+        asked = torch.where(rollout.valid, term.transform(raw, rollout), 0.0)
+    return asked if term.clip is None else asked.clamp(-term.clip, term.clip)

@@ -9,6 +9,7 @@ from gymnasium import Env, spaces
 
 from firstlight.agents import checkpoint, ppo
 from firstlight.agents.encoders import MLP
+from firstlight.agents.evaluation import evaluate
 from firstlight.agents.guards import STRIKES
 from firstlight.agents.policy import ActorCritic
 from firstlight.agents.ppo import PPO
@@ -178,6 +179,42 @@ def test_a_module_with_a_nan_inside_is_never_saved(tmp_path, caplog):
         trainer.run(7 * ROUND)
     assert "no checkpoint at step 128" in caplog.text
     assert checkpoint.step_of(checkpoint.newest(tmp_path / "checkpoints")) == 3 * ROUND
+
+
+def test_a_module_whose_own_loss_breaks_is_named_and_keeps_nobody_from_theirs(caplog):
+    class Learns(Bonus):
+        def update(self, rollout):
+            super().update(rollout)
+            if self.calls == 3:
+                raise NonFiniteError("the loss of a reward module is nan")
+            return {"calls": float(self.calls)}
+
+    modules = {"first": Learns(0.0, 10**9), "second": Bonus(1.0, 0, where="update")}
+    diary, seen = Diary(), []
+    make(modules=modules).run(5 * ROUND, [diary, lambda run, metrics: seen.append({**metrics})])
+    assert "step 96: module 'first': the loss of a reward module is nan" in caplog.text
+    assert all(diary.changed())  # the learner's update was made
+    assert ["first/calls" in metrics for metrics in seen] == [True, True, False, True, True]
+    assert ["train/policy_loss" in metrics for metrics in seen] == [True] * 5
+    assert modules["second"].memory == 1
+
+
+def test_an_episode_that_began_in_a_skipped_rollout_is_a_new_one_for_modules():
+    forgotten = []
+
+    class Listens(Bonus):
+        def reset(self, env_ids=None):
+            forgotten.append(env_ids.tolist())
+
+    trainer = make(spoil={"reward": {T + 6: np.nan}}, modules={"mine": Listens(0.0, 10**9)})
+    trainer.run(3 * ROUND)  # episodes have 10 steps, rollouts 8
+    assert forgotten == [[0, 1, 2, 3]]
+
+
+def test_a_nan_in_evaluation_is_survived():
+    vec = GymVec([lambda: World({"observation": {4: np.nan}})] * 2)
+    policy = make().policy
+    assert evaluate(policy, vec, episodes=4, seed=0).episodes == 4
 
 
 def test_a_reward_that_is_not_finite_enters_no_statistics():

@@ -255,7 +255,8 @@ def test_fields_and_dtypes():
     assert obs["image"].dtype == torch.uint8
     assert obs["direction"].dtype == torch.int64
     assert info["agent_pos"].dtype == torch.int64
-    assert {"image", "direction", "mission"} == set(make().obs_space)
+    assert {"image", "direction"} == set(make().obs_space)
+    assert set(make(obs_keys=("mission",)).reset(0)[0]) == {"mission"}
     assert {"agent_pos", "mission_id"} == set(make().info_space)
     assert make(success_threshold=0.25).success_threshold == 0.25
 

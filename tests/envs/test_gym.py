@@ -400,7 +400,7 @@ def test_minigrid_in_python():
         "image": ((2, 7, 7, 3), torch.uint8),
         "direction": ((2,), torch.int64),
     }
-    assert info["success"].tolist() == [-1, -1]
+    assert set(info) == {"agent_pos"}  # as with every other backend
     forward, right = 2, 1
     for action in (forward, forward, right, forward, forward):
         step = vec.step(torch.tensor([action, 6]))

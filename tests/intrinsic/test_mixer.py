@@ -7,6 +7,7 @@ import torch
 
 from firstlight.envs import Chain, RandomActor, Runner
 from firstlight.intrinsic import Heads, Linear, ReturnScale, RewardMixer, Streams, Sum, Term
+from firstlight.intrinsic.mixer import SoftMin
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def test_soft_minimum_lies_between_worst_case_and_mean(rollout):
     members = torch.stack([noise(rollout, i) for i in range(4)], -1)
 
     def reduced(beta):
-        term = Term(reduce_beta=beta)
+        term = Term(reduce=SoftMin(beta=beta))
         return RewardMixer({"b": term})(rollout, {"b": members}).parts["b"].raw[rollout.valid]
 
     valid = members[rollout.valid]

@@ -1,0 +1,186 @@
+"""Whole episodes, put together from rollouts that know nothing of where episodes end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from firstlight.envs.types import Obs, Rollout, map_obs
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """What was seen, done and paid in an episode, or so far; on the CPU.
+
+    Args:
+        obs: [L, ...] what was seen before each action.
+        action: [L] int64 or [L, A].
+        keys: [L] int64, of the states in which the actions were taken.
+        reward: [L] the environment's.
+    """
+
+    obs: Obs
+    action: Tensor
+    keys: Tensor
+    reward: Tensor
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def then(self, later: Episode) -> Episode:
+        """This one and, after it, `later`."""
+        return Episode(
+            {name: torch.cat([field, later.obs[name]]) for name, field in self.obs.items()},
+            torch.cat([self.action, later.action]),
+            torch.cat([self.keys, later.keys]),
+            torch.cat([self.reward, later.reward]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """An episode that goes on in the next rollout.
+
+    Args:
+        episode: so far.
+        tail: key of what was seen last; the next rollout must begin there, or a rollout is missing.
+        ended: whether it was truncated in the last row, of which only the next rollout can say
+            if the environment did that or somebody who stopped it.
+    """
+
+    episode: Episode
+    tail: int
+    ended: bool
+
+
+class OpenEpisodes:
+    """Collects the rows of running episodes and hands out those that ran to their end.
+
+    An episode is handed out if it was seen from its first observation to its own end, terminated or
+    truncated by the environment. One that was cut from outside (`Runner.cut`, a lost environment, a
+    rollout that was never shown) is not, nor is one whose beginning was not seen.
+
+    Attributes:
+        running: by id of the environment.
+    """
+
+    def __init__(self) -> None:
+        self.running: dict[int, _Open] = {}
+
+    def add(self, rollout: Rollout, keys: Tensor) -> list[Episode]:
+        """Take in a rollout.
+
+        Args:
+            rollout: on any device.
+            keys: [T+1, N] int64 of its observations, on the CPU.
+
+        Returns:
+            Episodes that ended, in an order that does not depend on where rollouts are cut or on
+            which column an environment has.
+        """
+        assert keys.shape == rollout.is_first.shape, f"{tuple(keys.shape)} is not [T+1, N]"
+        columns = _Columns(rollout, keys)
+        ended: list[tuple[tuple[int, bool, int], Episode]] = []
+        for n, env_id in enumerate(rollout.env_ids.tolist()):
+            begun = self.running.pop(env_id, None)
+            if begun is not None and (columns.first[0][n] or begun.tail != int(keys[0, n])):
+                begun = None
+            if begun is not None and begun.ended:
+                ended.append(((-1, True, env_id), begun.episode))
+                begun = None
+            for t, episode in columns.episodes(n, None if begun is None else begun.episode):
+                hidden = t < columns.T and columns.hidden[t][n]
+                if t < columns.T - hidden:
+                    ended.append(((t, hidden, env_id), episode))
+                else:
+                    self.running[env_id] = _Open(episode, int(keys[-1, n]), ended=hidden)
+        return [episode for _, episode in sorted(ended, key=lambda end: end[0])]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The running episodes."""
+        return {
+            str(env_id): {
+                "obs": dict(kept.episode.obs),
+                "action": kept.episode.action,
+                "keys": kept.episode.keys,
+                "reward": kept.episode.reward,
+                "tail": kept.tail,
+                "ended": kept.ended,
+            }
+            for env_id, kept in self.running.items()
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take such a state back."""
+        self.running = {
+            int(env_id): _Open(
+                Episode(dict(kept["obs"]), kept["action"], kept["keys"], kept["reward"]),
+                kept["tail"],
+                kept["ended"],
+            )
+            for env_id, kept in state.items()
+        }
+
+
+class _Columns:
+    """The rows of a rollout, environment by environment.
+
+    Args:
+        rollout: on any device.
+        keys: [T+1, N] int64, on the CPU.
+
+    Attributes:
+        first: [T+1][N], whether an episode opens.
+        hidden: [T][N], whether an episode was truncated and the next one does not show yet: the
+            environment resets itself in the next call, or somebody cut it short.
+    """
+
+    def __init__(self, rollout: Rollout, keys: Tensor):
+        self.T = rollout.num_steps
+        self.obs = map_obs(lambda field: field[: self.T].cpu(), rollout.obs)
+        self.action, self.reward, self.keys = rollout.action.cpu(), rollout.reward.cpu(), keys
+        self.valid, truncated = rollout.valid.cpu(), rollout.truncated.cpu()
+        done = (rollout.terminated.cpu() | truncated) & self.valid
+        lost = torch.zeros_like(done) if rollout.lost is None else rollout.lost.cpu()
+        first = rollout.is_first.cpu()
+        moments = first.clone()
+        moments[:-1] |= done
+        self.moments = [column.nonzero()[:, 0].tolist() for column in moments.unbind(1)]
+        self.first, self.done, self.lost = first.tolist(), done.tolist(), lost.tolist()
+        self.hidden = (truncated & done & ~first[1:]).tolist()
+
+    def episodes(self, n: int, past: Episode | None) -> Iterator[tuple[int, Episode]]:
+        """Pieces of column `n` that belong to an episode whose first observation was seen.
+
+        Args:
+            n: which column.
+            past: what came before this rollout of the episode that runs on into it.
+
+        Yields:
+            The row in which it ended, `T` for what is still running, and the episode.
+        """
+        start: int | None = None if past is None else 0
+        for t in self.moments[n]:
+            if self.first[t][n]:
+                start, past = t, None
+            if t == self.T or start is None or not self.done[t][n]:
+                continue
+            if not self.lost[t][n]:
+                yield t, self._piece(n, start, t + 1, past)
+            start = past = None
+        if start is not None and start < self.T:
+            yield self.T, self._piece(n, start, self.T, past)
+
+    def _piece(self, n: int, start: int, stop: int, past: Episode | None) -> Episode:
+        rows = start + self.valid[start:stop, n].nonzero()[:, 0]
+        piece = Episode(
+            map_obs(lambda field: field[rows, n], self.obs),
+            self.action[rows, n],
+            self.keys[rows, n],
+            self.reward[rows, n],
+        )
+        return piece if past is None else past.then(piece)

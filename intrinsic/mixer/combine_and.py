@@ -1,0 +1,93 @@
+"""Bonuses that must hold at once: their product, and their geometric mean with a sign."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from firstlight.intrinsic.mixer.combine import Stream
+from firstlight.intrinsic.mixer.terms import Term
+from firstlight.intrinsic.shapes import geometric_and
+
+
+class _Joined(ABC):
+    """The environment's reward, and all other sources joined into one bonus.
+
+    A term's weight is a factor of its source. Weight 0 is absence: the bonus is then that of the
+    other sources. (So a factor that fades to 0 takes the bonus along and gives it back at the end.)
+
+    Args:
+        heads: a stream and a value head for the bonus; False adds it to the reward.
+        gamma: discount of the bonus' own stream; the terms' do not apply, for they may differ.
+        episodic: whether that stream ends with the episode.
+    """
+
+    def __init__(self, *, heads: bool = True, gamma: float = 0.99, episodic: bool = True):
+        self.heads, self.gamma, self.episodic = heads, gamma, episodic
+
+    def streams(self, terms: Mapping[str, Term]) -> list[Stream]:
+        """The stream "reward", and "bonus" if it has a head and there is any source of it."""
+        reward = Stream("reward", terms["reward"].gamma, terms["reward"].episodic)
+        bonus = Stream("bonus", self.gamma, self.episodic)
+        return [reward, bonus] if self.heads and len(terms) > 1 else [reward]
+
+    def __call__(
+        self, scaled: Mapping[str, Tensor], weight: Mapping[str, float]
+    ) -> tuple[Tensor, Tensor]:
+        """Returns rewards [T, N, K] and advantage weights [K]; K is 1 or 2."""
+        like = next(iter(scaled.values()))
+        reward = scaled.get("reward", torch.zeros_like(like))
+        factors = [
+            values if weight[name] == 1.0 else values * weight[name]
+            for name, values in scaled.items()
+            if name != "reward"
+        ]
+        joined = self.join(torch.stack(factors, -1)) if factors else torch.zeros_like(like)
+        if self.heads and len(weight) > 1:
+            weights = torch.tensor([weight["reward"], float(bool(factors))], device=like.device)
+            return torch.stack([reward, joined], -1), weights
+        total = reward if weight["reward"] == 1.0 else reward * weight["reward"]
+        total = total + joined if factors else total
+        return total[..., None], torch.ones(1, device=like.device)
+
+    @abstractmethod
+    def join(self, factors: Tensor) -> Tensor:
+        """Weighted sources [T, N, S] to the bonus [T, N]; 0 where all of them are 0."""
+
+
+class Product(_Joined):
+    """The product of all bonuses, beside the environment's reward.
+
+    Episodic times lifelong novelty, as in NGU and RIDE: what only one of them finds interesting is
+    worth little. Meant for sources that are never negative: the signs multiply too.
+
+    Args:
+        heads: a stream and a value head for the bonus; False adds it to the reward.
+        gamma: discount of the bonus' own stream; the terms' do not apply, for they may differ.
+        episodic: whether that stream ends with the episode.
+    """
+
+    def join(self, factors: Tensor) -> Tensor:
+        """Weighted sources [T, N, S] to their product [T, N]."""
+        return factors.prod(-1)
+
+
+class Krc(_Joined):
+    """Kinesthetic reward combination of Lucy-SKG (arXiv 2305.15801, eq. 2): a geometric AND.
+
+    ``s * (prod_i |R_i|)^(1/n)``, where s is 1 if no source is negative, else -1: large only if all
+    are, and two negatives do not cancel. The paper has sources in [-1, 1]; a transform or a `clip`
+    of 1 brings them there. Weights scale the result by their geometric mean.
+
+    Args:
+        heads: a stream and a value head for the bonus; False adds it to the reward.
+        gamma: discount of the bonus' own stream; the terms' do not apply, for they may differ.
+        episodic: whether that stream ends with the episode.
+    """
+
+    def join(self, factors: Tensor) -> Tensor:
+        """Weighted sources [T, N, S] to [T, N]."""
+        return geometric_and(factors)

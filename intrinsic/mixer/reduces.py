@@ -1,0 +1,145 @@
+"""One rating out of the ratings of an ensemble: optimistic, pessimistic, or in between.
+
+At level "sample" each row is reduced for itself. At level "batch" the *mean* rating of each member
+over the rollout is what gets reduced, and every row is paid the members' average, weighted with the
+derivative of that reduced mean: the policy gradient is then that of the reduced mean.
+
+Pessimism answers errors that the members do *not* share: it avoids what they disagree on. Against
+noise of every single rating it does harm, for the minimum of many noisy numbers is noise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from firstlight.envs.types import Rollout
+from firstlight.intrinsic.mixer.terms import Reduce
+
+Level = Literal["sample", "batch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftMin:
+    """``-log(mean_m exp(-beta r_m)) / beta``: the mean at beta 0, the worst case at infinity.
+
+    Coste et al. 2023 (arXiv 2310.02743) optimise the worst case; the soft form is that of arXiv
+    2606.09073 with beta for its 1/beta. To second order it is ``mean - beta/2 * var``.
+
+    Args:
+        beta: from 0 to infinity.
+        level: "sample" or "batch".
+
+    >>> from firstlight.envs import Chain, RandomActor, Runner
+    >>> rollout = Runner(Chain(1)).collect(RandomActor(Chain().act_space), 1)
+    >>> members = torch.tensor([[[1.0, 2.0, 6.0]]])  # [T, N, M]
+    >>> [SoftMin(beta=beta)(members, rollout).item() for beta in (0.0, float("inf"))]
+    [3.0, 1.0]
+    """
+
+    beta: float = math.inf
+    level: Level = "sample"
+
+    def __post_init__(self) -> None:
+        _check_level(self.level)
+        if not self.beta >= 0:
+            raise ValueError(f"beta={self.beta}: it lies between 0 (mean) and inf (worst case)")
+
+    def __call__(self, members: Tensor, rollout: Rollout) -> Tensor:
+        """`members` [T, N, M] to [T, N]."""
+        if self.level == "batch":
+            means = _means(members, rollout)
+            if self.beta == math.inf:
+                return _paid(members, rollout, torch.eye(len(means)).to(means)[means.argmin()])
+            return _paid(members, rollout, torch.softmax(-self.beta * means, 0))
+        low = members.min(-1).values
+        if self.beta == 0:
+            reduced = members.mean(-1)
+        elif self.beta == math.inf:
+            reduced = low
+        else:  # from the lowest member up, so that no exponential overflows
+            rise = torch.expm1(-self.beta * (members - low[..., None])).mean(-1)
+            reduced = low - torch.log1p(rise) / self.beta
+        return torch.where(rollout.valid, reduced, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pessimism:
+    """``mean - coef * spread``: what the members disagree on is worth less.
+
+    Coste et al. 2023 (arXiv 2310.02743, uncertainty-weighted optimisation) take the variance, with
+    0.5 for best-of-n and 0.1 for PPO. The standard deviation, our default, has the unit of the
+    rating, so that scaling the members scales the result.
+
+    Args:
+        coef: at least 0.
+        spread: "std" or "var", over the members, without Bessel's correction.
+        level: "sample" or "batch".
+    """
+
+    coef: float = 1.0
+    spread: Literal["std", "var"] = "std"
+    level: Level = "sample"
+
+    def __post_init__(self) -> None:
+        _check_level(self.level)
+        if self.spread not in ("std", "var"):
+            raise ValueError(f"spread is 'std' or 'var', not {self.spread!r}")
+
+    def __call__(self, members: Tensor, rollout: Rollout) -> Tensor:
+        """`members` [T, N, M] to [T, N]."""
+        if self.level == "sample":
+            var = members.var(-1, correction=0)
+            spread = var if self.spread == "var" else var.sqrt()
+            return torch.where(rollout.valid, members.mean(-1) - self.coef * spread, 0.0)
+        means = _means(members, rollout)
+        away = means - means.mean()
+        if self.spread == "var":
+            slope = 2 * away
+        else:
+            slope = away / means.std(correction=0).clamp(min=torch.finfo(means.dtype).tiny)
+        return _paid(members, rollout, (1 - self.coef * slope) / len(means))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blend:
+    """``alpha * nominal + (1 - alpha) * robust`` (BRME, arXiv 2409.15360).
+
+    There the nominal rating is that of the member with the smallest variance of its own, which a
+    module knows and a reduction does not: let it list that member first and set `nominal` to 0.
+
+    Args:
+        alpha: share of the nominal rating; the paper found 0.2 and 0.4 better than none.
+        nominal: number of the member, or None for the mean of all.
+        robust: the rest; default the worst member by its mean over the rollout, as published.
+    """
+
+    alpha: float = 0.4
+    nominal: int | None = None
+    robust: Reduce = field(default_factory=lambda: SoftMin(level="batch"))
+
+    def __call__(self, members: Tensor, rollout: Rollout) -> Tensor:
+        """`members` [T, N, M] to [T, N]."""
+        nominal = members.mean(-1) if self.nominal is None else members[..., self.nominal]
+        robust = self.robust(members, rollout)
+        return torch.where(rollout.valid, self.alpha * nominal + (1 - self.alpha) * robust, 0.0)
+
+
+def _check_level(level: str) -> None:
+    if level not in ("sample", "batch"):
+        raise ValueError(f"level is 'sample' or 'batch', not {level!r}")
+
+
+def _means(members: Tensor, rollout: Rollout) -> Tensor:
+    """[M] mean of each member [T, N, M] over valid rows."""
+    total = torch.where(rollout.valid[..., None], members, 0.0).sum((0, 1))
+    return total / rollout.valid.sum().clamp(min=1)
+
+
+def _paid(members: Tensor, rollout: Rollout, weight: Tensor) -> Tensor:
+    """[T, N] the members [T, N, M], weighted [M]."""
+    return torch.where(rollout.valid, members @ weight, 0.0)

@@ -1,0 +1,208 @@
+"""Sentences as numbers: the table, and what is said of a step."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from firstlight.envs import minigrid
+from firstlight.envs.cells import (
+    BALL,
+    BLUE,
+    BOX,
+    CLOSED,
+    DOOR,
+    EMPTY,
+    GOAL,
+    GREEN,
+    GREY,
+    KEY,
+    LAVA,
+    LOCKED,
+    OPEN,
+    RED,
+    YELLOW,
+)
+from firstlight.envs.gridworld import GridWorld
+from firstlight.envs.text import Captions, Event, TextTable, describe, encode_text, table_of
+from firstlight.envs.types import Point
+
+FORWARD, PICKUP, DROP, TOGGLE, DONE = 2, 3, 4, 5, 6
+NOTHING = (EMPTY, 0, 0)
+
+
+def view(hand, front):
+    image = np.zeros((7, 7, 3), np.uint8)
+    image[3, 6], image[3, 5] = hand, front
+    return image
+
+
+def test_a_number_stays_with_its_sentence():
+    table = TextTable()
+    assert table.intern("") == 0
+    first = [table.intern(text) for text in ("b", "a", "b", "ä→", "a")]
+    assert first == [1, 2, 1, 3, 2]
+    assert [table.text(i) for i in range(len(table))] == ["", "b", "a", "ä→"]
+    for missing in (-1, 4):
+        with pytest.raises(IndexError, match=f"no text {missing}"):
+            table.text(missing)
+
+
+def test_a_table_comes_back_from_its_file(tmp_path):
+    table = TextTable(["opened the red door", "ä→", 'said "no"'])
+    table.save(tmp_path / "texts.json")
+    again = TextTable.load(tmp_path / "texts.json")
+    assert json.loads((tmp_path / "texts.json").read_text()) == table.state_dict()["texts"]
+    assert [again.text(i) for i in range(len(again))] == [table.text(i) for i in range(len(table))]
+    assert again.intern("new") == len(table)
+    other = TextTable(["something else"])
+    other.load_state_dict(table.state_dict())
+    assert other.state_dict() == table.state_dict()
+
+
+def test_bytes_are_filled_up_and_cut_off():
+    assert bytes(encode_text("abc", 5)) == b"abc\0\0"
+    assert bytes(encode_text("abcdef", 4)) == b"abcd"
+
+
+@pytest.mark.parametrize(
+    ("action", "before", "after", "said"),
+    [
+        (
+            PICKUP,
+            (NOTHING, (KEY, YELLOW, 0)),
+            ((KEY, YELLOW, 0), NOTHING),
+            "picked up the yellow key",
+        ),
+        (PICKUP, (NOTHING, (DOOR, RED, CLOSED)), (NOTHING, (DOOR, RED, CLOSED)), ""),
+        (DROP, ((BALL, BLUE, 0), NOTHING), (NOTHING, (BALL, BLUE, 0)), "dropped the blue ball"),
+        (DROP, ((BALL, BLUE, 0), (1, 0, 0)), ((BALL, BLUE, 0), (1, 0, 0)), ""),
+        (
+            TOGGLE,
+            (NOTHING, (DOOR, RED, CLOSED)),
+            (NOTHING, (DOOR, RED, OPEN)),
+            "opened the red door",
+        ),
+        (
+            TOGGLE,
+            (NOTHING, (DOOR, RED, OPEN)),
+            (NOTHING, (DOOR, RED, CLOSED)),
+            "closed the red door",
+        ),
+        (
+            *(TOGGLE, ((KEY, RED, 0), (DOOR, RED, LOCKED)), ((KEY, RED, 0), (DOOR, RED, OPEN))),
+            "unlocked the red door",
+        ),
+        (TOGGLE, (NOTHING, (BOX, GREY, 0)), (NOTHING, (KEY, RED, 0)), "opened the grey box"),
+        (TOGGLE, (NOTHING, (BOX, GREY, 0)), (NOTHING, NOTHING), "opened the grey box"),
+        (FORWARD, (NOTHING, (GOAL, GREEN, 0)), (NOTHING, NOTHING), "reached the goal"),
+        (FORWARD, (NOTHING, (LAVA, RED, 0)), (NOTHING, NOTHING), "fell into the lava"),
+        (FORWARD, (NOTHING, (DOOR, RED, OPEN)), (NOTHING, NOTHING), ""),
+        (FORWARD, (NOTHING, NOTHING), (NOTHING, (KEY, RED, 0)), ""),
+        (0, (NOTHING, (GOAL, GREEN, 0)), (NOTHING, NOTHING), ""),
+    ],
+)
+def test_an_event_is_told_by_what_changed(action, before, after, said):
+    assert describe(Event(view(*before), action, view(*after), 0.0)) == said
+
+
+def facing(front, hand=0, target=0):
+    """A moment in an empty room of 8 x 8 before a cell with the code `front`."""
+    grid = torch.full((8, 8), EMPTY, dtype=torch.int16)
+    grid[4, 3] = front
+    arrays = {"grid": grid, "agent": torch.tensor([3, 3, 0]), "target": torch.tensor(target)}
+    arrays |= {name: torch.tensor(0) for name in ("elapsed", "rng")}
+    return Point(arrays={**arrays, "carrying": torch.tensor(hand)})
+
+
+def test_captions_say_what_each_environment_did():
+    vec = Captions(GridWorld("MiniGrid-DoorKey-8x8-v0", num_envs=4, mission=True))
+    _, info = vec.reset(0)
+    assert info["text_id"].tolist() == [0] * 4
+    mission = "use the key to open the door and then get to the goal"
+    assert [vec.texts.text(i) for i in info["mission_id"].tolist()] == [mission] * 4
+    door = DOOR | RED << 4 | LOCKED << 7
+    vec.restore(
+        torch.arange(4),
+        [
+            facing(KEY | YELLOW << 4),
+            facing(door, hand=KEY | RED << 4),
+            facing(door, hand=KEY | BLUE << 4),
+            facing(GOAL | GREEN << 4),
+        ],
+    )
+    step = vec.step(torch.tensor([PICKUP, TOGGLE, TOGGLE, FORWARD]))
+    told = [vec.texts.text(i) for i in step.info["text_id"].tolist()]
+    assert told == ["picked up the yellow key", "unlocked the red door", "", ""]
+    assert step.terminated.tolist() == [False, False, False, True]
+    assert [vec.texts.text(i) for i in step.final_info["text_id"]] == ["reached the goal"]
+    assert vec.step(torch.full((4,), DONE)).info["text_id"].tolist() == [0] * 4
+
+
+def test_a_users_own_caption_hears_of_every_step():
+    heard = []
+
+    def caption(event):
+        heard.append((event.action, event.before.shape, event.after.shape, event.reward))
+        return f"did {event.action}"
+
+    vec = Captions(GridWorld("MiniGrid-DoorKey-5x5-v0", num_envs=2, mission=True), caption=caption)
+    vec.reset(0)
+    step = vec.step(torch.tensor([DONE, 0]))
+    assert heard == [(DONE, (7, 7, 3), (7, 7, 3), 0.0), (0, (7, 7, 3), (7, 7, 3), 0.0)]
+    assert [vec.texts.text(i) for i in step.info["text_id"].tolist()] == ["did 6", "did 0"]
+
+
+@pytest.mark.parametrize("backend", ["native", "envpool", "python"])
+@pytest.mark.parametrize("view", ["partial", "map"])
+def test_every_backend_tells_the_same_sentences(backend, view):
+    task = "MiniGrid-KeyCorridorS3R1-v0"
+    vec = minigrid.make(task, num_envs=8, backend=backend, view=view, text=True, max_steps=50)
+    obs, info = vec.reset(0)
+    assert "mission" not in {*obs, *info, *vec.obs_space, *vec.info_space}
+    said, missions = set(), set(info["mission_id"].tolist())
+    g = torch.Generator().manual_seed(0)
+    for _ in range(150):
+        step = vec.step(torch.randint(0, 6, (8,), generator=g))
+        said |= set(step.info["text_id"].tolist())
+        missions |= set(step.info["mission_id"].tolist())
+        assert (step.info["text_id"][step.is_first] == 0).all()
+    texts = table_of(vec)
+    assert len(missions) > 3
+    assert all(texts.text(i).startswith("pick up the ") for i in missions)
+    assert {texts.text(i).split()[0] for i in said if i} & {"opened", "closed"}
+    vec.close()
+
+
+def test_numbers_and_the_last_event_outlive_a_checkpoint():
+    def make():
+        return Captions(GridWorld("MiniGrid-KeyCorridorS3R1-v0", num_envs=16, mission=True))
+
+    vec, other = make(), make()
+    vec.reset(1)
+    g = torch.Generator().manual_seed(0)
+    actions = torch.randint(0, 6, (60, 16), generator=g)
+    told = [vec.step(action) for action in actions[:30]]
+    state = vec.state_dict()
+    ahead = [vec.step(action).info for action in actions[30:]]
+    other.texts.intern("another run's sentence")
+    _, info, _ = other.load_state_dict(state)
+    assert torch.equal(info["text_id"], told[-1].info["text_id"])
+    for action, expected in zip(actions[30:], ahead, strict=True):
+        got = other.step(action).info
+        assert all(torch.equal(got[name], expected[name]) for name in expected)
+    assert other.texts.state_dict() == vec.texts.state_dict()
+    assert len(vec.texts) > 4
+
+
+def test_without_text_there_is_no_table():
+    for view in ("partial", "map"):
+        vec = minigrid.make("MiniGrid-DoorKey-5x5-v0", num_envs=1, backend="native", view=view)
+        with pytest.raises(ValueError, match="text=True"):
+            table_of(vec)
+
+
+def test_captions_need_the_partial_view():
+    with pytest.raises(ValueError, match=r"\[7, 7, 3\]"):
+        Captions(GridWorld("MiniGrid-DoorKey-5x5-v0", num_envs=1, view="full", mission=True))
