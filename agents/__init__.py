@@ -10,9 +10,12 @@ from firstlight.agents.agent import Agent, load
 from firstlight.agents.callbacks import Evaluate, StopAt
 from firstlight.agents.encoders import MLP, Grid, Pixel
 from firstlight.agents.evaluation import evaluate, record
+from firstlight.agents.examine import examine
+from firstlight.agents.pictures import HeatMaps
 from firstlight.agents.policy import ActorCritic, Policy
 from firstlight.agents.ppo import PPO
 from firstlight.agents.progress import Progress
+from firstlight.agents.reward_video import record_rewards
 from firstlight.agents.run import Run
 from firstlight.agents.spec import rebuildable
 from firstlight.agents.trainer import Trainer
@@ -24,6 +27,7 @@ __all__ = [
     "Agent",
     "Evaluate",
     "Grid",
+    "HeatMaps",
     "Pixel",
     "Policy",
     "Progress",
@@ -31,7 +35,9 @@ __all__ = [
     "StopAt",
     "Trainer",
     "evaluate",
+    "examine",
     "load",
     "rebuildable",
     "record",
+    "record_rewards",
 ]

@@ -20,10 +20,11 @@ FAINT = 1e-3
 """A module that never has a larger share than this of what all sources pay is drowned."""
 DROWNED = 1e-2
 """The task is drowned if it mostly has a smaller share than this."""
-FALLS = -0.02
+FALLS = -0.03
 """Rank correlation of visits and bonus up to which a bonus is said to fall with visits."""
 
 _FLAT = 1e-6  # relative spread of a constant
+_BEGIN = 3  # iterations that a bonus may take to find its size
 
 Kind = Literal["dead", "constant", "exploding", "drowned", "not novel"]
 
@@ -72,8 +73,8 @@ class Evidence:
         weight: the largest that it has during training.
         sizes: of each iteration, None where its weight was 0.
         novelty: whether it says of itself that it falls with visits.
-        rank: rank correlation of visits to a state and the bonus there; None if no state came
-            twice.
+        rank: rank correlation of the visits to a state, in the run or in the episode, and the
+            bonus there, whichever is less; None if there is no telling.
         horizon: steps that its return looks ahead, or the length of an episode if that is less.
         without: hash of the parameters after the first update, made without this source.
         error: what was not finite.
@@ -161,7 +162,7 @@ def _exploding(seen: Evidence) -> str | None:
     raw = [sizes.raw for sizes in seen.counted if sizes.raw > 0]
     if not raw:
         return None
-    begin, most = float(np.median(raw[:3])), max(raw)
+    begin, most = max(raw[:_BEGIN]), max(raw[_BEGIN:], default=0.0)
     if most > GROWTH * begin:
         return f"a step that is paid was worth {begin:.3g} at first and {most:.3g} later"
     scaled = max(sizes.scaled for sizes in seen.counted)

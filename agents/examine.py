@@ -21,7 +21,7 @@ from firstlight.agents.trainer import Trainer
 from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.seeding import global_rng_state, set_global_rng_state
 from firstlight.envs.types import Rollout
-from firstlight.intrinsic.episodic import StateKeys, VisitTable
+from firstlight.intrinsic.episodic import EpisodicVisits, StateKeys, VisitTable
 from firstlight.intrinsic.mixer import Part
 
 _ROWS = 1024  # of an iteration that enter the rank correlation
@@ -164,33 +164,38 @@ class Watch:
 
 
 class _Visits:
-    """How often each state was visited, beside what was paid there, of some rows of a run."""
+    """How often each state was visited, beside what was paid there, of some rows of a run.
+
+    Both in the run and in the episode: a bonus that forgets at the end of each falls with the
+    latter only.
+    """
 
     def __init__(self, obs_space: spaces.Dict):
         try:
             self.keys = StateKeys(obs_space)
         except ValueError:  # floats without bounds
             self.keys = StateKeys(obs_space, bits=32)
-        self.table = VisitTable()
-        self._counts: dict[str, list[np.ndarray]] = {}
-        self._bonus: dict[str, list[np.ndarray]] = {}
+        self.run, self.episode = VisitTable(), EpisodicVisits()
+        self._rows: dict[str, list[np.ndarray]] = {}  # [3, R] each: visits, visits, bonus
 
     def add(self, rollout: Rollout, bonus: Mapping[str, torch.Tensor]) -> None:
         """Count a rollout's true successors; bonus [T, N] each."""
         valid = rollout.valid.cpu()
-        visits = self.table.count(self.keys(rollout)[1], valid)[valid].numpy()  # [R]
-        rows = np.linspace(0, len(visits) - 1, min(_ROWS, len(visits))).round().astype(np.int64)
+        here, after = self.keys(rollout)
+        counts = self.run.count(after, valid), self.episode.count(here, after, rollout)
+        total = int(valid.sum())
+        rows = torch.linspace(0, max(total - 1, 0), min(_ROWS, total)).round().long()
         for name, values in bonus.items():
-            self._counts.setdefault(name, []).append(visits[rows])
-            self._bonus.setdefault(name, []).append(values.cpu()[valid].numpy()[rows])
+            columns = [field.cpu()[valid][rows].double() for field in (*counts, values)]
+            self._rows.setdefault(name, []).append(torch.stack(columns).numpy())
 
     def rank(self, name: str) -> float | None:
         """Rank correlation of visits and bonus; None if one of them is always the same."""
-        if name not in self._counts:
+        if name not in self._rows:
             return None
-        return rank_correlation(
-            np.concatenate(self._counts[name]), np.concatenate(self._bonus[name])
-        )
+        run, episode, bonus = np.concatenate(self._rows[name], axis=1)
+        ranks = [rank_correlation(visits, bonus) for visits in (run, episode)]
+        return min((rank for rank in ranks if rank is not None), default=None)
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float | None:

@@ -237,7 +237,7 @@ def _coloured(values: np.ndarray, low: float, high: float, log: bool) -> np.ndar
     """[H, W] to colours [H, W, 3] uint8."""
     if log and low > 0:
         values, low, high = np.log(values), float(np.log(low)), float(np.log(high))
-    share = (values - low) / (high - low) if high > low else np.where(np.isnan(values), values, 0.5)
+    share = (values - low) / (high - low) if high > low else np.where(np.isnan(values), values, 0.0)
     stops = np.linspace(0, 1, len(_COLOURS))
     bands = [np.interp(np.nan_to_num(share), stops, band) for band in _COLOURS.T]
     colours = np.stack(bands, -1)

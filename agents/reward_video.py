@@ -77,12 +77,11 @@ def record_rewards(
         vec.enable_rendering()
     with frozen(policy):
         rollout, frames = _film(policy, vec, seed, deterministic, max_steps)
-        live = {name: m for name, m in modules.items() if mixer.active(name, progress)}
-        bonus = {name: module.compute(rollout) for name, module in live.items()}
-        rewards = mixer(rollout, bonus, progress)
+    live = {name: m for name, m in modules.items() if mixer.active(name, progress)}
+    rewards = mixer(rollout, {n: m.compute(rollout) for n, m in live.items()}, progress)
     strips = Strips(rewards.parts)
-    shown = [_scaled(frame, scale) for frame in frames]
-    write_gif(path, [strips.under(frame, t) for t, frame in enumerate(shown)], fps=fps)
+    pictures = [strips.under(_scaled(frame, scale), t) for t, frame in enumerate(frames)]
+    write_gif(path, pictures, fps=fps)
     return rewards
 
 
@@ -96,7 +95,7 @@ class Strips:
     def __init__(self, parts: Mapping[str, Part]):
         self.parts = dict(parts)
         self.paid = {  # [T] each
-            name: (part.weight * part.scaled[:, 0]).double().cpu().numpy()
+            name: np.nan_to_num((part.weight * part.scaled[:, 0]).double().cpu().numpy())
             for name, part in self.parts.items()
         }
         self._plots: dict[int, np.ndarray] = {}
@@ -142,6 +141,8 @@ class Strips:
         """Everything but the cursor and what it points at, [h, width, 3]."""
         pitch = _WORDS + _PLOT + _GAP
         canvas = np.full((pitch * len(self.paid), width, 3), _DARK, np.uint8)
+        if not self.paid:
+            return canvas
         for row, values in enumerate(self.paid.values()):
             top = row * pitch + _WORDS
             plot = _bars(values, width, _HUES[row % len(_HUES)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ class RunDirectory:
             temporary.replace(path)
         except OSError as error:
             log.warning("no picture at step %s: %s", f"{step:,}", error)
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
     def save(self, state: dict[str, Any], step: int) -> Path:
         """A checkpoint of everything."""

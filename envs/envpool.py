@@ -219,6 +219,7 @@ def _known(
     return tuple(wanted)
 
 
+@functools.cache
 def _dtype(dtype: np.dtype) -> np.dtype:
     """What a field of this dtype becomes."""
     return np.dtype(np.int64) if dtype == np.int32 else lawful(dtype)

@@ -23,6 +23,7 @@ from firstlight.envs.types import Obs, Point, Step, map_obs
 from firstlight.envs.vec import VecEnv
 
 _CALM = 1000  # steps after which a death no longer counts as one more in a row
+_START = 300.0  # seconds that environments may take to be made
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ class Isolated:
         factory: makes the `VecEnv`; must pickle, so it is a function at the top of a module, a
             class, or a `functools.partial` of one.
         max_restarts: deaths in a row (fewer than 1,000 steps apart) that are got over.
-        timeout: seconds after which a child that has not answered is ended; its stack is shown.
+        timeout: seconds after which a child that has not answered is ended; its stack is shown. To
+            make the environments it has five minutes.
         start_method: of multiprocessing.
 
     Attributes:
@@ -74,6 +76,7 @@ class Isolated:
             self._context.set_forkserver_preload([__name__])  # so that torch is imported once
         self._seed, self._steps, self._in_a_row, self._asked = 0, 0, 0, 0
         self._rendering, self._closed = False, False
+        self._dead: WorkerDiedError | None = None
         told = self._start()
         self.num_envs, self.success_threshold = told["num_envs"], told["success_threshold"]
         self.obs_space, self.info_space = told["obs_space"], told["info_space"]
@@ -200,8 +203,8 @@ class Isolated:
         self._finalizer = util.Finalize(
             self, end, args=(self._process, self._pipe), exitpriority=10
         )
-        self._doing, self._asked = "being made", 0
-        return self._answer()
+        self._doing, self._asked, self._dead = "being made", 0, None
+        return self._answer(_START)
 
     def _call(self, name: str, *args: Any) -> Any:
         self._ask(name, *args)
@@ -215,33 +218,37 @@ class Isolated:
         with contextlib.suppress(OSError):  # of a dead child; `_answer` finds out
             self._pipe.send((self._asked, name, pack(args)))
 
-    def _answer(self) -> Any:
-        """What the child says to the last question.
+    def _answer(self, seconds: float | None = None) -> Any:
+        """What the child says to the last question, within so many seconds or `timeout`.
 
         Raises:
             WorkerDiedError: naming what it died of and what it was doing.
             Exception: whatever the environments raised.
         """
-        number = -1
+        if self._dead is not None:
+            raise self._dead
+        number, timeout = -1, seconds or self.timeout
         while number != self._asked:  # one that was given up may have been answered since
-            ready = connection.wait([self._pipe, self._process.sentinel], self.timeout)
+            ready = connection.wait([self._pipe, self._process.sentinel], timeout)
             try:
                 if self._pipe not in ready:
                     raise EOFError
                 number, fine, answer = self._pipe.recv()
             except (EOFError, OSError):
-                raise self._death(stuck=not ready) from None
+                self._dead = self._death(None if ready else timeout)
+                raise self._dead from None
         if not fine:
             raise answer
         return unpack(answer)
 
-    def _death(self, stuck: bool) -> WorkerDiedError:
-        if stuck:
+    def _death(self, waited: float | None) -> WorkerDiedError:
+        """End what is dead, or has not answered in `waited` seconds, and say what it died of."""
+        if waited is not None:
             os.kill(self._process.pid, signal.SIGABRT)  # faulthandler shows where it stood
         end(self._process, self._pipe)
         code = self._process.exitcode or 0
         cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        cause = f"{cause}, for it gave no answer in {self.timeout:g} s" if stuck else cause
+        cause += "" if waited is None else f", for it gave no answer in {waited:g} s"
         what = self._doing
         if what == "step":
             what += f" with actions {reprlib.repr(self._args[0].tolist())}"

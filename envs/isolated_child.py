@@ -6,6 +6,8 @@ import contextlib
 import copy
 import dataclasses
 import faulthandler
+import os
+import signal
 import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -71,6 +73,7 @@ def serve(pipe: Any, factory: Callable[[], VecEnv]) -> None:
         factory: of the environments.
     """
     _become_worker()
+    os.setpgid(0, 0)  # what the environments start belongs to the same group, and ends with it
     faulthandler.enable()
     torch.set_num_threads(1)
     try:
@@ -93,10 +96,12 @@ def serve(pipe: Any, factory: Callable[[], VecEnv]) -> None:
 
 
 def end(process: Any, pipe: Any) -> None:
-    """Ask a child to end, wait a little, kill it; may be called again."""
+    """Ask a child to end, wait a little, kill it and all that it started; may be called again."""
     with contextlib.suppress(OSError):  # it is dead
         pipe.send((0, "close", []))
     process.join(_GRACE)
+    with contextlib.suppress(OSError):  # nobody is left
+        os.killpg(process.pid, signal.SIGKILL)
     if process.is_alive():
         process.kill()
         process.join()

@@ -21,6 +21,7 @@ from firstlight.envs.vec import VecEnv
 MISSION_BYTES = 96
 _HAND, _FRONT = (VIEW // 2, VIEW - 1), (VIEW // 2, VIEW - 2)
 _PICKUP, _DROP, _TOGGLE = 3, 4, 5
+_LAST = "text.id"
 _IDS = spaces.Box(0, np.iinfo(np.int64).max, (), np.int64)
 
 
@@ -182,15 +183,24 @@ class Captions:
         )
 
     def points(self) -> list[Point]:
-        """Those of the environments."""
-        return self._vec.points()
+        """Where each environment stands, and what happened just before."""
+        return [
+            dataclasses.replace(point, arrays={**(point.arrays or {}), _LAST: last.clone()})
+            for point, last in zip(self._vec.points(), self._text_id, strict=True)
+        ]
 
     def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
-        """Set environments back to saved `points`; what happened just before is forgotten."""
-        obs, info, lost = self._vec.restore(env_ids, points)
+        """Set environments back to saved `points`."""
+        inner, last = [], []
+        for point in points:
+            arrays = dict(point.arrays or {})
+            last.append(int(arrays.pop(_LAST, 0)))
+            inner.append(dataclasses.replace(point, arrays=arrays or None))
+        obs, info, lost = self._vec.restore(env_ids, inner)
+        text_id = torch.where(lost, 0, torch.tensor(last, dtype=torch.int64))
         self._image, self._text_id = self._image.clone(), self._text_id.clone()
-        self._image[env_ids], self._text_id[env_ids] = obs["image"], 0
-        return *self._told(obs, info, self._text_id[env_ids]), lost
+        self._image[env_ids], self._text_id[env_ids] = obs["image"], text_id
+        return *self._told(obs, info, text_id), lost
 
     def state_dict(self) -> dict[str, Any]:
         """That of the environments, and the sentences."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -35,13 +36,16 @@ class VecEnv(Protocol):
     the first two need `points`, `restore`, `state_dict` and `load_state_dict`.
     """
 
-    resume: str
-
     num_envs: int
     obs_space: spaces.Dict
     info_space: spaces.Dict
     act_space: spaces.Space
     success_threshold: float | None
+
+    @property
+    def resume(self) -> str:
+        """How open episodes come back: "state", "replay" or "dropped"; an attribute will do."""
+        ...
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
         """Begin an episode everywhere. Returns obs and info, each field [N, ...]."""
@@ -125,6 +129,7 @@ def checked_actions(action: Tensor, space: spaces.Space, num_envs: int) -> np.nd
     return (array + start).astype(space.dtype, copy=False)
 
 
+@functools.cache
 def lawful(dtype: np.dtype) -> np.dtype:
     """What a field of this dtype becomes as a tensor; torch cannot compute with uint16 to uint64.
 

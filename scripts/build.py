@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from firstlight.scripts.errors import BadInputError, nearest
 
 if TYPE_CHECKING:
+    from firstlight.agents.learner import Learner
     from firstlight.agents.trainer import Trainer
     from firstlight.envs.vec import VecEnv
     from firstlight.intrinsic.base import IntrinsicModule
@@ -173,6 +174,21 @@ def make_mixer(
     return make(options, terms=terms, combine=combine)
 
 
+def make_learner(config: DictConfig, policy: Any, seed: int, **known: Any) -> Learner:
+    """The learner, and before it the auxiliaries that its node lists, each from what is `known`."""
+    from firstlight.envs.seeding import derive
+
+    options, runtime = plain(config), {"policy": policy, "seed": seed}
+    if nodes := options.pop("auxiliaries", None):
+        if "auxiliaries" not in inspect.signature(locate(options["_target_"])).parameters:
+            raise BadInputError(f"{options['_target_']} takes no 'auxiliaries'")
+        if any("_target_" not in node for node in nodes):
+            raise BadInputError("learner.auxiliaries is a list of {_target_: ...}; see auxiliary=")
+        made = [make(n, **known, seed=derive(seed, "auxiliary", i)) for i, n in enumerate(nodes)]
+        runtime["auxiliaries"] = made
+    return make(options, **runtime)
+
+
 def pick_device(name: str) -> str:
     """Resolve auto, and refuse what is not there."""
     import torch
@@ -201,14 +217,16 @@ def build(cfg: DictConfig, vec: VecEnv) -> Trainer:
     spaces = {"obs_space": vec.obs_space, "act_space": vec.act_space}
     options = plain(cfg.policy)
     critic = options.pop("critic_encoder", None)
+    encoder = make(cfg.encoder, **spaces)
     policy = make(
         options,
         **spaces,
-        encoder=make(cfg.encoder, **spaces),
+        encoder=encoder,
         critic_encoder=make(critic, **spaces) if critic else None,
         num_streams=mixer.num_streams,
     )
-    learner = make(cfg.learner, policy=policy, seed=cfg.seed)
+    known = {**spaces, "info_space": vec.info_space, "in_dim": getattr(encoder, "out_dim", None)}
+    learner = make_learner(cfg.learner, policy, cfg.seed, **known)
     return make(
         cfg.trainer,
         vec=vec,

@@ -335,7 +335,7 @@ def test_what_is_no_table_is_left_out_and_nothing_measured_says_nothing():
     [
         (("learnign", "bonuses"), "did you mean 'learning'?"),
         (("learning", "bonusses"), "did you mean 'bonuses'?"),
-        (("learning",), "learning takes the name of a table; there are bonuses, demo, never"),
+        (("learning",), "learning takes the name of a table; there are bonuses, demo, map, never"),
         (("learning", "bonuses", "budget=soon"), "budget=soon: it is a time, such as 90m"),
         (("learning", "bonuses", "budget=-3m"), "budget=-3m: it is a time"),
         (("learning", "bonuses", "budget=nan"), "budget=nan: it is a time"),

@@ -13,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from firstlight.intrinsic import Term
-from firstlight.scripts.build import make_vec
+from firstlight.scripts.build import make_learner, make_vec
 from firstlight.scripts.errors import BadInputError
 from firstlight.scripts.train import train
 
@@ -21,7 +21,9 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 RUNTIME = {  # what scripts/build.py passes, because only a run knows it
     *("obs_space", "act_space", "info_space", "num_streams", "vec", "policy", "encoder"),
     *("critic_encoder", "learner", "modules", "mixer", "run_dir", "resume", "seed", "device"),
+    "in_dim",
 }
+STATED = ("learner/", "intrinsic/", "trainer/", "auxiliary/")  # groups that state the defaults
 OVERLAYS = ("bench", "experiment")
 FILES = sorted(CONF.rglob("*.yaml"))
 CHOICES = [
@@ -96,7 +98,7 @@ def choose(group: str, name: str) -> str:
 
 def test_there_is_something_to_check():
     assert {group for group, _ in CHOICES} == {
-        *("encoder", "env", "intrinsic", "learner", "mixer", "policy", "trainer")
+        *("auxiliary", "encoder", "env", "intrinsic", "learner", "mixer", "policy", "trainer")
     }
     assert len(NODES) >= len(CHOICES)
 
@@ -116,9 +118,7 @@ def test_target_imports_and_takes_the_keys(node):
     assert required - set(keywords(node)) <= RUNTIME
 
 
-@pytest.mark.parametrize(
-    "node", [n for n in NODES if n.id.startswith(("learner/", "intrinsic/", "trainer/"))]
-)
+@pytest.mark.parametrize("node", [n for n in NODES if n.id.startswith(STATED)])
 def test_values_are_the_constructors_defaults(node):
     parameters = inspect.signature(locate(node["_target_"])).parameters
     defaults = {name: alike(parameters[name].default) for name in keywords(node)}
@@ -153,6 +153,8 @@ def test_every_choice_composes(group, path):
     chosen = OmegaConf.to_container(OmegaConf.load(CONF / group / path))
     if group == "intrinsic":
         assert config["intrinsic"] == chosen["intrinsic"]
+    elif group == "auxiliary":
+        assert config["learner"]["auxiliaries"] == chosen["learner"]["auxiliaries"]
     else:
         assert config[group].keys() == chosen.keys()
         assert config[group]["_target_"] == chosen["_target_"]
@@ -213,6 +215,9 @@ def test_every_experiment_runs_without_its_modules(name, tmp_path):
         ["intrinsic=[count,rnd]", "mixer=sum", "policy=separate"],
         ["intrinsic=[rnd,count]", "mixer=heads", "encoder=mlp", "intrinsic.count.scope=episodic"],
         ["intrinsic=[count]", "intrinsic.count.keys=[position]"],
+        *([f"auxiliary={name_of(path)}"] for g, path in CHOICES if g == "auxiliary"),
+        ["auxiliary=rapid", "learner.auxiliaries.0.size=7", "policy=separate"],
+        ["learner.auxiliaries=[{_target_:firstlight.agents.auxiliaries.Rapid}]"],
     ],
     ids=" ".join,
 )
@@ -220,6 +225,27 @@ def test_choices_run_two_iterations(overrides, tmp_path):
     lines = run_twice(tmp_path, *overrides)
     assert [line["step"] for line in lines][-1] - lines[0]["step"] == 16
     assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["learner.auxiliaries=[rapid]"], "see auxiliary="),
+        (["auxiliary=rapid", "+learner.auxiliaries.0.sise=5"], "takes no 'sise'; did you mean"),
+        (["auxiliary=rapid", "learner.auxiliaries.0.size=0"], "Rapid: .*|size is 0"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_bad_auxiliaries_are_refused(overrides, complaint, tmp_path):
+    with pytest.raises(BadInputError, match=complaint):
+        run_twice(tmp_path, *overrides)
+
+
+def test_a_learner_that_takes_no_auxiliaries_says_so():
+    rapid = {"_target_": "firstlight.agents.auxiliaries.Rapid"}
+    node = {"_target_": "firstlight.agents.progress.Progress", "auxiliaries": [rapid]}
+    with pytest.raises(BadInputError, match="Progress takes no 'auxiliaries'"):
+        make_learner(node, None, 0)
 
 
 @pytest.mark.parametrize("name", HOME)

@@ -86,7 +86,7 @@ def gone(group, seconds=5.0):
 
 def shared_memory():
     """What Python and torch left there; other programs may use it too."""
-    ours = ("pym-", "psm_", "sem.", "torch_")
+    ours = ("pym-", "psm_", "torch_")
     return {name for name in os.listdir("/dev/shm") if name.startswith(ours)}
 
 
@@ -429,10 +429,10 @@ class Scarce(PPO):
         self.updates += 1
         return super().update(*args)
 
-    def _loss(self, *args):
+    def _loss(self, *args, **options):
         if self.updates > 3:
             raise torch.OutOfMemoryError("a stand-in for a full GPU")
-        return super()._loss(*args)
+        return super()._loss(*args, **options)
 """
 
 

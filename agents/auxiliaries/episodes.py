@@ -61,8 +61,9 @@ class OpenEpisodes:
     """Collects the rows of running episodes and hands out those that ran to their end.
 
     An episode is handed out if it was seen from its first observation to its own end, terminated or
-    truncated by the environment. One that was cut from outside (`Runner.cut`, a lost environment, a
-    rollout that was never shown) is not, nor is one whose beginning was not seen.
+    truncated by the environment. One that was cut from outside (`Runner.cut`, a lost environment)
+    is not, nor is one of which a part was not shown. A missing rollout, say of an update that was
+    skipped, is noticed where the next does not begin with what the last one ended with.
 
     Attributes:
         running: by id of the environment.

@@ -64,7 +64,7 @@ class Lagrangian(GrowingBuffers):
         per: Literal["episode", "step"] = "episode",
         equality: bool = False,
         lr: float = 0.1,
-        momentum: float = 0.9,
+        momentum: float = 0.1,
         max_grad: float = 0.5,
         search: ThresholdSearch | None = None,
     ):

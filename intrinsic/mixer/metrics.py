@@ -91,9 +91,10 @@ class Alarm:
             if share > LIMIT and name not in self.loud:
                 self.loud.add(name)
                 log.warning(
-                    "reward source %r makes %.1f%% of all reward and drowns the task: lower "
-                    "mixer.terms.%s.weight, or hold it with a budget (ShareCap, EpisodeCap)",
-                    *(name, 100 * share, name),
+                    "reward source %r makes %.1f%% of all reward, the task %.1f%%: unless the task "
+                    "is being learnt all the same, lower mixer.terms.%s.weight or hold the source "
+                    "with a budget (ShareCap, EpisodeCap)",
+                    *(name, 100 * share, 100 * metrics["reward/reward/share"], name),
                 )
             elif share < RECOVERED:
                 self.loud.discard(name)

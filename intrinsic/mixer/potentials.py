@@ -71,7 +71,7 @@ class Delta(GrowingBuffers):
 
     Attributes:
         last: [E] last rating of each environment, or 0.
-        owing: [E] bool, whether the rest of that row is still to be paid.
+        owing: [E] bool, whether there is one; if its episode goes on, part of it is to be paid.
     """
 
     last: Tensor
@@ -97,11 +97,11 @@ class Delta(GrowingBuffers):
     def update(self, raw: Tensor, rollout: Rollout) -> None:
         """Count `raw` [T, N]."""
         last, owing = self._carried(rollout)
-        goes_on = ~(rollout.terminated | rollout.truncated)
+        a_row = torch.ones_like(rollout.valid)
         self.last = known(self.last, rollout.env_ids)
         self.last[rollout.env_ids] = previous(raw, rollout, last)[-1]
         self.owing = known(self.owing, rollout.env_ids)
-        self.owing[rollout.env_ids] = previous(goes_on, rollout, owing)[-1]
+        self.owing[rollout.env_ids] = previous(a_row, rollout, owing)[-1]
 
     def _carried(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Last rating and whether it is owing, each [N]."""

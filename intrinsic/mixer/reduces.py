@@ -98,10 +98,11 @@ class Pessimism:
             return torch.where(rollout.valid, members.mean(-1) - self.coef * spread, 0.0)
         means = _means(members, rollout)
         away = means - means.mean()
-        if self.spread == "var":
-            slope = 2 * away
-        else:
-            slope = away / means.std(correction=0).clamp(min=torch.finfo(means.dtype).tiny)
+        slope = 2 * away
+        if self.spread == "std":
+            std = away.square().mean().sqrt()
+            apart = std > 1e-9 * means.abs().max()  # else it is rounding
+            slope = torch.where(apart, away / std, 0.0)
         return _paid(members, rollout, (1 - self.coef * slope) / len(means))
 
 
@@ -135,11 +136,11 @@ def _check_level(level: str) -> None:
 
 
 def _means(members: Tensor, rollout: Rollout) -> Tensor:
-    """[M] mean of each member [T, N, M] over valid rows."""
-    total = torch.where(rollout.valid[..., None], members, 0.0).sum((0, 1))
+    """[M] float64 mean of each member [T, N, M] over valid rows."""
+    total = torch.where(rollout.valid[..., None], members.double(), 0.0).sum((0, 1))
     return total / rollout.valid.sum().clamp(min=1)
 
 
 def _paid(members: Tensor, rollout: Rollout, weight: Tensor) -> Tensor:
     """[T, N] the members [T, N, M], weighted [M]."""
-    return torch.where(rollout.valid, members @ weight, 0.0)
+    return torch.where(rollout.valid, members @ weight.to(members.dtype), 0.0)

@@ -1,17 +1,81 @@
-"""A vector environment that keeps the contract, ways to break it, and two of Gymnasium's own."""
+"""Small environments, a vector that keeps the contract, and ways to break it."""
 
 import dataclasses
+import functools
 
+import envpool
+import gymnasium
+import minigrid  # noqa: F401  (registers the ids)
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from firstlight.envs.envpool import EnvPoolVec
 from firstlight.envs.gym import GymVec
 from firstlight.envs.types import Point, Step, take
 from firstlight.envs.vec import checked_actions
 
 NUMBERS = ("level", "time", "length", "sum", "over")
 NO_IDS = torch.zeros(0, dtype=torch.int64)
+
+
+class Walk(gymnasium.Env):
+    """A nested observation, continuous actions, an own end after some steps and noise."""
+
+    observation_space = spaces.Dict(
+        {
+            "where": spaces.Dict({"x": spaces.Box(-99, 99, (2,), np.float64)}),
+            "left": spaces.Discrete(40),
+            "wide": spaces.Box(0, 2**16 - 1, (), np.uint16),
+            "said": spaces.Text(9),
+        }
+    )
+    action_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, length=5):
+        self.length = length
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x, self.left = self.np_random.normal(size=2), self.length
+        return self.seen(), {}
+
+    def step(self, action):
+        self.x = self.x + action + self.np_random.normal(size=2)
+        self.left -= 1
+        home = bool(abs(self.x).max() < 0.3)
+        return self.seen(), float(home), home, self.left == 0, {"success": home}
+
+    def seen(self):
+        wide = np.array(60_000 + self.left, np.uint16)
+        return {"where": {"x": self.x.copy()}, "left": self.left, "wide": wide, "said": "hm"}
+
+
+def cartpole(limit=None):
+    return gymnasium.make("CartPole-v1", max_episode_steps=limit)
+
+
+def vector(mode=AutoresetMode.NEXT_STEP):
+    return SyncVectorEnv([functools.partial(cartpole, 4)] * 2, autoreset_mode=mode)
+
+
+def envpool_vector():
+    return envpool.make_gymnasium("CartPole-v1", num_envs=2)
+
+
+def pendulum():
+    return gymnasium.make("Pendulum-v1", max_episode_steps=9)
+
+
+def doorkey():
+    return gymnasium.make("MiniGrid-DoorKey-5x5-v0", max_steps=11)
+
+
+def pool(task, num_envs=3, steps=12, **options):
+    return functools.partial(
+        EnvPoolVec, task, num_envs=num_envs, num_threads=1, max_episode_steps=steps, **options
+    )
 
 
 class Lawful:
@@ -36,7 +100,7 @@ class Lawful:
 
     def begin(self, which):
         for n in np.flatnonzero(which):
-            self.level[n], self.length[n] = self.rngs[n].integers([1000, 5]) + [0, 2]
+            self.level[n], self.length[n] = self.rngs[n].integers([0, 2], [1000, 7])
             self.time[n] = self.sum[n] = 0
 
     def step(self, action):
@@ -170,16 +234,13 @@ class LosesItsPlace(Lawful):
         return super().load_state_dict(self.state_dict())
 
 
-class ClosesOnce(Lawful):
-    def close(self):
-        del self.rngs
-
-
 class ChangesItsMode(Lawful):
-    def begin(self, which):
-        super().begin(which)
-        if self.length.sum() > 16:
-            self.mode = "next-step"
+    calls = 0
+
+    def step(self, action):
+        answer, self.calls = super().step(action), self.calls + 1
+        self.mode = "next-step" if self.calls > 20 else "same-step"
+        return answer
 
 
 class Joined:
@@ -232,3 +293,10 @@ def join(parts):
     if isinstance(parts[0], dict):
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return torch.cat(list(parts))
+
+
+class Unchecked(EnvPoolVec):
+    """Hands impossible actions on to C++."""
+
+    def send(self, action):
+        self._pool.send(action.numpy())

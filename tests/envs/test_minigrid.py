@@ -1,5 +1,6 @@
 """MiniGrid's tasks: equal fields from every backend, the papers' ids, the views, the refusals."""
 
+import itertools
 import warnings
 
 import gymnasium
@@ -9,6 +10,7 @@ import torch
 
 from firstlight.agents.evaluation import record
 from firstlight.envs import minigrid
+from firstlight.envs.check import check_vec
 from firstlight.envs.gridworld import GridWorld
 from firstlight.envs.map_memory import MapMemory
 from firstlight.envs.minigrid_python import make_python
@@ -70,6 +72,23 @@ def test_every_backend_gives_the_same_fields(view, aside):
         told.append((shapes(rollout.obs), shapes(rollout.info), spaces))
         vec.close()
     assert all(each == told[0] for each in told)
+
+
+@pytest.mark.parametrize(
+    ("backend", "view"),
+    [
+        *itertools.product(("native", "python"), ("partial", "map", "full")),
+        *itertools.product(("envpool",), ("partial", "map")),
+    ],
+)
+def test_every_backend_keeps_the_contract(backend, view):
+    options = {"full_grid": True} if view == "full" else {"text": True}
+    vec = minigrid.make(
+        "MiniGrid-KeyCorridorS3R2-v0",
+        **{"num_envs": 5, "backend": backend, "view": view, "max_steps": 11, **options},
+    )
+    check_vec(vec)
+    vec.close()
 
 
 @pytest.mark.parametrize("backend", ["native", "envpool", "python"])

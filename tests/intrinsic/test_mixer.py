@@ -1,13 +1,19 @@
 """The reward layer: what it adds, what it leaves alone, and what it refuses."""
 
 import dataclasses
+import inspect
+import logging
+import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
 from firstlight.envs import Chain, RandomActor, Runner
-from firstlight.intrinsic import Heads, Linear, ReturnScale, RewardMixer, Streams, Sum, Term
-from firstlight.intrinsic.mixer import SoftMin
+from firstlight.intrinsic import Heads, Linear, ReturnScale, RewardMixer, Streams, Sum, Term, shapes
+from firstlight.intrinsic import mixer as mixer_package
+from firstlight.intrinsic.mixer import EpisodeCap, ShareCap, SoftMin, ZScore
 
 
 @pytest.fixture
@@ -166,6 +172,89 @@ def test_shares_add_up_and_raw_is_a_mean_over_valid_rows(rollout):
     assert metrics["reward/b/share"] + metrics["reward/reward/share"] == pytest.approx(1.0)
 
 
+def test_sparsity_is_the_share_of_rows_that_say_nothing(rollout):
+    bonus = torch.where(noise(rollout) < 0.25, 0.0, noise(rollout, 1) + 1)
+    mixer = RewardMixer({"reward": Term(), "b": Term(transform=ZScore())})
+    metrics = mixer.update(rollout, mixer(rollout, {"b": bonus}))
+    silent = (bonus[rollout.valid] == 0).float().mean().item()
+    assert 0.2 < silent < 0.3
+    assert metrics["reward/b/sparsity"] == pytest.approx(silent)
+    assert metrics["reward/reward/sparsity"] > 0.8
+
+
+def test_correlations_of_pairs_are_those_of_valid_rows_and_a_constant_has_none(rollout):
+    a, b = noise(rollout, 0), noise(rollout, 1)
+    bonus = {"a": a, "twin": 3 * a + 1, "foe": 1 - a, "b": b, "flat": torch.full_like(a, 0.3)}
+    bonus = {n: torch.where(rollout.valid, v, 77.0) for n, v in bonus.items()}
+    mixer = RewardMixer({"reward": Term(), **{name: Term() for name in bonus}})
+    metrics = mixer.update(rollout, mixer(rollout, bonus))
+    found = {k: v for k, v in metrics.items() if "correlation" in k}
+    assert len(found) == 10  # of five that vary
+    assert found["reward/a/correlation_twin"] == pytest.approx(1, abs=1e-5)
+    assert found["reward/a/correlation_foe"] == pytest.approx(-1, abs=1e-5)
+    pair = torch.stack([a[rollout.valid], b[rollout.valid]])
+    assert found["reward/a/correlation_b"] == pytest.approx(pair.corrcoef()[0, 1].item(), abs=1e-5)
+
+
+def test_more_than_six_sources_are_not_paired(rollout):
+    bonus = {name: noise(rollout, i) for i, name in enumerate("abcdef")}
+    mixer = RewardMixer({"reward": Term(), **{name: Term() for name in bonus}})
+    metrics = mixer.update(rollout, mixer(rollout, bonus))
+    assert not any("correlation" in tag for tag in metrics)
+    del bonus["f"]
+    mixer = RewardMixer({"reward": Term(), **{name: Term() for name in bonus}})
+    assert sum("correlation" in t for t in mixer.update(rollout, mixer(rollout, bonus))) == 15
+
+
+def test_metrics_of_a_rollout_without_valid_rows_are_finite(rollout):
+    idle = dataclasses.replace(rollout, valid=torch.zeros_like(rollout.valid))
+    mixer = RewardMixer({"b": Term(transform=ZScore(), budget=[EpisodeCap(cap=1.0)])})
+    metrics = mixer.update(idle, mixer(idle, {"b": noise(rollout)}))
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+def alarms(caplog):
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    caplog.clear()
+    return lines
+
+
+def test_a_bonus_that_drowns_the_task_is_named_once_and_again_after_recovery(rollout, caplog):
+    caplog.set_level(logging.WARNING)
+    assert rollout.reward.any()
+    mixer = RewardMixer({"a": Term(weight=0.01), "b": Term(weight=0.01)}, Sum())
+
+    def iterate(size):
+        bonus = {"a": noise(rollout), "b": size * noise(rollout, 1)}
+        mixer.update(rollout, mixer(rollout, bonus))
+        return alarms(caplog)
+
+    assert iterate(1.0) == []
+    (line,) = iterate(1e6)
+    assert "'b' makes 100.0%" in line
+    assert "mixer.terms.b.weight" in line
+    assert iterate(1e6) == []
+    assert iterate(1.0) == []
+    assert len(iterate(1e6)) == 1
+
+
+def test_no_alarm_before_the_task_has_paid_and_none_for_the_task_itself(rollout, caplog):
+    caplog.set_level(logging.WARNING)
+    silent = dataclasses.replace(rollout, reward=torch.zeros_like(rollout.reward))
+    mixer = RewardMixer({"b": Term()}, Sum())
+    mixer.update(silent, mixer(silent, {"b": noise(rollout)}))
+    quiet = RewardMixer({"b": Term(weight=1e-6)}, Sum())
+    quiet.update(rollout, quiet(rollout, {"b": noise(rollout)}))
+    assert alarms(caplog) == []
+
+
+def test_a_share_cap_keeps_the_alarm_quiet(rollout, caplog):
+    caplog.set_level(logging.WARNING)
+    mixer = RewardMixer({"b": Term(weight=1e6, budget=ShareCap(share=0.5))}, Sum())
+    mixer.update(rollout, mixer(rollout, {"b": noise(rollout)}))
+    assert alarms(caplog) == []
+
+
 def test_bad_sources_are_named(rollout):
     mixer = RewardMixer({"b": Term()})
     with pytest.raises(ValueError, match="no term for"):
@@ -176,8 +265,40 @@ def test_bad_sources_are_named(rollout):
         mixer(rollout, {"b": noise(rollout).T})
 
 
+def test_a_careless_transform_pays_nothing_on_invalid_rows(rollout):
+    class Shift(torch.nn.Module):
+        def forward(self, raw, rollout):
+            return raw + 1
+
+        def update(self, raw, rollout):
+            pass
+
+    rewards = RewardMixer({"b": Term(transform=Shift())})(rollout, {"b": noise(rollout)})
+    assert not rewards.reward[~rollout.valid].any()
+    assert (rewards.reward[rollout.valid][:, 1] >= 1).all()
+
+
 def test_invalid_rows_carry_no_reward(rollout):
     assert not rollout.valid.all()
     loud = dataclasses.replace(rollout, reward=torch.full_like(rollout.reward, 7.0))
     rewards = RewardMixer({"b": Term()})(loud, {"b": noise(rollout) + 1})
     assert not rewards.reward[~rollout.valid].any()
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
+
+
+def test_the_example_in_the_docs_runs():
+    (code,) = re.findall(r"^```python\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)
+    names = {}
+    exec(code, names)  # our own text
+    assert names["rewards"].reward.shape == (16, 4, 3)
+    assert names["metrics"]["reward/count/share"] <= 0.5 + 1e-6
+
+
+def test_the_docs_name_every_part():
+    parts = [*mixer_package.__all__, *(n for n, f in vars(shapes).items() if inspect.isfunction(f))]
+    protocols = ("Part", "RewardMixer", "Rewards", "Schedule", "Stream", "AdaptiveCombine")
+    wanted = set(parts) - {*protocols, "Budget", "Reduce", "Transform"}
+    assert len(wanted) > 25
+    assert {name for name in wanted if f"`{name}" not in DOCS} == set()
