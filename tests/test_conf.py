@@ -231,7 +231,7 @@ def test_choices_run_two_iterations(overrides, tmp_path):
     ("overrides", "complaint"),
     [
         (["learner.auxiliaries=[rapid]"], "see auxiliary="),
-        (["auxiliary=rapid", "+learner.auxiliaries.0.sise=5"], "takes no 'sise'; did you mean"),
+        (["auxiliary=rapid", "+learner.auxiliaries.0.sizes=5"], "takes no 'sizes'; did you mean"),
         (["auxiliary=rapid", "learner.auxiliaries.0.size=0"], "Rapid: .*|size is 0"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
