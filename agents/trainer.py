@@ -277,6 +277,8 @@ class Trainer:
         rollout = check(self.runner.collect(actor, num_steps))
         self.steps += int(rollout.valid.sum())
         self.episodes.update(rollout)
+        if rollout.lost is not None:
+            self._dropped += int(rollout.lost.sum())
         if self.barrier and self.checkpoint_every and self.crossed(self.checkpoint_every):
             rollout = self.runner.cut(rollout)
             self.episodes.drop(rollout.env_ids)

@@ -37,7 +37,7 @@ _FREE = (  # what changes how a run is watched and how long it takes, not what i
     "doctor_seconds",
 )
 _RENAMED = {"checkpoint_every": "checkpoint.every"}  # what older versions called it
-_NAMED = ("env", "learner", "intrinsic", "mixer", "seed")
+_NAMED = ("env", "learner", "intrinsic", "mixer", "auxiliary", "seed")
 _REQUIRED = (
     *("total_steps", "eval_episodes", "trainer.num_steps"),
     *("heat_map_seconds", "doctor_seconds"),
@@ -58,6 +58,8 @@ def run_name(
     parts += [str(name) for name, node in cfg.intrinsic.items() if "_target_" in node]
     if choices.get("mixer") != "heads":
         parts.append(str(choices.get("mixer") or "own"))
+    if choices.get("auxiliary") not in (None, "null"):
+        parts.append(str(choices["auxiliary"]))
     for override in sorted(overrides):
         key, _, value = override.lstrip("+~").partition("=")
         if _free(key, barrier=False) or key in _NAMED or key.startswith("hydra"):

@@ -220,6 +220,7 @@ def test_a_name_says_environment_learner_modules_and_seed():
     different = [
         plain,
         named(mixer="sum"),
+        named(auxiliary="rapid"),
         named(env="gym"),
         named("env.id=CartPole-v1", env="gym"),
         named("env.id=Acrobot-v1", env="gym"),
