@@ -133,15 +133,17 @@ class EpisodeStatistics:
             x.cpu().numpy() for x in (rollout.reward, rollout.valid, rollout.env_ids)
         )
         done = (rollout.terminated | rollout.truncated).cpu().numpy()
+        reopened = None  # by a death: nothing else opens an episode before the last one ended
         if rollout.lost is not None:
             done &= ~rollout.lost.cpu().numpy()
-        reopened = ~valid & rollout.is_first[1:].cpu().numpy()
+            reopened = ~valid & rollout.is_first[1:].cpu().numpy()
         success = _success_after(rollout)
         self.last = []
         for t in range(rollout.num_steps):
             told = None if success is None else success[t]
             self.last += [e for _, e in self._tally.add(reward[t], done[t], valid[t], told, ids)]
-            self._tally.drop(ids[reopened[t]])
+            if reopened is not None:
+                self._tally.drop(ids[reopened[t]])
         self.episodes += len(self.last)
         self._window.extend(e for e in self.last if math.isfinite(e.ret))
 

@@ -7,15 +7,15 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from firstlight.envs.cells import DOOR, EMPTY, FLOOR, GOAL, LAVA, OPEN, VIEW
+
 REACH = 63
 """How far from where it began, along either axis, the agent remembers cells."""
 
 SIDE = 2 * REACH + 1
-VIEW = 7
 BUCKETS = 7
 _CLASSES = 16 * 8 * 4  # object, colour, state, packed into 4, 3 and 2 bits
 _BEHELD = VIEW // 2, VIEW - 1  # where the agent stands in its view
-_EMPTY, _FLOOR, _DOOR, _GOAL, _LAVA = 1, 3, 4, 8, 9  # MiniGrid's object codes
 _ASSUMED = _CLASSES  # flag of a cell stood on before it was ever seen
 _LEFT, _RIGHT, _FORWARD = 0, 1, 2  # MiniGrid's actions
 _DX, _DY = (1, 0, -1, 0), (0, 1, 0, -1)  # a step east, south, west, north
@@ -84,7 +84,7 @@ def _inside(x, y):
 def _walkable(cell):
     """MiniGrid's rule of what one may step onto."""
     kind = cell >> 5
-    return kind in (_EMPTY, _FLOOR, _GOAL, _LAVA) or (kind == _DOOR and cell & 3 == 0)
+    return kind in (EMPTY, FLOOR, GOAL, LAVA) or (kind == DOOR and cell & 3 == OPEN)
 
 
 @njit(cache=True, nogil=True)
@@ -147,7 +147,7 @@ def _arrive(memory, n):
         return
     memory.visits[n, x, y] = min(int(memory.visits[n, x, y]) + 1, 255)
     hand = int(memory.hand[n])
-    held = 0 if hand >> 5 == _EMPTY else 1 + (hand >> 5 & 3) * 6 + (hand >> 2 & 7) % 6
+    held = 0 if hand >> 5 == EMPTY else 1 + (hand >> 5 & 3) * 6 + (hand >> 2 & 7) % 6
     known = int(memory.places[n, x, y])
     memory.places[n, x, y] = known | 1 << held
     memory.counts[n, 2] = known >> held & 1 == 0
@@ -163,7 +163,7 @@ def _begin(memory, n, image, heading):
     memory.changes[n] = 0
     memory.extent[n] = 0
     memory.pose[n, 0], memory.pose[n, 1], memory.pose[n, 2] = REACH, REACH, heading
-    memory.cells[n, REACH, REACH] = _ASSUMED | _EMPTY << 5
+    memory.cells[n, REACH, REACH] = _ASSUMED | EMPTY << 5
     _look(memory, n, image)
     _arrive(memory, n)
     memory.counts[n] = 0

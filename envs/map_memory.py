@@ -14,6 +14,7 @@ from torch import Tensor
 from firstlight.envs.map_kernels import BUCKETS, REACH, SIDE, VIEW, blank, draw, observe
 from firstlight.envs.types import Obs, Point, Step
 from firstlight.envs.vec import VecEnv
+from firstlight.envs.wrapper import VecWrapper
 
 CHANNELS = ("new_cells", "new_changes", "new_place")
 _SHOWN = {
@@ -26,7 +27,7 @@ _NUMBERS = ("pose", "hand", "ahead", "counts")
 _PREFIX = "map."
 
 
-class MapMemory:
+class MapMemory(VecWrapper):
     """Remembers, for each agent, what its view has shown in this episode, and where.
 
     The agent knows no more than it was shown and did: each step its view (7 x 7 cells) is written
@@ -66,8 +67,6 @@ class MapMemory:
         ValueError: if `vec` is no such environment or has a map already, or `size` is even.
     """
 
-    resume: str = "dropped"
-
     def __init__(self, vec: VecEnv, *, size: int = 15, show: bool = True):
         check_view(vec.obs_space)
         actions = vec.act_space
@@ -77,11 +76,9 @@ class MapMemory:
             raise ValueError(f"the environment has {taken[0]!r} already: it has a map")
         if size < 1 or size % 2 == 0:
             raise ValueError(f"size is {size}; it is odd, so that the agent is in the middle")
-        self._vec, self.size, self.show = vec, size, show
-        self.num_envs, self.success_threshold = vec.num_envs, vec.success_threshold
-        self.resume = vec.resume if hasattr(type(vec), "resume") else "dropped"
+        super().__init__(vec)
+        self.size, self.show = size, show
         self._background = hasattr(type(vec), "send") and hasattr(type(vec), "recv")
-        self.act_space: spaces.Space = actions
         image = spaces.Box(0, 255, (size, size, 3), np.uint8)
         shown = {"image": image, **_SHOWN} if show else {}
         self.obs_space = spaces.Dict({**vec.obs_space.spaces, **shown})
@@ -166,19 +163,6 @@ class MapMemory:
     def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
         """Take such a state back."""
         return self._back(self._all, state["maps"], *self._vec.load_state_dict(state["vec"]))
-
-    def render(self, env_id: int = 0) -> np.ndarray:
-        """Picture of one environment (not of its map), [H, W, 3] uint8."""
-        return self._vec.render(env_id)
-
-    def enable_rendering(self) -> None:
-        """Have the environments made able to render, where that takes something; then `reset`."""
-        if hasattr(self._vec, "enable_rendering"):
-            self._vec.enable_rendering()
-
-    def close(self) -> None:
-        """Close the environments."""
-        self._vec.close()
 
     def _begun(self, env_ids: Tensor, obs: Obs, info: Obs, opens: Tensor) -> tuple[Obs, Obs]:
         """Empty the maps of those that open an episode. Returns what all `env_ids` [M] show."""

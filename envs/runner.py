@@ -13,7 +13,7 @@ from torch import Tensor
 from firstlight.envs.finite import tamed
 from firstlight.envs.seeding import derive, generator
 from firstlight.envs.types import Obs, Rollout, State, Step, map_obs, take
-from firstlight.envs.vec import VecEnv
+from firstlight.envs.vec import VecEnv, resume_of
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Runner:
     ):
         self.vec, self.seed, self.device = vec, seed, torch.device(device)
         self.keep_dist_params = keep_dist_params
-        self.resume = vec.resume if hasattr(type(vec), "resume") else "dropped"
+        self.resume = resume_of(vec)
         self.background = hasattr(type(vec), "send") and hasattr(type(vec), "recv")
         self.generator = generator(seed, "actions", self.device)
         self._resets = 0

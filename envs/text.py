@@ -17,6 +17,7 @@ from torch import Tensor
 from firstlight.envs.cells import BOX, DOOR, GOAL, LAVA, LOCKED, OPEN, VIEW, name_of
 from firstlight.envs.types import Obs, Point, Step
 from firstlight.envs.vec import VecEnv
+from firstlight.envs.wrapper import VecWrapper
 
 MISSION_BYTES = 96
 _HAND, _FRONT = (VIEW // 2, VIEW - 1), (VIEW // 2, VIEW - 2)
@@ -128,7 +129,7 @@ def describe(event: Event) -> str:
     return ""
 
 
-class Captions:
+class Captions(VecWrapper):
     """Adds what happened and what is to be done as numbers of sentences, for reward modules.
 
     The side channel `text_id` is what the last action did (0 where it did nothing worth a word, and
@@ -142,17 +143,13 @@ class Captions:
         texts: table to add to; default a new one.
     """
 
-    resume: str = "dropped"
-
     def __init__(self, vec: VecEnv, *, caption: Caption = describe, texts: TextTable | None = None):
         shape = vec.obs_space["image"].shape
         if shape != (VIEW, VIEW, 3):
             raise ValueError(f"captions need MiniGrid's view [7, 7, 3], not {shape}")
-        self._vec, self.caption = vec, caption
+        super().__init__(vec)
+        self.caption = caption
         self.texts = TextTable() if texts is None else texts
-        self.num_envs, self.success_threshold = vec.num_envs, vec.success_threshold
-        self.resume = vec.resume if hasattr(type(vec), "resume") else "dropped"
-        self.act_space = vec.act_space
         self.obs_space = spaces.Dict(_without_mission(vec.obs_space.spaces))
         ids = {"text_id": _IDS, "mission_id": _IDS}
         self.info_space = spaces.Dict(_without_mission(vec.info_space.spaces) | ids)
@@ -214,19 +211,6 @@ class Captions:
         obs, info, lost = self._vec.load_state_dict(state["vec"])
         self._image, self._text_id = obs["image"], torch.where(lost, 0, state["text_id"])
         return *self._told(obs, info, self._text_id), lost
-
-    def render(self, env_id: int = 0) -> np.ndarray:
-        """Picture of one environment, [H, W, 3] uint8."""
-        return self._vec.render(env_id)
-
-    def enable_rendering(self) -> None:
-        """Have the environments made able to render, where that takes something; then `reset`."""
-        if hasattr(self._vec, "enable_rendering"):
-            self._vec.enable_rendering()
-
-    def close(self) -> None:
-        """Close the environments."""
-        self._vec.close()
 
     def _captions(self, action: np.ndarray, after: np.ndarray, step: Step) -> np.ndarray:
         """Number of what happened in each environment, [N] int64."""

@@ -89,6 +89,11 @@ class VecEnv(Protocol):
         ...
 
 
+def resume_of(vec: VecEnv) -> str:
+    """Its `resume`; "dropped" for one whose class does not say, whatever it passes on."""
+    return vec.resume if hasattr(type(vec), "resume") else "dropped"
+
+
 def checked_actions(action: Tensor, space: spaces.Space, num_envs: int) -> np.ndarray:
     """A policy's actions as environments with the action space `space` take them.
 

@@ -10,7 +10,9 @@ from torch import nn
 from firstlight.agents import MLP, PPO, ActorCritic, Trainer
 from firstlight.agents.losses import approx_kl, clipped_policy_loss, explained_variance, value_loss
 from firstlight.envs import Chain, Runner
-from firstlight.intrinsic import RND, HashCount, Heads, RewardMixer, Sum, Term
+from firstlight.envs.gridworld import GridWorld
+from firstlight.envs.map_memory import MapMemory
+from firstlight.intrinsic import RND, HashCount, Heads, MapChange, RewardMixer, Sum, Term
 
 
 def make_policy(vec, num_streams=1, seed=0):
@@ -19,9 +21,16 @@ def make_policy(vec, num_streams=1, seed=0):
     return ActorCritic(vec.obs_space, vec.act_space, encoder=encoder, num_streams=num_streams)
 
 
+def world(module):
+    """Somewhere that a module knows its way about."""
+    if module is MapChange:
+        return MapMemory(GridWorld("MiniGrid-DoorKey-5x5-v0", num_envs=8), show=False)
+    return Chain(8, length=3)
+
+
 def train(combine, weight, *, module=RND, iterations=3, seed=0):
     """Parameters after some iterations with a module of this weight; None is no module at all."""
-    vec = Chain(8, length=3)
+    vec = world(module)
     modules = {} if weight is None else {"extra": module(vec.obs_space)}
     for extra in modules.values():
         extra.warmup_steps = 0
@@ -35,15 +44,15 @@ def train(combine, weight, *, module=RND, iterations=3, seed=0):
     return dict(learner.policy.state_dict())
 
 
-@pytest.mark.parametrize("module", [RND, HashCount])
+@pytest.mark.parametrize("module", [RND, HashCount, MapChange])
 def test_weight_zero_under_sum_is_bit_identical_to_no_module(module):
-    without, zero = train(Sum(), None), train(Sum(), 0.0, module=module)
+    without, zero = train(Sum(), None, module=module), train(Sum(), 0.0, module=module)
     assert all(torch.equal(without[name], zero[name]) for name in without)
 
 
-@pytest.mark.parametrize("module", [RND, HashCount])
+@pytest.mark.parametrize("module", [RND, HashCount, MapChange])
 def test_weight_one_changes_the_update(module):
-    without, one = train(Sum(), None), train(Sum(), 1.0, module=module)
+    without, one = train(Sum(), None, module=module), train(Sum(), 1.0, module=module)
     assert any(not torch.equal(without[name], one[name]) for name in without)
 
 
