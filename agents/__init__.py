@@ -8,7 +8,7 @@ if __name__ != "firstlight.agents":
 
 from firstlight.agents.agent import Agent, load
 from firstlight.agents.callbacks import Evaluate, StopAt
-from firstlight.agents.encoders import MLP, Grid, Pixel
+from firstlight.agents.encoders import MLP, Grid, Pixel, TwinMLP
 from firstlight.agents.evaluation import evaluate, record
 from firstlight.agents.examine import examine
 from firstlight.agents.pictures import HeatMaps
@@ -34,6 +34,7 @@ __all__ = [
     "Run",
     "StopAt",
     "Trainer",
+    "TwinMLP",
     "evaluate",
     "examine",
     "load",

@@ -47,7 +47,7 @@ class Categorical:
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """[...] int64, by an exponential race."""
         race = torch.empty_like(self.params).exponential_(generator=generator)
-        return (self.params.exp() / race).argmax(-1)
+        return self.params.exp().div_(race).argmax(-1)
 
     def mode(self) -> Tensor:
         """[...] int64."""

@@ -62,17 +62,21 @@ class Batch:
 
     def take(self, rows: Tensor) -> Batch:
         """Those of single steps [1, B] that `rows` [*] int64 names."""
+
+        def chosen(field: Tensor) -> Tensor:
+            return field.index_select(1, rows)
+
         return Batch(
             obs=take(self.obs, rows, dim=1),
             state={},
-            is_first=self.is_first[:, rows],
-            action=self.action[:, rows],
-            log_prob=self.log_prob[:, rows],
-            value=self.value[:, rows],
-            advantage=self.advantage[:, rows],
-            target=self.target[:, rows],
-            valid=self.valid[:, rows],
-            rows=None if self.rows is None else self.rows[:, rows],
+            is_first=chosen(self.is_first),
+            action=chosen(self.action),
+            log_prob=chosen(self.log_prob),
+            value=chosen(self.value),
+            advantage=chosen(self.advantage),
+            target=chosen(self.target),
+            valid=chosen(self.valid),
+            rows=None if self.rows is None else chosen(self.rows),
         )
 
 

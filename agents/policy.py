@@ -54,11 +54,12 @@ class ActorCritic(nn.Module):
         obs_space: of one environment. A field "action_mask" (bool [A]) forbids actions.
         act_space: Discrete or Box.
         encoder: dict of [B, ...] to [B, H], with attribute `out_dim`; shared by policy and values.
+            One with an attribute `twin` that is true gives [2, B, H]: the values' own come second.
         critic_encoder: an encoder of the values' own; default shares `encoder`.
         num_streams: `K`.
 
     Raises:
-        ValueError: for an action space without a distribution.
+        ValueError: for an action space without a distribution, or a `critic_encoder` beside a twin.
     """
 
     def __init__(
@@ -73,6 +74,9 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.obs_space, self.act_space, self.num_streams = obs_space, act_space, num_streams
         self.encoder, self.critic_encoder = encoder, critic_encoder
+        self.twin = bool(getattr(encoder, "twin", False))
+        if self.twin and critic_encoder is not None:
+            raise ValueError(f"{type(encoder).__name__} has features for the values already")
         self.core = Feedforward(encoder.out_dim)  # type: ignore[arg-type]
         critic_dim = critic_encoder.out_dim if critic_encoder is not None else self.core.out_dim
         if isinstance(act_space, spaces.Discrete):
@@ -96,11 +100,13 @@ class ActorCritic(nn.Module):
         """Obs [T, N, ...], state [N, ...], is_first [T, N] to an output over [T, N]."""
         lead = is_first.shape
         flat = map_obs(lambda field: field.flatten(0, 1), obs)  # [T, N, ...] -> [T*N, ...]
-        features = self.encoder(flat).unflatten(0, lead)
-        features, state = self.core(features, state, is_first)
-        critic = features
-        if self.critic_encoder is not None:
-            critic = self.critic_encoder(flat).unflatten(0, lead)
+        features, critic = self.encoder(flat), None
+        if self.twin:
+            features, critic = features.unbind(0)
+        elif self.critic_encoder is not None:
+            critic = self.critic_encoder(flat)
+        features, state = self.core(features.unflatten(0, lead), state, is_first)
+        critic = features if critic is None else critic.unflatten(0, lead)
         return PolicyOutput(
             self._dist(self.policy_head(features), obs), self.value_head(critic), state
         )

@@ -146,11 +146,12 @@ class EnvPoolVec:
         obs, reward, terminated, truncated, info = self._pool.recv()
         started = self._over
         self._over = terminated | truncated
-        paid = np.where(started, np.float32(0), reward)  # some tasks pay for the reset itself
+        paid = reward.astype(np.float32)
+        paid[started] = 0  # some tasks pay for the reset itself
         return Step(
             obs=self._obs(obs),
             info=self._info(info),
-            reward=torch.from_numpy(paid.astype(np.float32, copy=False)),
+            reward=torch.from_numpy(paid),
             terminated=torch.from_numpy(terminated),
             truncated=torch.from_numpy(truncated),
             valid=torch.from_numpy(~started),

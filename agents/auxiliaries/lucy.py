@@ -237,4 +237,6 @@ class _Log:
 
 def _features(policy: Policy, obs: Obs) -> Tensor:
     """Fields [B, ...] to what the policy's encoder makes of them [B, in_dim]."""
-    return cast(Any, policy).encoder(obs)
+    encoder = cast(Any, policy).encoder
+    features = encoder(obs)
+    return features[0] if getattr(encoder, "twin", False) else features

@@ -5,7 +5,7 @@ from gymnasium import spaces
 from torch import nn
 
 from firstlight.agents.encoders.grid import Grid
-from firstlight.agents.encoders.mlp import MLP, Flat, orthogonal
+from firstlight.agents.encoders.mlp import MLP, Flat, TwinMLP, orthogonal
 from firstlight.agents.encoders.pixel import Pixel
 
 
@@ -20,4 +20,4 @@ def auto(obs_space: spaces.Dict) -> nn.Module:
     return MLP(obs_space)
 
 
-__all__ = ["MLP", "Flat", "Grid", "Pixel", "auto", "orthogonal"]
+__all__ = ["MLP", "Flat", "Grid", "Pixel", "TwinMLP", "auto", "orthogonal"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from gymnasium import spaces
 
-from firstlight.agents import MLP, PPO, ActorCritic, Trainer
+from firstlight.agents import PPO, ActorCritic, Trainer, TwinMLP
 from firstlight.envs.envpool import EnvPoolVec
 
 PINNED = {"num_threads": 1, "thread_affinity_offset": 1}  # EnvPool on a core of its own
@@ -24,7 +24,7 @@ def make(task: str, *, pinned: bool = False, run_dir: str | Path | None = None) 
     options = {"num_envs": 64, "obs_keys": ["image"], "info_keys": [], "success_threshold": 0.0}
     vec = EnvPoolVec(task, **options, **(PINNED if pinned else {}))  # type: ignore[arg-type]
     image = spaces.Dict({"image": vec.obs_space["image"]})
-    policy = ActorCritic(image, vec.act_space, encoder=MLP(image), critic_encoder=MLP(image))
+    policy = ActorCritic(image, vec.act_space, encoder=TwinMLP(image))
     # value_coef: our value loss has a factor one half that Stable-Baselines3's has not
     learner = PPO(policy, minibatch_size=2048, num_epochs=4, value_coef=1.0)
     return Trainer(vec, learner, run_dir=run_dir)

@@ -14,7 +14,7 @@ from minigrid.core import world_object
 from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
 from torch import nn
 
-from firstlight.agents.encoders import MLP, Flat, Grid, Pixel, auto
+from firstlight.agents.encoders import MLP, Flat, Grid, Pixel, TwinMLP, auto
 from firstlight.agents.encoders.grid import cell_ids
 from firstlight.agents.encoders.grid_kernels import (
     gather,
@@ -23,6 +23,7 @@ from firstlight.agents.encoders.grid_kernels import (
     scatter,
     scatter_rows,
 )
+from firstlight.agents.policy import ActorCritic
 
 H, W = 3, 4
 
@@ -369,6 +370,54 @@ def test_mlp_is_layers_over_the_flat_observation():
         assert not layer.bias.any()
     torch.testing.assert_close(out, x)
     assert MLP(MIXED, hidden=()).out_dim == 18
+
+
+@pytest.mark.parametrize("hidden", [(6,), (6, 5), (6, 5, 7)])
+def test_a_twin_is_two_mlps(hidden):
+    """Given the parameters of two MLPs it computes what both compute, and their gradients."""
+    torch.manual_seed(0)
+    twin, both = TwinMLP(MIXED, hidden=hidden), [MLP(MIXED, hidden=hidden) for _ in range(2)]
+    for i, mlp in enumerate(both):
+        linear = [layer for layer in mlp.layers if isinstance(layer, nn.Linear)]
+        with torch.no_grad():
+            for layer in linear:
+                layer.bias.normal_()
+            twin.first.weight.chunk(2)[i].copy_(linear[0].weight)
+            twin.first.bias.chunk(2)[i].copy_(linear[0].bias)
+            for weight, bias, layer in zip(twin.weights, twin.biases, linear[1:], strict=True):
+                weight[i], bias[i, 0] = layer.weight.T, layer.bias
+    out = twin(mixed(3))
+    assert out.shape == (2, 3, twin.out_dim)
+    for i, mlp in enumerate(both):
+        torch.testing.assert_close(out[i], mlp(mixed(3)))
+    (out[1].square().sum() + out[0].sum()).backward()
+    (both[1](mixed(3)).square().sum() + both[0](mixed(3)).sum()).backward()
+    for i, mlp in enumerate(both):
+        torch.testing.assert_close(twin.first.weight.grad.chunk(2)[i], mlp.layers[0].weight.grad)
+    with pytest.raises(ValueError, match="a layer"):
+        TwinMLP(MIXED, hidden=())
+
+
+def test_a_twin_begins_as_two_mlps_begin():
+    """Orthogonal of gain sqrt(2) each, no bias, and not the same twice."""
+    twin = TwinMLP(MIXED, hidden=(6, 5))
+    for weight in (*twin.first.weight.chunk(2), *twin.weights[0].mT):
+        torch.testing.assert_close(weight @ weight.T, 2 * torch.eye(len(weight)), atol=1e-5, rtol=0)
+    assert not twin.first.bias.any()
+    assert not twin.biases[0].any()
+    assert not torch.equal(*twin.weights[0])
+
+
+def test_policy_and_values_share_nothing_in_a_twin():
+    policy = ActorCritic(MIXED, spaces.Discrete(4), encoder=TwinMLP(MIXED))
+    obs = {name: field[None] for name, field in mixed(3).items()}
+    out = policy(obs, {}, torch.zeros(1, 3, dtype=torch.bool))
+    out.value.sum().backward()
+    ours, theirs = policy.encoder.first.weight.grad.chunk(2)
+    assert not ours.any()
+    assert theirs.any()
+    with pytest.raises(ValueError, match="TwinMLP has features for the values"):
+        ActorCritic(MIXED, spaces.Discrete(4), encoder=TwinMLP(MIXED), critic_encoder=MLP(MIXED))
 
 
 def image(*shape, dtype=np.uint8):
