@@ -125,19 +125,16 @@ class TwinMLP(nn.Module):
         pair = [MLP(obs_space, hidden=hidden, activation=activation) for _ in range(2)]
         self.flat, self.out_dim, self.activation = pair[0].flat, pair[0].out_dim, activation()
         linear = [[layer for layer in mlp.layers if isinstance(layer, nn.Linear)] for mlp in pair]
-        both = list(zip(*linear, strict=True))  # of each layer, the policy's and the values'
-        self.first = nn.Linear(self.flat.out_dim, 2 * hidden[0])
-        with torch.no_grad():
-            self.first.weight.copy_(torch.cat([layer.weight for layer in both[0]]))
-            self.first.bias.zero_()
-        weights = (torch.stack([layer.weight.detach().T for layer in two]) for two in both[1:])
+        weights = (
+            torch.stack([policy.weight.detach().T, values.weight.detach().T])
+            for policy, values in zip(*linear, strict=True)
+        )
         self.weights = nn.ParameterList(weights)  # [2, in, out] each
         self.biases = nn.ParameterList(torch.zeros(2, 1, w.shape[2]) for w in self.weights)
 
     def forward(self, obs: Obs) -> Tensor:
         """Fields [B, ...] to [2, B, out_dim]: the policy's features and the values'."""
-        first = self.activation(self.first(self.flat(obs)))  # [B, 2 * hidden[0]]
-        hidden = first.unflatten(1, (2, -1)).transpose(0, 1)  # [2, B, hidden[0]]
+        hidden = self.flat(obs).expand(2, -1, -1)  # [B, in] -> [2, B, in]
         for weight, bias in zip(self.weights, self.biases, strict=True):
             hidden = self.activation(torch.baddbmm(bias, hidden, weight))
         return hidden

@@ -382,9 +382,7 @@ def test_a_twin_is_two_mlps(hidden):
         with torch.no_grad():
             for layer in linear:
                 layer.bias.normal_()
-            twin.first.weight.chunk(2)[i].copy_(linear[0].weight)
-            twin.first.bias.chunk(2)[i].copy_(linear[0].bias)
-            for weight, bias, layer in zip(twin.weights, twin.biases, linear[1:], strict=True):
+            for weight, bias, layer in zip(twin.weights, twin.biases, linear, strict=True):
                 weight[i], bias[i, 0] = layer.weight.T, layer.bias
     out = twin(mixed(3))
     assert out.shape == (2, 3, twin.out_dim)
@@ -393,7 +391,7 @@ def test_a_twin_is_two_mlps(hidden):
     (out[1].square().sum() + out[0].sum()).backward()
     (both[1](mixed(3)).square().sum() + both[0](mixed(3)).sum()).backward()
     for i, mlp in enumerate(both):
-        torch.testing.assert_close(twin.first.weight.grad.chunk(2)[i], mlp.layers[0].weight.grad)
+        torch.testing.assert_close(twin.weights[0].grad[i].T, mlp.layers[0].weight.grad)
     with pytest.raises(ValueError, match="a layer"):
         TwinMLP(MIXED, hidden=())
 
@@ -401,10 +399,9 @@ def test_a_twin_is_two_mlps(hidden):
 def test_a_twin_begins_as_two_mlps_begin():
     """Orthogonal of gain sqrt(2) each, no bias, and not the same twice."""
     twin = TwinMLP(MIXED, hidden=(6, 5))
-    for weight in (*twin.first.weight.chunk(2), *twin.weights[0].mT):
+    for weight in (*twin.weights[0].mT, *twin.weights[1].mT):
         torch.testing.assert_close(weight @ weight.T, 2 * torch.eye(len(weight)), atol=1e-5, rtol=0)
-    assert not twin.first.bias.any()
-    assert not twin.biases[0].any()
+    assert not any(bias.any() for bias in twin.biases)
     assert not torch.equal(*twin.weights[0])
 
 
@@ -413,7 +410,7 @@ def test_policy_and_values_share_nothing_in_a_twin():
     obs = {name: field[None] for name, field in mixed(3).items()}
     out = policy(obs, {}, torch.zeros(1, 3, dtype=torch.bool))
     out.value.sum().backward()
-    ours, theirs = policy.encoder.first.weight.grad.chunk(2)
+    ours, theirs = policy.encoder.weights[0].grad
     assert not ours.any()
     assert theirs.any()
     with pytest.raises(ValueError, match="TwinMLP has features for the values"):
