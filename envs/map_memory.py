@@ -78,7 +78,6 @@ class MapMemory(VecWrapper):
             raise ValueError(f"size is {size}; it is odd, so that the agent is in the middle")
         super().__init__(vec)
         self.size, self.show = size, show
-        self._background = hasattr(type(vec), "send") and hasattr(type(vec), "recv")
         image = spaces.Box(0, 255, (size, size, 3), np.uint8)
         shown = {"image": image, **_SHOWN} if show else {}
         self.obs_space = spaces.Dict({**vec.obs_space.spaces, **shown})
@@ -88,38 +87,11 @@ class MapMemory(VecWrapper):
         self.info_space = spaces.Dict({**vec.info_space.spaces, **counts})
         self._memory = blank(self.num_envs)
         self._all = torch.arange(self.num_envs)
-        self._action = torch.zeros(self.num_envs, dtype=torch.int64)
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
         """Begin an episode everywhere, with empty maps."""
         obs, info = self._vec.reset(seed)
         return self._begun(self._all, obs, info, torch.ones(self.num_envs, dtype=torch.bool))
-
-    def step(self, action: Tensor) -> Step:
-        """Step with `action` [N] int64."""
-        self.send(action)
-        return self.recv()
-
-    def send(self, action: Tensor) -> None:
-        """Begin a step, in the background where the environments can."""
-        if self._background:
-            self._vec.send(action)  # type: ignore[attr-defined]
-        self._action = action.clone()
-
-    def recv(self) -> Step:
-        """Wait for the step begun by `send`."""
-        vec: Any = self._vec
-        step = vec.recv() if self._background else vec.step(self._action)
-        ids, yes = step.final_ids, torch.ones(len(step.final_ids), dtype=torch.bool)
-        final = step.final_obs, step.final_info
-        if len(ids):  # the old episode's last look, before `is_first` forgets it
-            self._observe(ids, final[0], self._action[ids], ~yes, yes)
-        final_obs, final_info = self._shown(ids, *final)
-        self._observe(self._all, step.obs, self._action, step.is_first, step.valid)
-        obs, info = self._shown(self._all, step.obs, step.info)
-        return dataclasses.replace(
-            step, obs=obs, info=info, final_obs=final_obs, final_info=final_info
-        )
 
     def pose(self) -> np.ndarray:
         """Where the agents believe to stand: x, y and heading, [N, 3] int64.
@@ -163,6 +135,18 @@ class MapMemory(VecWrapper):
     def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
         """Take such a state back."""
         return self._back(self._all, state["maps"], *self._vec.load_state_dict(state["vec"]))
+
+    def _changed(self, step: Step, action: Tensor) -> Step:
+        ids, yes = step.final_ids, torch.ones(len(step.final_ids), dtype=torch.bool)
+        final = step.final_obs, step.final_info
+        if len(ids):  # the old episode's last look, before `is_first` forgets it
+            self._observe(ids, final[0], action[ids], ~yes, yes)
+        final_obs, final_info = self._shown(ids, *final)
+        self._observe(self._all, step.obs, action, step.is_first, step.valid)
+        obs, info = self._shown(self._all, step.obs, step.info)
+        return dataclasses.replace(
+            step, obs=obs, info=info, final_obs=final_obs, final_info=final_info
+        )
 
     def _begun(self, env_ids: Tensor, obs: Obs, info: Obs, opens: Tensor) -> tuple[Obs, Obs]:
         """Empty the maps of those that open an episode. Returns what all `env_ids` [M] show."""

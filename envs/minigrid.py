@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from firstlight.envs.vec import VecEnv
+
+if TYPE_CHECKING:
+    from firstlight.envs.text import Event
 
 Backend = Literal["auto", "native", "envpool", "python"]
 View = Literal["partial", "map", "full"]
@@ -18,6 +22,7 @@ def make(
     view: View = "partial",
     full_grid: bool = False,
     text: bool = False,
+    caption: Callable[[Event], str] | None = None,
     max_steps: int | None = None,
     num_threads: int = 0,
     isolated: bool = False,
@@ -47,6 +52,7 @@ def make(
         full_grid: carry the whole grid as the side channel `full_grid`, [W, H, 3] uint8, first axis
             from left to right as in MiniGrid's images. Not with EnvPool, which does not show it.
         text: carry `text_id` and `mission_id`, see `text.Captions`.
+        caption: with `text`, says what happened in a step; default `text.describe`.
         max_steps: of an episode; default as in the papers.
         num_threads: of EnvPool.
         isolated: let EnvPool run in a process of its own.
@@ -60,6 +66,8 @@ def make(
         if value not in get_args(kind):
             known = " or ".join(map(repr, get_args(kind)))
             raise ValueError(f"{name} is {known}, not {value!r}")
+    if caption is not None and not text:
+        raise ValueError("a caption tells text: it goes with text=True")
     if text and view == "full":
         raise ValueError('text is told from the partial view: it does not go with view="full"')
     chosen = _choose(task, backend, view == "full" or full_grid)
@@ -71,9 +79,9 @@ def make(
         wanted = {"view": "full" if view == "full" else "partial", "full_grid": full_grid}
         vec = _own(chosen, task, num_envs, {**wanted, "mission": text, **options}, max_steps)
     if text:
-        from firstlight.envs.text import Captions
+        from firstlight.envs.text import Captions, describe
 
-        vec = Captions(vec)
+        vec = Captions(vec, caption=caption or describe)
     if view == "map":
         from firstlight.envs.map_memory import MapMemory
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from firstlight.envs.finite import tamed
 from firstlight.envs.seeding import derive, generator
 from firstlight.envs.types import Obs, Rollout, State, Step, map_obs, take
-from firstlight.envs.vec import VecEnv, resume_of
+from firstlight.envs.vec import VecEnv, in_background, resume_of
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Runner:
         self.vec, self.seed, self.device = vec, seed, torch.device(device)
         self.keep_dist_params = keep_dist_params
         self.resume = resume_of(vec)
-        self.background = hasattr(type(vec), "send") and hasattr(type(vec), "recv")
+        self.background = in_background(vec)
         self.generator = generator(seed, "actions", self.device)
         self._resets = 0
         self._obs: Obs | None = None
@@ -143,6 +143,7 @@ class Runner:
             "resets": self._resets + opened,  # what a fresh start may use
             "open": opened,
             "envs": None,
+            "kept": self.vec.kept() if hasattr(self.vec, "kept") else {},
         }
         if opened and self.resume != "dropped":
             state["envs"] = self.vec.state_dict()
@@ -158,6 +159,8 @@ class Runner:
         """
         self._set_generator(state["generator"], state["resets"])
         self._resets, self._obs, self._state = state["resets"], None, None
+        if state.get("kept") and hasattr(self.vec, "keep"):
+            self.vec.keep(state["kept"])
         if not state["open"] or state["envs"] is None or self.resume == "dropped":
             return torch.arange(self.vec.num_envs if state["open"] else 0)
         self._resets -= 1

@@ -163,22 +163,6 @@ class Captions(VecWrapper):
         self._image, self._text_id = obs["image"], torch.zeros(self.num_envs, dtype=torch.int64)
         return self._told(obs, info, self._text_id)
 
-    def step(self, action: Tensor) -> Step:
-        """Step with `action` [N] int64."""
-        step = self._vec.step(action)
-        after = step.obs["image"].numpy()
-        if len(step.final_ids):
-            after = after.copy()
-            after[step.final_ids.numpy()] = step.final_obs["image"].numpy()
-        happened = torch.from_numpy(self._captions(action.numpy(), after, step))
-        self._image, self._text_id = step.obs["image"], torch.where(step.is_first, 0, happened)
-        obs, info = self._told(step.obs, step.info, self._text_id)
-        last = happened[step.final_ids]
-        final_obs, final_info = self._told(step.final_obs, step.final_info, last)
-        return dataclasses.replace(
-            step, obs=obs, info=info, final_obs=final_obs, final_info=final_info
-        )
-
     def points(self) -> list[Point]:
         """Where each environment stands, and what happened just before."""
         return [
@@ -211,6 +195,30 @@ class Captions(VecWrapper):
         obs, info, lost = self._vec.load_state_dict(state["vec"])
         self._image, self._text_id = obs["image"], torch.where(lost, 0, state["text_id"])
         return *self._told(obs, info, self._text_id), lost
+
+    def kept(self) -> dict[str, Any]:
+        """The sentences, whose numbers reward modules may have learnt."""
+        return {**super().kept(), "texts": self.texts.state_dict()}
+
+    def keep(self, state: dict[str, Any]) -> None:
+        """Take them back."""
+        super().keep(state)
+        self.texts.load_state_dict(state["texts"])
+        self._missions = {}
+
+    def _changed(self, step: Step, action: Tensor) -> Step:
+        after = step.obs["image"].numpy()
+        if len(step.final_ids):
+            after = after.copy()
+            after[step.final_ids.numpy()] = step.final_obs["image"].numpy()
+        happened = torch.from_numpy(self._captions(action.numpy(), after, step))
+        self._image, self._text_id = step.obs["image"], torch.where(step.is_first, 0, happened)
+        obs, info = self._told(step.obs, step.info, self._text_id)
+        last = happened[step.final_ids]
+        final_obs, final_info = self._told(step.final_obs, step.final_info, last)
+        return dataclasses.replace(
+            step, obs=obs, info=info, final_obs=final_obs, final_info=final_info
+        )
 
     def _captions(self, action: np.ndarray, after: np.ndarray, step: Step) -> np.ndarray:
         """Number of what happened in each environment, [N] int64."""

@@ -33,7 +33,9 @@ class VecEnv(Protocol):
 
     `resume` names how open episodes outlive a checkpoint: "state" where they are saved, "replay"
     where they are lived again from seed and actions, "dropped" where they cannot come back; only
-    the first two need `points`, `restore`, `state_dict` and `load_state_dict`.
+    the first two need `points`, `restore`, `state_dict` and `load_state_dict`. What must outlive even
+    episodes that are dropped, such as numbers given to sentences, a backend gives as ``kept()`` and
+    takes back by ``keep(state)``; both are optional.
     """
 
     num_envs: int
@@ -92,6 +94,11 @@ class VecEnv(Protocol):
 def resume_of(vec: VecEnv) -> str:
     """Its `resume`; "dropped" for one whose class does not say, whatever it passes on."""
     return vec.resume if hasattr(type(vec), "resume") else "dropped"
+
+
+def in_background(vec: VecEnv) -> bool:
+    """Whether it can step in the background, by a `send` and a `recv` of its own."""
+    return hasattr(type(vec), "send") and hasattr(type(vec), "recv")
 
 
 def checked_actions(action: Tensor, space: spaces.Space, num_envs: int) -> np.ndarray:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from firstlight.envs.vec import VecEnv, resume_of
+import numpy as np
+import torch
+from torch import Tensor
+
+from firstlight.envs.types import Step
+from firstlight.envs.vec import VecEnv, in_background, resume_of
 
 
 class VecWrapper:
     """Vector environments in others' clothes: a base of `VecEnv`s that change what is shown.
 
-    It resumes as what is inside does, so a subclass with a memory of its own saves that too.
+    A subclass says in `_changed` what it makes of a step. It resumes as what is inside does, so one
+    with a memory of its own saves that too.
 
     Args:
         vec: what is inside.
@@ -22,6 +28,34 @@ class VecWrapper:
         self._vec = vec
         self.num_envs, self.success_threshold = vec.num_envs, vec.success_threshold
         self.act_space, self.resume = vec.act_space, resume_of(vec)
+        self._background = in_background(vec)
+        self._action = torch.zeros(vec.num_envs, dtype=torch.int64)
+
+    def step(self, action: Tensor) -> Step:
+        """Step with `action` [N] int64 or [N, A] float32."""
+        self.send(action)
+        return self.recv()
+
+    def send(self, action: Tensor) -> None:
+        """Begin a step, in the background where the environments can."""
+        if self._background:
+            self._vec.send(action)  # type: ignore[attr-defined]
+        self._action = action.clone()
+
+    def recv(self) -> Step:
+        """Wait for the step begun by `send`."""
+        vec: Any = self._vec
+        step = vec.recv() if self._background else vec.step(self._action)
+        return self._changed(step, self._action)
+
+    def kept(self) -> dict[str, Any]:
+        """What outlives episodes that are dropped, see `VecEnv`."""
+        return self._vec.kept() if hasattr(self._vec, "kept") else {}
+
+    def keep(self, state: dict[str, Any]) -> None:
+        """Take back what `kept` gave."""
+        if hasattr(self._vec, "keep"):
+            self._vec.keep(state)
 
     def render(self, env_id: int = 0) -> np.ndarray:
         """Picture of one environment as it is inside, [H, W, 3] uint8."""
@@ -35,3 +69,7 @@ class VecWrapper:
     def close(self) -> None:
         """Close the environments."""
         self._vec.close()
+
+    def _changed(self, step: Step, action: Tensor) -> Step:
+        """What is shown of a step that `action` led to."""
+        return step

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from firstlight.envs import minigrid
 from firstlight.envs.cells import (
@@ -25,8 +26,11 @@ from firstlight.envs.cells import (
     YELLOW,
 )
 from firstlight.envs.gridworld import GridWorld
+from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.text import Captions, Event, TextTable, describe, encode_text, table_of
 from firstlight.envs.types import Point
+from firstlight.envs.vec import in_background
+from firstlight.scripts.build import make_vec
 
 FORWARD, PICKUP, DROP, TOGGLE, DONE = 2, 3, 4, 5, 6
 NOTHING = (EMPTY, 0, 0)
@@ -194,6 +198,63 @@ def test_numbers_and_the_last_event_outlive_a_checkpoint():
         assert all(torch.equal(got[name], expected[name]) for name in expected)
     assert other.texts.state_dict() == vec.texts.state_dict()
     assert len(vec.texts) > 4
+
+
+@pytest.mark.parametrize("view", ["partial", "map"])
+def test_numbers_outlive_even_episodes_that_are_dropped(view):
+    """EnvPool cannot be set back, yet what a reward module learnt of a number stays true."""
+
+    def make():
+        task = "MiniGrid-KeyCorridorS3R1-v0"
+        vec = minigrid.make(task, num_envs=8, backend="envpool", view=view, text=True)
+        return vec, Runner(vec, seed=3)
+
+    (vec, runner), (other, restored) = make(), make()
+    runner.collect(RandomActor(vec.act_space), 40)
+    table_of(other).intern("what this one said first")
+    lost = restored.load_state_dict(runner.state_dict())
+    assert len(lost) == 8
+    assert len(table_of(vec)) > 4
+    assert table_of(other).state_dict() == table_of(vec).state_dict()
+    known = len(table_of(other))
+    rollout = restored.collect(RandomActor(other.act_space), 40)
+    assert len(table_of(other)) >= known  # the old numbers stand, new ones follow
+    said = {table_of(other).text(int(i)) for i in rollout.info["text_id"].unique()}
+    assert "what this one said first" not in said
+    vec.close()
+    other.close()
+
+
+def test_a_caption_hears_of_a_step_made_in_the_background():
+    vec = minigrid.make("MiniGrid-DoorKey-5x5-v0", num_envs=2, backend="envpool", text=True)
+    assert in_background(vec)
+    vec.reset(0)
+    vec.send(torch.tensor([DONE, 0]))
+    ahead = vec.recv()
+    same = minigrid.make("MiniGrid-DoorKey-5x5-v0", num_envs=2, backend="envpool", text=True)
+    same.reset(0)
+    step = same.step(torch.tensor([DONE, 0]))
+    for name, field in step.info.items():
+        assert torch.equal(field, ahead.info[name])
+    vec.close()
+    same.close()
+
+
+def shout(event):
+    return f"ACTION {event.action}!"
+
+
+def test_a_caption_can_be_named_in_a_config():
+    caption = {"_target_": f"{__name__}.shout", "_partial_": True}
+    target = "firstlight.envs.minigrid.make"
+    task = {"task": "MiniGrid-DoorKey-5x5-v0", "num_envs": 2, "backend": "native"}
+    vec = make_vec(OmegaConf.create({"_target_": target, **task, "text": True, "caption": caption}))
+    vec.reset(0)
+    step = vec.step(torch.tensor([DONE, 0]))
+    said = [table_of(vec).text(i) for i in step.info["text_id"].tolist()]
+    assert said == ["ACTION 6!", "ACTION 0!"]
+    with pytest.raises(ValueError, match="text=True"):
+        minigrid.make("MiniGrid-DoorKey-5x5-v0", caption=shout)
 
 
 def test_without_text_there_is_no_table():
