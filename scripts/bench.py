@@ -1,4 +1,4 @@
-"""Measure: ``firstlight-bench throughput``, ``stages``, ``modules``, ``learning``, ``report``."""
+"""Measure: ``firstlight-bench throughput``, ``stages``, ``views``, ``modules``, and so on."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ USAGE = """firstlight-bench measures, and writes what it measured into docs/resu
       training steps per second against Stable-Baselines3, alternating
   firstlight-bench stages [rounds=3] [steps=250000]
       where training time goes: environments, collect, rate, learn, adapt
+  firstlight-bench views [rounds=3] [steps=250000]
+      what our adapter costs EnvPool, and what MiniGrid's views cost training
   firstlight-bench modules [rounds=3] [peers=.venv-peers] [only=PART_OF_A_NAME]
       microseconds per environment step of each reward module, against RLeXplore,
       alternating; peers=none measures ours alone
@@ -65,6 +67,7 @@ EXPECTED: dict[Reader, str] = {
 OPTIONS: dict[str, dict[str, Reader]] = {
     "throughput": {"rounds": whole, "steps": whole, "peers": name},
     "stages": {"rounds": whole, "steps": whole},
+    "views": {"rounds": whole, "steps": whole},
     "modules": {"rounds": whole, "peers": name, "only": name},
     "learning": {"budget": seconds, "only": name},
     "report": {},
@@ -124,6 +127,10 @@ def run(words: Sequence[str], options: Mapping[str, Any]) -> None:
         from firstlight.scripts.stages import measure as measure_stages
 
         measure_stages(**options)
+    elif command == "views":
+        from firstlight.scripts.views import measure as measure_views
+
+        measure_views(**options)
     elif command == "modules":
         from firstlight.scripts.modules import measure as measure_modules
 

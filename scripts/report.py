@@ -21,7 +21,8 @@ Every line there names its command, its commit and the hardware.
 
 def write() -> None:
     """Write the page and its pictures."""
-    parts = [HEAD, throughput(read("throughput")), stages(read("stages")), modules(read("modules"))]
+    parts = [HEAD, throughput(read("throughput")), stages(read("stages"))]
+    parts += [views(read("views")), modules(read("modules"))]
     parts += [learning(table, lines) for table in tables() if (lines := read(table))]
     parts.append(soak(read("soak")))
     PAGE.write_text("\n".join(part for part in parts if part), encoding="utf-8")
@@ -86,6 +87,36 @@ def stages(lines: list[dict[str, Any]]) -> str:
         parts += [f"*{setup}*: {mine[-1]['about']}.", ""]
         parts += [*markdown(["row", "steps/s", "share of time"], rows), ""]
     return "\n".join(parts)
+
+
+def views(lines: list[dict[str, Any]]) -> str:
+    """Share of EnvPool's own speed, and training speed of each view of MiniGrid."""
+    latest = {line["row"]: line for line in lines}
+    if not latest:
+        return ""
+    rows = [
+        [
+            name,
+            span(line["steps_per_second"], "{:,.0f}") if "steps_per_second" in line else "",
+            span(line["ratio"], "{:.2f}"),
+            line["about"],
+        ]
+        for name, line in latest.items()
+    ]
+    return "\n".join(
+        [
+            "## Cost of the adapter and of MiniGrid's views",
+            "",
+            "One torch thread; medians (ranges) of rounds in which everything took its turn. The "
+            "first rows step environments with the same random actions and one EnvPool thread, "
+            "raw and through our adapter; the others train, after the first iterations, and the "
+            "ratio is to the first of them, round by round. "
+            f"{provenance(latest.values())} GPU: not measured.",
+            "",
+            *markdown(["row", "trained steps/s", "ratio", "what"], rows),
+            "",
+        ]
+    )
 
 
 def modules(lines: list[dict[str, Any]]) -> str:

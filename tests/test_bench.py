@@ -11,7 +11,7 @@ from command_line import command
 
 from firstlight.envs import minigrid
 from firstlight.envs.envpool import EnvPoolVec
-from firstlight.scripts import bench, learning, modules, report, results, stages, timed
+from firstlight.scripts import bench, learning, modules, report, results, stages, timed, views
 
 TASK = "MiniGrid-Empty-5x5-v0"
 TINY = stages.configured(
@@ -108,6 +108,23 @@ def test_stages_and_the_rest_are_all_of_training():
         assert rate > 0
         assert rate * share == pytest.approx(rows["all"][0])
     assert all(0 < rows[name][1] < 1 for name in (*stages.STAGES, "rest"))
+
+
+def test_views_are_compared_round_by_round(monkeypatch):
+    """The adapter with raw EnvPool, and each view with the first; a real, short training."""
+    assert views.against_raw(4, 400) > 0
+    small = stages.configured(views.TASK, *views.COMMON, "intrinsic=[]", "trainer.num_steps=4")
+    assert views.trained(small, 256) > 0
+    speeds = iter(float(speed) for speed in range(1, 100))
+    monkeypatch.setattr(views, "against_raw", lambda num_envs, steps: 1 / num_envs)
+    monkeypatch.setattr(views, "trained", lambda setup, steps: next(speeds))
+    views.measure(rounds=2, steps=1)
+    rows = {line["row"]: line for line in results.read("views")}
+    n = len(views.VIEWS)
+    assert len(rows) == n + len(views.SIZES)
+    for i, name in enumerate(views.VIEWS):
+        assert rows[name]["steps_per_second"] == [1 + i, 1 + i + n]
+        assert rows[name]["ratio"] == [1 + i, (1 + i + n) / (1 + n)]
 
 
 def test_each_round_adds_to_each_row_of_each_setup(monkeypatch):
@@ -288,6 +305,16 @@ def test_the_page_shows_the_latest_line_of_each_stage():
     assert "*ppo*: plain." in said
     for part in ("a machine", "commit abc1234", "`bench stages`", "GPU: not measured."):
         assert part in said
+
+
+def test_the_page_shows_what_adapter_and_views_cost():
+    line = {"command": "bench views", "about": "plain", **SOME}
+    results.append("views", {**line, "row": "adapter", "ratio": [0.9, 0.8, 1.0]})
+    rates = {"steps_per_second": [3000.0], "ratio": [0.75]}
+    results.append("views", {**line, "row": "map", **rates})
+    rows = cells(section("Cost of the adapter and of MiniGrid's views"))
+    assert rows["adapter"] == ["", "0.90 (0.80 to 1.00)", "plain"]
+    assert rows["map"] == ["3,000", "0.75", "plain"]
 
 
 def test_the_page_shows_modules_with_and_without_a_peer():

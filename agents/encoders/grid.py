@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from firstlight.agents.encoders.grid_kernels import gather_rows, lookup, scatter_rows
+from firstlight.agents.encoders.grid_kernels import gather_rows, lookup_rows, scatter_rows
 from firstlight.agents.encoders.mlp import Flat, orthogonal
 from firstlight.agents.spec import rebuildable
 from firstlight.envs.types import Obs
@@ -47,18 +47,17 @@ class _SumRows(torch.autograd.Function):
     """``bias + sum of table rows``, by numba on the CPU."""
 
     @staticmethod
-    def forward(ctx: Any, ids: Tensor, table: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(ids)
-        ctx.rows = table.shape[0]
-        return torch.from_numpy(
-            gather_rows(ids.numpy(), table.detach().numpy(), bias.detach().numpy())
-        )
+    def forward(ctx: Any, rows: Tensor, counts: Tensor, table: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, counts)
+        ctx.num_rows = table.shape[0]
+        chosen = rows.numpy(), counts.numpy()
+        return torch.from_numpy(gather_rows(*chosen, table.detach().numpy(), bias.detach().numpy()))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
-        (ids,) = ctx.saved_tensors
-        table_grad = scatter_rows(ids.numpy(), grad.contiguous().numpy(), ctx.rows)
-        return None, torch.from_numpy(table_grad), grad.sum(0)
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor]:
+        chosen = [saved.numpy() for saved in ctx.saved_tensors]
+        table_grad = scatter_rows(*chosen, grad.contiguous().numpy(), ctx.num_rows)
+        return None, None, torch.from_numpy(table_grad), grad.sum(0)
 
 
 @rebuildable
@@ -101,9 +100,8 @@ class Grid(nn.Module):
         return torch.relu(self.linear(torch.relu(total)))
 
     def _sum_cpu(self, image: Tensor) -> Tensor:
-        ids = np.empty((len(image), self.cells * 2), np.int32)
-        lookup(image.contiguous().numpy(), self.lut.numpy(), self.num_ids, ids)
-        return _SumRows.apply(torch.from_numpy(ids), self.table, self.bias)
+        chosen = lookup_rows(image.contiguous().numpy(), self.lut.numpy(), self.num_ids)
+        return _SumRows.apply(*map(torch.from_numpy, chosen), self.table, self.bias)
 
     def _sum(self, image: Tensor) -> Tensor:
         obj, colour, state = image.long().unbind(-1)

@@ -17,50 +17,54 @@ _pool = ThreadPoolExecutor(thread_name_prefix="grid")
 
 
 @numba.njit(cache=True, nogil=True)
-def gather(ids, table, bias, out, start, stop):
-    """``out[b] = bias + sum_c table[ids[b, c]]`` for b in [start, stop), skipping ids < 0."""
+def lookup(image, lut, num_ids, rows, counts):
+    """Table rows of what each grid shows, ``cell * num_ids + lut[object, colour, state]``.
+
+    Args:
+        image: [B, C, 3] uint8.
+        lut: [16, 8, 4, F] int32, -1 for none; none for object 0, a cell out of view.
+        num_ids: rows of a cell.
+        rows: [B, C * F] int32, of which the first `counts` are filled, in rising order.
+        counts: [B] int32, filled.
+    """
+    numbers = lut.reshape(512, lut.shape[3])
+    for b in range(image.shape[0]):
+        count = 0
+        for c in range(image.shape[1]):
+            obj = np.int64(image[b, c, 0] & 15)
+            if obj != 0:
+                code = obj << 5 | np.int64(image[b, c, 1] & 7) << 2 | np.int64(image[b, c, 2] & 3)
+                for f in range(numbers.shape[1]):
+                    k = numbers[code, f]
+                    rows[b, count] = c * num_ids + k  # written over where it is none: no branch
+                    count += k >= 0
+        counts[b] = count
+
+
+@numba.njit(cache=True, nogil=True)
+def gather(rows, counts, table, bias, out, start, stop):
+    """``out[b] = bias + sum of table[rows[b, :counts[b]]]`` for b in [start, stop)."""
     total = np.empty(table.shape[1], np.float32)
     for b in range(start, stop):
         total[:] = bias
-        for c in range(ids.shape[1]):
-            k = ids[b, c]
-            if k >= 0:
-                row = table[k]
-                for h in range(total.shape[0]):  # a plain loop vectorises, `total += row` does not
-                    total[h] += row[h]
+        for i in range(counts[b]):
+            k = rows[b, i]
+            for h in range(total.shape[0]):  # a plain loop vectorises, `total += row` does not
+                total[h] += table[k, h]
         out[b] = total
 
 
 @numba.njit(cache=True, nogil=True)
-def scatter(ids, grad, table_grad, start, stop):
-    """``table_grad[ids[b, c]] += grad[b]`` for every b and c in [start, stop), skipping ids < 0."""
-    for b in range(ids.shape[0]):
-        g = grad[b]
-        for c in range(start, stop):
-            k = ids[b, c]
-            if k >= 0:
-                row = table_grad[k]
-                for h in range(g.shape[0]):
-                    row[h] += g[h]
-
-
-@numba.njit(cache=True, nogil=True)
-def lookup(image, lut, num_ids, ids):
-    """Rows of each cell: ``cell * num_ids + lut[object, colour, state]``, -1 where the latter is.
-
-    Args:
-        image: [B, C, 3] uint8.
-        lut: [16, 8, 4, F] int32.
-        num_ids: rows of a cell.
-        ids: [B, C * F] int32, filled.
-    """
-    features = lut.shape[3]
-    for b in range(image.shape[0]):
-        for c in range(image.shape[1]):
-            numbers = lut[image[b, c, 0] & 15, image[b, c, 1] & 7, image[b, c, 2] & 3]
-            for f in range(features):
-                k = numbers[f]
-                ids[b, c * features + f] = c * num_ids + k if k >= 0 else -1
+def scatter(rows, counts, grad, table_grad, start, stop):
+    """``table_grad[k] += grad[b]`` for every k of ``rows[b, :counts[b]]`` in [start, stop)."""
+    for b in range(rows.shape[0]):
+        for i in range(counts[b]):
+            k = rows[b, i]
+            if k >= stop:
+                break  # the rest is another part's
+            if k >= start:
+                for h in range(grad.shape[1]):
+                    table_grad[k, h] += grad[b, h]
 
 
 def _split(count: int, work) -> None:
@@ -73,24 +77,36 @@ def _split(count: int, work) -> None:
         future.result()
 
 
-def gather_rows(ids: np.ndarray, table: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """[B, C] int32 ids, [R, H] table, [H] bias to [B, H]."""
-    out = np.empty((len(ids), table.shape[1]), np.float32)
-    if len(ids) < _MIN_ROWS:
-        gather(ids, table, bias, out, 0, len(ids))
+def lookup_rows(image: np.ndarray, lut: np.ndarray, num_ids: int) -> tuple[np.ndarray, np.ndarray]:
+    """[B, C, 3] uint8 to rows [B, C * F] and counts [B], see `lookup`."""
+    rows = np.empty((len(image), image.shape[1] * lut.shape[3]), np.int32)
+    counts = np.empty(len(image), np.int32)
+    lookup(image, lut, num_ids, rows, counts)
+    return rows, counts
+
+
+def gather_rows(
+    rows: np.ndarray, counts: np.ndarray, table: np.ndarray, bias: np.ndarray
+) -> np.ndarray:
+    """Rows [B, R] and counts [B] of a table [K, H], and a bias [H], to sums [B, H]."""
+    out = np.empty((len(rows), table.shape[1]), np.float32)
+    if len(rows) < _MIN_ROWS:
+        gather(rows, counts, table, bias, out, 0, len(rows))
     else:
-        _split(len(ids), lambda start, stop: gather(ids, table, bias, out, start, stop))
+        _split(len(rows), lambda i, j: gather(rows, counts, table, bias, out, i, j))
     return out
 
 
-def scatter_rows(ids: np.ndarray, grad: np.ndarray, rows: int) -> np.ndarray:
-    """[B, C] int32 ids and [B, H] gradient of the sums to [R, H] gradient of the table.
+def scatter_rows(
+    rows: np.ndarray, counts: np.ndarray, grad: np.ndarray, num_rows: int
+) -> np.ndarray:
+    """Rows [B, R], counts [B] and the gradient [B, H] of the sums to the table's [K, H].
 
-    Each column of `ids` has table rows of its own, so threads that share columns out never meet.
+    Threads share the table's rows out, so they never meet.
     """
-    out = np.zeros((rows, grad.shape[1]), np.float32)
-    if len(ids) < _MIN_ROWS:
-        scatter(ids, grad, out, 0, ids.shape[1])
+    out = np.zeros((num_rows, grad.shape[1]), np.float32)
+    if len(rows) < _MIN_ROWS:
+        scatter(rows, counts, grad, out, 0, num_rows)
     else:
-        _split(ids.shape[1], lambda start, stop: scatter(ids, grad, out, start, stop))
+        _split(num_rows, lambda i, j: scatter(rows, counts, grad, out, i, j))
     return out

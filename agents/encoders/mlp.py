@@ -41,17 +41,19 @@ class Flat(nn.Module):
         for name, space in self.fields.items():
             field = obs[name]
             if isinstance(space, spaces.Discrete):
-                field = nn.functional.one_hot(field.long() - int(space.start), int(space.n))
+                field = _one_hot(field.long() - int(space.start), int(space.n))
             elif isinstance(space, spaces.MultiDiscrete):
                 start = torch.as_tensor(space.start.flatten(), device=field.device)
                 ids = (field.flatten(1).long() - start).unbind(1)
-                hot = [
-                    nn.functional.one_hot(i, int(n))
-                    for i, n in zip(ids, space.nvec.flat, strict=True)
-                ]
+                hot = [_one_hot(i, int(n)) for i, n in zip(ids, space.nvec.flat, strict=True)]
                 field = torch.cat(hot, 1)
             parts.append(field[:, None].flatten(1).float())  # a scalar field is [B]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _one_hot(ids: Tensor, n: int) -> Tensor:
+    """[B] int64 to [B, n] float32; torch's own looks for the greatest number first."""
+    return torch.zeros(len(ids), n, device=ids.device).scatter_(1, ids[:, None], 1.0)
 
 
 def _width(name: str, space: spaces.Space) -> int:

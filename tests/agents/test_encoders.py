@@ -19,7 +19,7 @@ from firstlight.agents.encoders.grid import cell_ids
 from firstlight.agents.encoders.grid_kernels import (
     gather,
     gather_rows,
-    lookup,
+    lookup_rows,
     scatter,
     scatter_rows,
 )
@@ -234,38 +234,41 @@ def test_the_number_of_threads_changes_no_bit():
 
 
 def kernel_inputs(batch, seed=0):
+    """Up to 6 of 30 table rows each, in rising order; what lies behind them is not to be read."""
     rng = np.random.default_rng(seed)
-    ids = rng.integers(-1, 5, (batch, 6)).astype(np.int32)
-    ids = np.where(ids < 0, -1, ids + 5 * np.arange(6, dtype=np.int32)).astype(np.int32)
+    counts = rng.integers(0, 7, batch).astype(np.int32)
+    rows = np.full((batch, 6), 10**6, np.int32)
+    for b, count in enumerate(counts):
+        rows[b, :count] = np.sort(rng.choice(30, count, replace=False))
     table, grad = (rng.normal(size=(n, 4)).astype(np.float32) for n in (30, batch))
-    return ids, table, rng.normal(size=4).astype(np.float32), grad
+    return rows, counts, table, rng.normal(size=4).astype(np.float32), grad
 
 
 @pytest.mark.parametrize("batch", [0, 1, 40])
 def test_kernels_are_their_plain_twins(batch):
-    ids, table, bias, grad = kernel_inputs(batch, seed=batch)
+    rows, counts, table, bias, grad = kernel_inputs(batch, seed=batch)
     out, table_grad = np.full((batch, 4), 7, np.float32), np.zeros((30, 4), np.float32)
-    gather(ids, table, bias, out, 0, batch)
-    scatter(ids, grad, table_grad, 0, 6)
+    gather(rows, counts, table, bias, out, 0, batch)
+    scatter(rows, counts, grad, table_grad, 0, 30)
     sums, grads = np.tile(bias.astype(np.float64), (batch, 1)), np.zeros((30, 4))
-    for b, c in product(range(batch), range(6)):
-        if ids[b, c] >= 0:
-            sums[b] += table[ids[b, c]]
-            grads[ids[b, c]] += grad[b]
+    for b in range(batch):
+        for i in range(counts[b]):
+            sums[b] += table[rows[b, i]]
+            grads[rows[b, i]] += grad[b]
     np.testing.assert_allclose(out, sums, atol=1e-5)
     np.testing.assert_allclose(table_grad, grads, atol=1e-5)
-    np.testing.assert_array_equal(gather_rows(ids, table, bias), out)
-    np.testing.assert_array_equal(scatter_rows(ids, grad, 30), table_grad)
+    np.testing.assert_array_equal(gather_rows(rows, counts, table, bias), out)
+    np.testing.assert_array_equal(scatter_rows(rows, counts, grad, 30), table_grad)
 
 
 def test_kernels_touch_only_their_part():
-    ids, table, bias, grad = kernel_inputs(10)
+    rows, counts, table, bias, grad = kernel_inputs(10)
     out, table_grad = np.full((10, 4), 7, np.float32), np.zeros((30, 4), np.float32)
-    gather(ids, table, bias, out, 3, 6)
+    gather(rows, counts, table, bias, out, 3, 6)
     assert (out[:3] == 7).all()
     assert (out[6:] == 7).all()
     assert not (out[3:6] == 7).all(1).any()
-    scatter(ids, grad, table_grad, 2, 3)
+    scatter(rows, counts, grad, table_grad, 10, 15)
     assert table_grad[10:15].any()
     table_grad[10:15] = 0
     assert not table_grad.any()
@@ -275,13 +278,18 @@ def test_lookup_is_its_plain_twin():
     table, count = cell_ids()
     images = random_images(20).flatten(1, 2).numpy()
     images[0, 0] = (255, 255, 255)  # wraps round instead of reading beside the table
-    features = table.shape[3]
-    ids = np.full((20, H * W * features), -9, np.int32)
-    lookup(images, table, count, ids)
-    for b, c, f in product(range(20), range(H * W), range(features)):
-        obj, colour, state = (int(x) for x in images[b, c])
-        number = table[obj % 16, colour % 8, state % 4, f]
-        assert ids[b, c * features + f] == (c * count + number if number >= 0 else -1)
+    images[1] = 0
+    rows, counts = lookup_rows(images, table, count)
+    for b in range(20):
+        expected = []
+        for c, f in product(range(H * W), range(table.shape[3])):
+            obj, colour, state = (int(x) for x in images[b, c])
+            number = table[obj % 16, colour % 8, state % 4, f]
+            if number >= 0:
+                expected.append(c * count + number)
+        assert rows[b, : counts[b]].tolist() == expected
+    assert counts[1] == 0
+    assert (table[0] == -1).all()  # so that a cell out of view may be passed over
 
 
 @pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="this is that run")
