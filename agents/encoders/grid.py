@@ -13,10 +13,23 @@ from torch import Tensor, nn
 from firstlight.agents.encoders.grid_kernels import gather_rows, lookup_rows, scatter_rows
 from firstlight.agents.encoders.mlp import Flat, orthogonal
 from firstlight.agents.spec import rebuildable
+from firstlight.envs.cells import (
+    AGENT,
+    BALL,
+    BOX,
+    COLOURS,
+    DOOR,
+    EMPTY,
+    FLOOR,
+    GOAL,
+    KEY,
+    LAVA,
+    WALL,
+)
 from firstlight.envs.types import Obs
 
-_COLOURS, _DOOR_STATES, _DIRECTIONS = 6, 3, 4
-_PLAIN, _COLOURED, _DOOR, _AGENT = (1, 2, 8, 9), (3, 5, 6, 7), 4, 10  # MiniGrid's object codes
+_DOOR_STATES, _DIRECTIONS = 3, 4
+_PLAIN, _COLOURED = (EMPTY, WALL, GOAL, LAVA), (FLOOR, KEY, BALL, BOX)
 
 
 def cell_ids() -> tuple[np.ndarray, int]:
@@ -33,13 +46,13 @@ def cell_ids() -> tuple[np.ndarray, int]:
     ids[1:, :, :, 0] = 0
     for code in (*_PLAIN, *_COLOURED):
         ids[code, :, :, 0] = next(number)
-    for code, states in ((_DOOR, _DOOR_STATES), (_AGENT, _DIRECTIONS)):
+    for code, states in ((DOOR, _DOOR_STATES), (AGENT, _DIRECTIONS)):
         for state in range(states):
             ids[code, :, state, 0] = next(number)
-    for code, colour in itertools.product(_COLOURED, range(_COLOURS)):
+    for code, colour in itertools.product(_COLOURED, range(len(COLOURS))):
         ids[code, colour, :, 1] = next(number)
-    for colour, state in itertools.product(range(_COLOURS), range(_DOOR_STATES)):
-        ids[_DOOR, colour, state, 1] = next(number)
+    for colour, state in itertools.product(range(len(COLOURS)), range(_DOOR_STATES)):
+        ids[DOOR, colour, state, 1] = next(number)
     return ids, next(number)
 
 
