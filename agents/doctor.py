@@ -53,8 +53,9 @@ class Sizes:
         high: greatest raw value.
         raw: mean absolute raw value of the rows that were paid anything.
         scaled: mean absolute value after transform, clip and budget.
-        weighted: the same times the weight.
-        paid: mean absolute weighted value of the rows that were paid anything.
+        weighted: mean absolute value of what it contributes, see `Rewards`: the same times the
+            weight; of sources that are joined an equal part of their bonus.
+        paid: the same of the rows that were paid anything.
     """
 
     low: float
@@ -75,7 +76,8 @@ class Evidence:
         novelty: whether it says of itself that it falls with visits.
         rank: rank correlation of the visits to a state, in the run or in the episode, and the
             bonus there, whichever is less; None if there is no telling.
-        horizon: steps that its return looks ahead, or the length of an episode if that is less.
+        horizon: steps that its return looks ahead, or the length of an episode if that is less; 1
+            where its advantages are normalised, and only its weight counts.
         without: hash of the parameters after the first update, made without this source.
         error: what was not finite.
     """

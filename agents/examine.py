@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from firstlight.agents.doctor import TASK, Evidence, Finding, Sizes, diagnose
 from firstlight.agents.guards import copied
@@ -94,6 +95,7 @@ class Watch:
         self._visits = _Visits(run.vec.obs_space)
         self._without: dict[str, str] = {}
         self._before = copied(run.learner.state_dict()), copy.deepcopy(run.mixer)
+        self._level = {stream.name for stream in run.mixer.streams if stream.normalize}
         self._seen, self._ends, self._rows = 0, 0, 0
 
     def __call__(self, run: Any, metrics: Mapping[str, float]) -> bool:
@@ -119,7 +121,7 @@ class Watch:
                 sizes=tuple(self._sizes[name]),
                 novelty=name != TASK and self.run.modules[name].novelty,
                 rank=self._visits.rank(name),
-                horizon=max(1.0, min(length, 1 / max(1 - term.gamma, 1e-6))),
+                horizon=1.0 if name in self._level else max(1.0, min(length, _reach(term.gamma))),
                 without=self._without.get(name),
                 error=error if error is not None and _names(error, name) else None,
             )
@@ -131,7 +133,11 @@ class Watch:
         rollout = last.rollout
         for name, sizes in self._sizes.items():
             part = last.rewards.parts.get(name)
-            sizes.append(None if part is None else _sizes(part, rollout))
+            if part is None:
+                sizes.append(None)
+                continue
+            given, level = last.rewards.contributed[name], name in self._level
+            sizes.append(_sizes(part, given, rollout, level))
         bonus = {name: part.raw for name, part in last.rewards.parts.items() if name != TASK}
         self._visits.add(rollout, bonus)
         self._seen += 1
@@ -178,7 +184,7 @@ class _Visits:
         self.run, self.episode = VisitTable(), EpisodicVisits()
         self._rows: dict[str, list[np.ndarray]] = {}  # [3, R] each: visits, visits, bonus
 
-    def add(self, rollout: Rollout, bonus: Mapping[str, torch.Tensor]) -> None:
+    def add(self, rollout: Rollout, bonus: Mapping[str, Tensor]) -> None:
         """Count a rollout's true successors; bonus [T, N] each."""
         valid = rollout.valid.cpu()
         here, after = self.keys(rollout)
@@ -223,19 +229,26 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
-def _sizes(part: Part, rollout: Rollout) -> Sizes:
+def _reach(gamma: float) -> float:
+    """Steps that a discount looks ahead."""
+    return 1 / max(1 - gamma, 1e-6)
+
+
+def _sizes(part: Part, contributed: Tensor, rollout: Rollout, level: bool) -> Sizes:
+    """What a source gave; `level` if its stream is normalised, so that only its weight counts."""
     valid = rollout.valid
     if not bool(valid.any()):
         return Sizes(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     raw, scaled = part.raw[valid].double(), part.scaled[valid].double().abs()
-    size, weight = raw.abs(), abs(part.weight)
+    size, given = raw.abs(), contributed[valid].double().abs()
+    weighted = given.mean().item()
     return Sizes(
         low=raw.min().item(),
         high=raw.max().item(),
         raw=(size.sum() / (size > 0).sum().clamp(min=1)).item(),
         scaled=scaled.mean().item(),
-        weighted=weight * scaled.mean().item(),
-        paid=weight * (scaled.sum() / (scaled > 0).sum().clamp(min=1)).item(),
+        weighted=weighted,
+        paid=weighted if level else (given.sum() / (given > 0).sum().clamp(min=1)).item(),
     )
 
 

@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 class PPO:
     """PPO with clipping (Schulman et al. 2017) and one value head for each reward stream.
 
-    Advantages are estimated stream by stream, weighted and added (Burda et al. 2018, §2.3). Rows
-    that are not valid enter no loss and no mean.
+    Advantages are estimated stream by stream, weighted and added (Burda et al. 2018, §2.3), as
+    `Rewards.advantage` says. Rows that are not valid enter no loss and no mean.
 
     Args:
         policy: what learns; its `K` is that of the rewards.
@@ -47,7 +47,7 @@ class PPO:
         entropy_coef: weight of the entropy; a number or a schedule.
         value_coef: weight of the value loss (half squared error, summed over streams).
         max_grad_norm: bound on the norm of the gradient.
-        normalize_advantage: to mean 0 and deviation 1 in each minibatch.
+        normalize_advantage: to mean 0 and deviation 1 in each minibatch, all streams together.
         auxiliaries: see `Auxiliary`.
         seed: of the order of rows.
     """
@@ -224,7 +224,7 @@ class PPO:
             rollout.valid,
             self.gae_lambda,
         )  # [T, N, K]
-        advantage = (advantages * rewards.weight).sum(-1)  # [T, N, K] -> [T, N]
+        advantage = rewards.advantage(advantages, rollout.valid)  # [T, N, K] -> [T, N]
         past = map_obs(lambda field: field[:T], rollout.obs)
         says = partial(self.policy, past, rollout.state, rollout.is_first[:T])
         for extra in self.auxiliaries.advantages(rollout, says):

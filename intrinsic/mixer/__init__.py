@@ -5,15 +5,18 @@ from firstlight.intrinsic.mixer.combine import (
     AdaptiveCombine,
     Combine,
     Heads,
+    JoiningCombine,
+    Joint,
     Stream,
     Streams,
     Sum,
 )
 from firstlight.intrinsic.mixer.combine_and import Krc, Product
 from firstlight.intrinsic.mixer.combine_lagrangian import Lagrangian
-from firstlight.intrinsic.mixer.mixer import Part, RewardMixer, Rewards
+from firstlight.intrinsic.mixer.mixer import RewardMixer
 from firstlight.intrinsic.mixer.potentials import Delta, Potential
 from firstlight.intrinsic.mixer.reduces import Blend, Pessimism, SoftMin
+from firstlight.intrinsic.mixer.rewards import Part, Rewards
 from firstlight.intrinsic.mixer.schedules import Linear
 from firstlight.intrinsic.mixer.terms import Budget, Reduce, Schedule, Term, Transform
 from firstlight.intrinsic.mixer.thresholds import ThresholdSearch
@@ -36,6 +39,8 @@ __all__ = [
     "Delta",
     "EpisodeCap",
     "Heads",
+    "JoiningCombine",
+    "Joint",
     "Krc",
     "Lagrangian",
     "Linear",

@@ -60,12 +60,13 @@ class ShareCap(nn.Module):
     with is what the sources *without* a share of their own contribute. Where those are silent, as a
     sparse task is most of the time, it is their mean over the iterations in which they were not;
     and as long as they never spoke, there is nothing to drown and nothing is held back, unless
-    `floor` says what they are worth at least.
+    `floor` says what they are worth at least. Of a source that a combine joins with others, what is
+    held is their bonus.
 
     Args:
         share: in (0, 1).
         floor: the others count as contributing this much per step at least, in units of this
-            source (their weighted contribution over this term's weight).
+            source (their weighted contribution over this term's weight), or of the bonus.
 
     Attributes:
         heard: [] float64, iterations in which the others contributed.

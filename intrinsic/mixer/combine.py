@@ -21,11 +21,14 @@ class Stream:
         name: as logged under ``value/<name>/``.
         gamma: discount.
         episodic: False if its return looks past episode ends.
+        normalize: whether its advantages are brought to mean 0 and deviation 1 before they are
+            weighted, so that its weight alone says how much it counts.
     """
 
     name: str
     gamma: float
     episodic: bool
+    normalize: bool = False
 
 
 class Combine(Protocol):
@@ -58,6 +61,30 @@ class AdaptiveCombine(Combine, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Joint:
+    """One bonus that several sources pay together.
+
+    Args:
+        names: of the sources, those of weight 0 left out.
+        bonus: [T, N] what they come to, weights included.
+        degree: a source twice as large makes the bonus ``2 ** degree`` times as large.
+    """
+
+    names: tuple[str, ...]
+    bonus: Tensor
+    degree: float
+
+
+@runtime_checkable
+class JoiningCombine(Combine, Protocol):
+    """A combine of which some sources are not added, so that none has a size of its own."""
+
+    def joint(self, scaled: Mapping[str, Tensor], weight: Mapping[str, float]) -> Joint | None:
+        """What becomes of those sources; None if fewer than two of them are in `scaled`."""
+        ...
+
+
 class Sum:
     """One stream: the weighted sum of all sources, with the discount of the environment's reward.
 
@@ -77,11 +104,22 @@ class Sum:
 
 
 class Heads:
-    """A stream and a value head per source, weighted as advantages (Burda et al. 2018, §2.3)."""
+    """A stream and a value head per source, weighted as advantages (Burda et al. 2018, §2.3).
+
+    Args:
+        normalize: bring each stream's advantages to mean 0 and deviation 1 before they are
+            weighted, see `Rewards.advantage`. The transforms of the terms then only serve the
+            value heads, and weights compare sources whatever their units.
+    """
+
+    def __init__(self, *, normalize: bool = False):
+        self.normalize = normalize
 
     def streams(self, terms: Mapping[str, Term]) -> list[Stream]:
         """One stream for each term, in the order of the terms."""
-        return [Stream(name, term.gamma, term.episodic) for name, term in terms.items()]
+        return [
+            Stream(name, term.gamma, term.episodic, self.normalize) for name, term in terms.items()
+        ]
 
     def __call__(
         self, scaled: Mapping[str, Tensor], weight: Mapping[str, float]

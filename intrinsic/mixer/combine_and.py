@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from firstlight.intrinsic.mixer.combine import Stream
+from firstlight.intrinsic.mixer.combine import Joint, Stream
 from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.shapes import geometric_and
 
@@ -40,11 +40,7 @@ class _Joined(ABC):
         """Returns rewards [T, N, K] and advantage weights [K]; K is 1 or 2."""
         like = next(iter(scaled.values()))
         reward = scaled.get("reward", torch.zeros_like(like))
-        factors = [
-            values if weight[name] == 1.0 else values * weight[name]
-            for name, values in scaled.items()
-            if name != "reward"
-        ]
+        factors = _factors(scaled, weight)
         joined = self.join(torch.stack(factors, -1)) if factors else torch.zeros_like(like)
         if self.heads and len(weight) > 1:
             weights = torch.tensor([weight["reward"], float(bool(factors))], device=like.device)
@@ -53,9 +49,30 @@ class _Joined(ABC):
         total = total + joined if factors else total
         return total[..., None], torch.ones(1, device=like.device)
 
+    def joint(self, scaled: Mapping[str, Tensor], weight: Mapping[str, float]) -> Joint | None:
+        """The bonus and its sources; None if fewer than two of them are in `scaled`."""
+        names = tuple(name for name in scaled if name != "reward")
+        if len(names) < 2:
+            return None
+        bonus = self.join(torch.stack(_factors(scaled, weight), -1))
+        return Joint(names, bonus, self.degree(len(names)))
+
     @abstractmethod
     def join(self, factors: Tensor) -> Tensor:
         """Weighted sources [T, N, S] to the bonus [T, N]; 0 where all of them are 0."""
+
+    @abstractmethod
+    def degree(self, num_sources: int) -> float:
+        """Power of each source in the bonus."""
+
+
+def _factors(scaled: Mapping[str, Tensor], weight: Mapping[str, float]) -> list[Tensor]:
+    """Weighted sources [T, N] other than the reward."""
+    return [
+        values if weight[name] == 1.0 else values * weight[name]
+        for name, values in scaled.items()
+        if name != "reward"
+    ]
 
 
 class Product(_Joined):
@@ -74,6 +91,10 @@ class Product(_Joined):
         """Weighted sources [T, N, S] to their product [T, N]."""
         return factors.prod(-1)
 
+    def degree(self, num_sources: int) -> float:
+        """1, however many."""
+        return 1.0
+
 
 class Krc(_Joined):
     """Kinesthetic reward combination of Lucy-SKG (arXiv 2305.15801, eq. 2): a geometric AND.
@@ -91,3 +112,7 @@ class Krc(_Joined):
     def join(self, factors: Tensor) -> Tensor:
         """Weighted sources [T, N, S] to [T, N]."""
         return geometric_and(factors)
+
+    def degree(self, num_sources: int) -> float:
+        """``1 / n``."""
+        return 1 / num_sources

@@ -31,9 +31,9 @@ class Lagrangian(GrowingBuffers):
     *down* to its threshold. J_i is measured on the source's raw values. Sources without a threshold
     keep their weight.
 
-    The paper normalises the advantages of each stream by themselves. That is the learner's affair,
-    which sees one number per step: give streams a transform, and terms weights, that make their
-    advantages comparable.
+    As in the paper, the advantages of each stream are normalised by themselves before they are
+    weighted (`Rewards.advantage`), so that lambda compares streams whatever their units. Terms with
+    a threshold then want weights near 1, not those made for the size of a bonus.
 
     Args:
         thresholds: source name to theta, in units of its raw value.
@@ -45,6 +45,8 @@ class Lagrangian(GrowingBuffers):
         momentum: of nu.
         max_grad: bound on the gradient of each nu.
         search: of the thresholds; those given are where it begins.
+        normalize: False weights advantages as they are; sources then need transforms and weights
+            that make them comparable.
 
     Attributes:
         nu: [S] float64, by the order of thresholds; within 5 of 0.
@@ -67,6 +69,7 @@ class Lagrangian(GrowingBuffers):
         momentum: float = 0.1,
         max_grad: float = 0.5,
         search: ThresholdSearch | None = None,
+        normalize: bool = True,
     ):
         super().__init__()
         if per not in ("episode", "step"):
@@ -77,7 +80,7 @@ class Lagrangian(GrowingBuffers):
         self.objective, self.per, self.equality = objective, per, equality
         self.lr, self.momentum, self.max_grad = lr, momentum, max_grad
         self.search = search if thresholds else None
-        self.heads = Heads()
+        self.heads = Heads(normalize=normalize)
         S = len(self.names)
         self.register_buffer("nu", torch.zeros(S, dtype=torch.float64))
         self.register_buffer("velocity", torch.zeros(S, dtype=torch.float64))

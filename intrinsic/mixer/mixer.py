@@ -4,55 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from firstlight.envs.types import Rollout
-from firstlight.intrinsic.mixer import rows
 from firstlight.intrinsic.mixer.combine import AdaptiveCombine, Combine, Heads
 from firstlight.intrinsic.mixer.metrics import Alarm, source_metrics
 from firstlight.intrinsic.mixer.potentials import Potential
+from firstlight.intrinsic.mixer.rewards import Part, Rewards
+from firstlight.intrinsic.mixer.spending import contributions, joint_of, spend
 from firstlight.intrinsic.mixer.terms import Term
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one source contributed, for logs and pictures.
-
-    Args:
-        raw: [T, N] as the source gave it, ensemble members reduced.
-        asked: [T, N] after transform and clip.
-        scaled: [T, N] after transform, clip and budget.
-        weight: its weight at this moment.
-    """
-
-    raw: Tensor
-    asked: Tensor
-    scaled: Tensor
-    weight: float
-
-
-@dataclass(frozen=True)
-class Rewards:
-    """Reward streams, ready for any learner. Ends of episodes are data in `discount` and `carry`.
-
-    Args:
-        reward: [T, N, K], 0 on rows that are not valid.
-        discount: [T, N, K] gamma of the stream, or 0 where an episodic stream terminated.
-        carry: [T, N, K] 0 where an episodic stream must not look past a boundary, else 1.
-        weight: [K] advantage weights.
-        streams: names of the K streams.
-        parts: per source, what went in.
-    """
-
-    reward: Tensor
-    discount: Tensor
-    carry: Tensor
-    weight: Tensor
-    streams: tuple[str, ...]
-    parts: Mapping[str, Part]
 
 
 class RewardMixer(nn.Module):
@@ -64,6 +26,9 @@ class RewardMixer(nn.Module):
     Args:
         terms: source name to `Term`; "reward" is added with `Term()` if it is missing.
         combine: how sources form streams; default `Heads()`.
+
+    Raises:
+        ValueError: for terms that the combine cannot join, or that would not do what they say.
 
     >>> mixer = RewardMixer({"reward": Term(), "count": Term(weight=0.01)}, Heads())
     >>> mixer.num_streams
@@ -88,7 +53,8 @@ class RewardMixer(nn.Module):
                     again = f":{kinds[kind]}" if kinds[kind] > 1 else ""
                     self.statistics[f"{name}:{kind}{again}"] = part
         self._check_potentials()
-        self._alarm = Alarm()
+        self._check_budgets()
+        self.alarm = Alarm(list(self.terms))
 
     @property
     def num_streams(self) -> int:
@@ -127,63 +93,42 @@ class RewardMixer(nn.Module):
                 raise ValueError(f"source {name!r} has weight {weight[name]} but gave no bonus")
             raw[name] = _rated(name, given, term, rollout)
             asked[name] = _asked(raw[name], term, rollout)
-        scaled = self._budgeted(asked, weight, rollout)
+        scaled = spend(asked, weight, self.terms, self.combine, rollout)
         parts = {n: Part(raw[n], asked[n], scaled[n], weight[n]) for n in raw}
-        if not scaled:
-            scaled = {"reward": torch.zeros_like(rollout.reward)}
-        reward, weights = self.combine(scaled, weight)
+        reward, weights = self.combine(
+            scaled or {"reward": torch.zeros_like(rollout.reward)}, weight
+        )
         discount, carry = self._boundaries(rollout)
-        names = tuple(stream.name for stream in self.streams)
-        return Rewards(reward, discount, carry, weights, names, parts)
+        return Rewards(
+            reward,
+            discount,
+            carry,
+            weights,
+            normalize=tuple(stream.normalize for stream in self.streams),
+            streams=tuple(stream.name for stream in self.streams),
+            parts=parts,
+            contributed=contributions(scaled, weight, self.combine, self.streams, weights, rollout),
+        )
 
     @torch.no_grad()
     def update(self, rollout: Rollout, rewards: Rewards) -> dict[str, float]:
         """Store running statistics, once per iteration. Returns ``reward/<source>/...`` scalars."""
         parts = rewards.parts
-        raw = {name: part.raw for name, part in parts.items()}
         weight = {name: part.weight for name, part in parts.items()}
         for name, part in parts.items():
             transform = self.terms[name].transform
             if transform is not None:
                 transform.update(part.raw, rollout)
         asked = {name: part.asked for name, part in parts.items()}
-        self._budgeted(asked, weight, rollout, store=True)
+        spend(asked, weight, self.terms, self.combine, rollout, store=True)
         scaled = {name: part.scaled for name, part in parts.items()}
-        metrics = source_metrics(raw, scaled, weight, rollout.valid)
-        self._alarm(metrics)
+        joint = joint_of(self.combine, scaled, weight)
+        metrics = source_metrics(parts, rewards.contributed, rollout.valid, joint)
+        self.alarm(metrics, () if joint is None else joint.names)
         if isinstance(self.combine, AdaptiveCombine):
+            raw = {name: part.raw for name, part in parts.items()}
             metrics |= self.combine.update(raw, rollout)
         return metrics
-
-    def _budgeted(
-        self,
-        asked: Mapping[str, Tensor],
-        weight: Mapping[str, float],
-        rollout: Rollout,
-        store: bool = False,
-    ) -> dict[str, Tensor]:
-        """Sources [T, N] after their budgets; with `store`, budgets remember what they counted."""
-        out = dict(asked)
-        relative = [n for n in asked if any(b.relative for b in self.terms[n].budgets)]
-        free = [name for name in asked if name not in relative]
-
-        def spend(name: str, rest: Tensor | None) -> None:
-            for budget in self.terms[name].budgets:
-                if budget.relative == (rest is not None):
-                    given = budget(out[name], rollout, rest)
-                    if store:
-                        budget.update(out[name], rollout, rest)
-                    out[name] = given
-
-        for name in asked:
-            spend(name, None)
-        if relative:
-            total = torch.zeros((), device=rollout.device)
-            for name in free:
-                total = total + abs(weight[name]) * rows.mean(out[name].abs(), rollout)
-            for name in relative:
-                spend(name, total / abs(weight[name]))
-        return out
 
     def _check_potentials(self) -> None:
         """Refuse a potential that is not made for its stream: it would change the best policy."""
@@ -199,6 +144,16 @@ class RewardMixer(nn.Module):
                         f"{part.episodic}, but its stream has {sorted(kinds)}; with another "
                         "discount or end it changes which policy is best"
                     )
+
+    def _check_budgets(self) -> None:
+        """Refuse a budget that looks at the others where sizes do not count."""
+        for stream in self.streams:
+            term = self.terms.get(stream.name)
+            if stream.normalize and term and any(budget.relative for budget in term.budgets):
+                raise ValueError(
+                    f"the advantages of stream {stream.name!r} are normalised, so that its weight "
+                    "alone says what share it has: leave out its ShareCap, or set normalize=False"
+                )
 
     def _boundaries(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Discount and carry [T, N, K] of every stream."""

@@ -57,7 +57,8 @@ class Budget(Protocol):
 
         `rest` [] is the mean absolute contribution per valid row of all sources without a relative
         budget, over the weight of this one, so that it compares with ``scaled.abs()``; None
-        unless `relative`.
+        unless `relative`. Of a source that is joined with others, `scaled` is their bonus with
+        weights included, and `rest` as it is.
         """
         ...
 

@@ -13,6 +13,7 @@ from firstlight.envs import Chain, Runner
 from firstlight.envs.gridworld import GridWorld
 from firstlight.envs.map_memory import MapMemory
 from firstlight.intrinsic import RND, HashCount, Heads, MapChange, RewardMixer, Sum, Term
+from firstlight.intrinsic.mixer import Lagrangian
 
 
 def make_policy(vec, num_streams=1, seed=0):
@@ -129,6 +130,73 @@ def test_first_epoch_on_policy_has_ratio_one():
     metrics = learner.update(rollout, RewardMixer({})(rollout, {}))
     assert metrics["train/approx_kl"] == pytest.approx(0, abs=1e-6)
     assert metrics["train/clipfrac"] == 0
+
+
+def naive_advantages(rollout, rewards, lam=0.95):
+    """[T, N, K] by plain loops; every row is valid, and every end a termination."""
+    T, N, K = rewards.reward.shape
+    out = torch.zeros(T, N, K)
+    for n in range(N):
+        for k in range(K):
+            later = 0.0
+            for t in reversed(range(T)):
+                ended = bool(rollout.terminated[t, n])
+                after = rollout.value[t + 1, n, k].item()
+                if ended:
+                    after = 0.0
+                delta = (
+                    rewards.reward[t, n, k].item() + 0.99 * after - rollout.value[t, n, k].item()
+                )
+                later = delta + (0.0 if ended else 0.99 * lam * later)
+                out[t, n, k] = later
+    return out
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_streams_are_normalised_one_by_one_before_they_are_weighted(normalize):
+    """What reaches the loss, row by row, against loops over episodes and streams."""
+
+    class Told:
+        def loss(self, policy, batch):
+            rows = zip(batch.rows[0].tolist(), batch.advantage[0].tolist(), strict=True)
+            seen.update(rows)
+
+    seen: dict[int, float] = {}
+    vec = Chain(8, length=3, horizon=10**6)  # nothing is truncated
+    mixer = RewardMixer(
+        {"b": Term(weight=0.5)}, Lagrangian(thresholds={"b": 1.0}, normalize=normalize)
+    )
+    rollout = Runner(vec).collect(make_policy(vec, 2), 32)
+    rewards = mixer(rollout, {"b": 100 * torch.rand(rollout.reward.shape)})
+    assert not rollout.truncated.any()
+    assert rollout.terminated.any()
+    learner = PPO(
+        make_policy(vec, 2), normalize_advantage=False, num_epochs=1, auxiliaries=[Told()]
+    )
+    learner.update(rollout, rewards)
+    assert len(seen) == rollout.reward.numel()
+    streams = naive_advantages(rollout, rewards).flatten(0, 1)
+    if normalize:
+        streams = (streams - streams.mean(0)) / streams.std(0, correction=0)
+    expected = 0.5 * streams[:, 0] + 0.5 * 0.5 * streams[:, 1]  # lambda begins at 1/2
+    got = torch.tensor([seen[row] for row in range(len(seen))])
+    torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_units_of_a_source_do_not_reach_the_policy_where_streams_are_normalised():
+    vec = Chain(8, length=3, horizon=10**6)  # nothing is truncated, no value enters
+    policy = make_policy(vec, num_streams=2)
+    rollout = Runner(vec).collect(policy, 32)
+    rollout = dataclasses.replace(rollout, value=torch.zeros_like(rollout.value))
+    bonus, moved = torch.rand(rollout.reward.shape), {}
+    for normalize in (True, False):
+        for scale in (1e-3, 1e3):
+            mixer = RewardMixer({"b": Term()}, Heads(normalize=normalize))
+            learner = PPO(copy.deepcopy(policy), minibatch_size=64, value_coef=0.0)
+            learner.update(rollout, mixer(rollout, {"b": scale * bonus}))
+            moved[normalize, scale] = learner.policy.policy_head.weight - policy.policy_head.weight
+    torch.testing.assert_close(moved[True, 1e-3], moved[True, 1e3], atol=1e-4, rtol=0)
+    assert (moved[False, 1e-3] - moved[False, 1e3]).abs().max() > 1e-3
 
 
 def test_auxiliaries_reach_advantage_and_loss():

@@ -30,7 +30,9 @@ EVERY = {
     "product, one head": lambda: Product(heads=False),
     "krc": Krc,
     "krc, one head": lambda: Krc(heads=False),
+    "normalised heads": lambda: Heads(normalize=True),
     "lagrangian": lambda: Lagrangian(thresholds={"b": 0.5}),
+    "raw lagrangian": lambda: Lagrangian(thresholds={"b": 0.5}, normalize=False),
     "equality": lambda: Lagrangian(thresholds={"b": 0.5}, equality=True, per="step"),
 }
 every = pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
@@ -236,8 +238,8 @@ def test_krc_asks_for_all_where_a_sum_can_be_bought_by_one(rollout):
 def bandit(mixer, pays, iterations=600, entropy=0.1, N=256):
     """A softmax policy over two arms that learns from the mixer's streams.
 
-    `pays` is source name to what each arm pays. Returns chances of the second arm, iteration by
-    iteration.
+    `pays` is source name to what each arm pays; a function is told the chance of the second arm.
+    Returns those chances, iteration by iteration.
     """
     numbers, logit, chances = torch.Generator().manual_seed(0), torch.zeros(()), []
     rollout = hand_made.rollout({"obs": torch.zeros(2, N)})
@@ -245,7 +247,8 @@ def bandit(mixer, pays, iterations=600, entropy=0.1, N=256):
     for _ in range(iterations):
         p = torch.sigmoid(logit)
         arm = (torch.rand(1, N, generator=numbers) < p).long()
-        now = dataclasses.replace(rollout, reward=torch.tensor(pays["reward"])[arm])
+        task = pays["reward"](p.item()) if callable(pays["reward"]) else pays["reward"]
+        now = dataclasses.replace(rollout, reward=torch.tensor(task)[arm])
         bonus = {n: torch.tensor(values)[arm] for n, values in pays.items() if n != "reward"}
         rewards = mixer(now, bonus)
         advantage = ((rewards.reward - rewards.reward.mean((0, 1))) * rewards.weight).sum(-1)
@@ -412,6 +415,18 @@ def test_the_search_ends_nearer_to_the_proxy_point_than_it_began():
     changes = [a != b for a, b in zip([[1.0, 1.0], *proposals], proposals, strict=False)]
     assert [i for i, changed in enumerate(changes, 1) if changed][:3] == [4, 8, 12]
     assert not any(changes[41:])  # ten evaluations of four iterations, then the best stays
+
+
+def test_a_run_with_a_search_ends_at_the_proxy_point():
+    """The task pays both arms alike, and less the farther the policy is from 0.4 of the second."""
+    search = ThresholdSearch(every=150, near=0.0)  # long enough for the policy to follow
+    combine = Lagrangian(thresholds={"b": 0.7}, equality=True, search=search)
+    pays = {"reward": lambda chance: [1 - (chance - 0.4) ** 2] * 2, "b": [0.0, 1.0]}
+    chances = bandit(RewardMixer({"b": Term()}, combine), pays, iterations=1650, entropy=0.3)
+    assert sum(chances[100:150]) / 50 == pytest.approx(0.7, abs=0.05)
+    assert sum(chances[-100:]) / 100 == pytest.approx(0.4, abs=0.05)
+    assert combine.thresholds() == pytest.approx([0.4], abs=0.05)
+    assert len(search.scores) == 10
 
 
 def test_reached_thresholds_are_scored_at_once_and_unmeasured_ones_wait():

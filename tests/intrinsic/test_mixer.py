@@ -299,6 +299,7 @@ def test_the_example_in_the_docs_runs():
 def test_the_docs_name_every_part():
     parts = [*mixer_package.__all__, *(n for n, f in vars(shapes).items() if inspect.isfunction(f))]
     protocols = ("Part", "RewardMixer", "Rewards", "Schedule", "Stream", "AdaptiveCombine")
+    protocols += ("Joint", "JoiningCombine")
     wanted = set(parts) - {*protocols, "Budget", "Reduce", "Transform"}
     assert len(wanted) > 25
     assert {name for name in wanted if f"`{name}" not in DOCS} == set()

@@ -218,6 +218,16 @@ def test_pessimism_survives_forty_per_cent_wrong_labels_where_the_mean_does_not(
     assert found(reduce) > 0.95
 
 
+def test_a_blend_is_robust_as_far_as_its_robust_part_is_and_outweighs_the_nominal():
+    """A worst case over the batch cannot help: one model is the worst on average of all arms."""
+    published = Blend(alpha=0.2), SoftMin(level="batch")
+    assert all(found(reduce) < 0.15 for reduce in published)
+    by_sample = [found(Blend(alpha=alpha, robust=SoftMin())) for alpha in (1.0, 0.4, 0.2)]
+    assert by_sample[0] < 0.15
+    assert by_sample[0] + 0.2 < by_sample[1] < by_sample[2] - 0.2
+    assert by_sample[2] > 0.8
+
+
 def test_policies_that_learn_from_them_end_accordingly():
     seeds = range(5)
     for reduce, low, high in ((None, 0.0, 0.3), (SoftMin(), 0.9, 1.0)):
