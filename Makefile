@@ -4,6 +4,7 @@ EXTRAS ?= dev
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+GAMES  := $(VENV)/.installed-nethack
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 PYTEST := $(BIN)/python -P -m pytest --ignore-glob="*/scripts/peers/*"
 
@@ -20,6 +21,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) -e ".[$(EXTRAS)]"
 	@touch $@
 
+# NetHack and MiniHack, which tests and soak play as well.
+$(GAMES): $(STAMP)
+	$(PIP) -e ".[nethack]"
+	@touch $@
+
 install:  ## install everything into .venv: all extras and the tools
 	@$(MAKE) --no-print-directory --always-make $(STAMP) EXTRAS=all,dev
 
@@ -34,20 +40,21 @@ lint: $(STAMP)  ## check style, format and spelling
 types: $(STAMP)  ## check types
 	$(BIN)/mypy
 
-test: lint types  ## run lint, types, the tests and the examples in docstrings
+test: lint types $(GAMES)  ## run lint, types, the tests and the examples in docstrings
 	$(PYTEST) --doctest-modules tests src/firstlight
 
-docs: $(STAMP)  ## run the examples in docstrings
+docs: $(GAMES)  ## run the examples in docstrings
 	$(PYTEST) --doctest-modules src/firstlight
 
 bench: $(STAMP)  ## measure training and the reward modules against named peers, by stage too
 	$(BIN)/firstlight-bench throughput
 	$(BIN)/firstlight-bench stages
+	$(BIN)/firstlight-bench views
 	$(BIN)/firstlight-bench modules
 	$(BIN)/firstlight-bench report
 
-soak: $(STAMP)  ## run the repeated tests in full, about an hour; results in docs/results/soak.jsonl
-	$(PYTEST) tests/test_survival.py --soak docs/results/soak.jsonl
+soak: $(GAMES)  ## run the repeated tests in full, about two hours; results in docs/results/soak.jsonl
+	$(PYTEST) tests/test_survival.py tests/envs/test_pool_faults.py --soak docs/results/soak.jsonl
 
 tensorboard: $(STAMP)  ## show the runs in a browser
 	$(BIN)/tensorboard --logdir runs --host 127.0.0.1

@@ -8,7 +8,7 @@ if __name__ != "firstlight.agents":
 
 from firstlight.agents.agent import Agent, load
 from firstlight.agents.callbacks import Evaluate, StopAt
-from firstlight.agents.encoders import MLP, Grid, Pixel, TwinMLP
+from firstlight.agents.encoders import MLP, Grid, NetHack, ONINet, Pixel, TwinMLP
 from firstlight.agents.evaluation import evaluate, record
 from firstlight.agents.examine import examine
 from firstlight.agents.pictures import HeatMaps
@@ -18,6 +18,7 @@ from firstlight.agents.progress import Progress
 from firstlight.agents.reward_video import record_rewards
 from firstlight.agents.run import Run
 from firstlight.agents.spec import rebuildable
+from firstlight.agents.subpo import SubPO
 from firstlight.agents.trainer import Trainer
 
 __all__ = [
@@ -28,11 +29,14 @@ __all__ = [
     "Evaluate",
     "Grid",
     "HeatMaps",
+    "NetHack",
+    "ONINet",
     "Pixel",
     "Policy",
     "Progress",
     "Run",
     "StopAt",
+    "SubPO",
     "Trainer",
     "TwinMLP",
     "evaluate",

@@ -10,6 +10,7 @@ from firstlight.envs.chain import Chain
 from firstlight.envs.check import check_vec
 from firstlight.envs.gym import GymVec
 from firstlight.envs.isolated import Isolated, WorkerDiedError
+from firstlight.envs.pool import PoolVec
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.types import Obs, Point, Rollout, State, Step, check
 from firstlight.envs.vec import VecEnv
@@ -20,6 +21,7 @@ __all__ = [
     "Isolated",
     "Obs",
     "Point",
+    "PoolVec",
     "RandomActor",
     "Rollout",
     "Runner",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import multiprocessing
 import os
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from firstlight.envs.isolated_child import end, pack, serve, unpack
+from firstlight.envs.isolated_child import end, name_of, pack, serve, unpack
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import Obs, Point, Step, map_obs
 from firstlight.envs.vec import VecEnv
@@ -55,6 +54,7 @@ class Isolated:
     Attributes:
         restarts: how often the child was begun anew.
 
+    >>> import functools
     >>> from firstlight.envs.chain import Chain
     >>> with contextlib.closing(Isolated(functools.partial(Chain, 2, length=4))) as vec:
     ...     obs, info = vec.reset(seed=0)
@@ -256,9 +256,5 @@ class Isolated:
 
     @property
     def _name(self) -> str:
-        """Of the factory, with what it is given: "EnvPoolVec('Pong-v5', num_envs=8)"."""
-        made: Any = self._factory
-        if not isinstance(made, functools.partial):
-            return getattr(made, "__name__", repr(made))
-        said = [repr(arg) for arg in made.args] + [f"{k}={v!r}" for k, v in made.keywords.items()]
-        return f"{getattr(made.func, '__name__', made.func)}({', '.join(said)})"
+        """Of the factory: "EnvPoolVec('Pong-v5', num_envs=8)"."""
+        return name_of(self._factory)

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import faulthandler
+import functools
 import os
 import signal
 import traceback
@@ -62,6 +63,19 @@ def unpack(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: unpack(inner) for key, inner in value.items()}
     return type(value)(map(unpack, value)) if type(value) in (list, tuple) else value
+
+
+def name_of(factory: Any) -> str:
+    """Of a factory, with what it is given.
+
+    >>> name_of(functools.partial(dict, size=2))
+    'dict(size=2)'
+    """
+    if not isinstance(factory, functools.partial):
+        return getattr(factory, "__name__", repr(factory))
+    said = [repr(arg) for arg in factory.args]
+    said += [f"{key}={value!r}" for key, value in factory.keywords.items()]
+    return f"{getattr(factory.func, '__name__', factory.func)}({', '.join(said)})"
 
 
 def serve(pipe: Any, factory: Callable[[], VecEnv]) -> None:

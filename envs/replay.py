@@ -39,7 +39,8 @@ class Recorder(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         """Begin an episode; what the last one was is forgotten."""
-        obs, info = self.env.reset(seed=seed, options=options)
+        # Gymnasium's vectors hand an empty dict on, in which NLE looks for options of its own
+        obs, info = self.env.reset(seed=seed, options=options or None)
         self._seed, self._taken, self._digest = seed, 0, digest(obs)
         return obs, info
 
@@ -126,6 +127,10 @@ def digest(value: Any, before: int = 0) -> int:
     >>> digest({"image": np.zeros(3), "mission": "go"}) == digest({"image": np.zeros(3)})
     False
     """
+    if type(value) is np.ndarray and value.flags.c_contiguous:  # most of what there is to read
+        return crc32(value.data, before)
+    if type(value) in (float, bool, str):
+        return crc32(repr(value).encode(), before)
     if isinstance(value, Mapping):
         for key in sorted(value):
             before = digest(value[key], crc32(str(key).encode(), before))

@@ -249,7 +249,7 @@ def table_of(vec: VecEnv) -> TextTable:
         ValueError: if they have none.
     """
     inner: Any = vec
-    while not isinstance(inner, Captions):
+    while not isinstance(getattr(inner, "texts", None), TextTable):
         inner = getattr(inner, "_vec", None)
         if inner is None:
             raise ValueError("these environments tell no text: make them with text=True")

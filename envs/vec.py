@@ -33,9 +33,9 @@ class VecEnv(Protocol):
 
     `resume` names how open episodes outlive a checkpoint: "state" where they are saved, "replay"
     where they are lived again from seed and actions, "dropped" where they cannot come back; only
-    the first two need `points`, `restore`, `state_dict` and `load_state_dict`. What must outlive even
-    episodes that are dropped, such as numbers given to sentences, a backend gives as ``kept()`` and
-    takes back by ``keep(state)``; both are optional.
+    the first two need `points`, `restore`, `state_dict` and `load_state_dict`. What must outlive
+    even episodes that are dropped, such as numbers given to sentences, a backend gives as
+    ``kept()`` and takes back by ``keep(state)``; both are optional.
     """
 
     num_envs: int

@@ -10,6 +10,7 @@ from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.bonuses.count import HashCount
 from firstlight.intrinsic.bonuses.map_change import MapChange
 from firstlight.intrinsic.bonuses.rnd import RND
+from firstlight.intrinsic.bonuses.submodular import Submodular
 from firstlight.intrinsic.check import check_module
 from firstlight.intrinsic.mixer import Heads, Linear, RewardMixer, Rewards, Streams, Sum, Term
 from firstlight.intrinsic.norm import ReturnScale, RewardScale
@@ -26,6 +27,7 @@ __all__ = [
     "RewardScale",
     "Rewards",
     "Streams",
+    "Submodular",
     "Sum",
     "Term",
     "check_module",

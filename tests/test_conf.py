@@ -35,9 +35,15 @@ NEEDED = {
     "custom": ["env._target_=firstlight.envs.Chain"],
     "gym": ["env.id=CartPole-v1"],
     "envpool": ["env.id=CartPole-v1"],
+    "pool": ["env.id=CartPole-v1"],
     "minigrid/any": ["env.task=MiniGrid-Empty-5x5-v0"],
+    "nethack/any": ["env.task=NetHackScore-v0"],
+    "minihack/any": ["env.task=MiniHack-River-v0"],
 }
-HOME = {"map_change": "env=minigrid/doorkey_5x5"}  # of modules that `chain` is no world for
+HOME = {  # of modules that `chain` is no world for
+    "map_change": "env=minigrid/doorkey_5x5",
+    "submodular": "env=minigrid/doorkey_5x5",
+}
 SMALL = (
     *("trainer.num_steps=8", "env.num_envs=2", "total_steps=32", "eval_episodes=2"),
     *("learner.minibatch_size=16", "learner.num_epochs=1", "device=cpu"),

@@ -6,11 +6,15 @@ from torch import nn
 
 from firstlight.agents.encoders.grid import Grid
 from firstlight.agents.encoders.mlp import MLP, Flat, TwinMLP, orthogonal
+from firstlight.agents.encoders.nethack import NetHack
+from firstlight.agents.encoders.oni import ONINet
 from firstlight.agents.encoders.pixel import Pixel
 
 
 def auto(obs_space: spaces.Dict) -> nn.Module:
-    """The encoder that suits an observation space: `Grid`, `Pixel` or `MLP`, in this order."""
+    """The encoder that suits a space: `NetHack`, `Grid`, `Pixel` or `MLP`, in this order."""
+    if {"glyphs", "blstats"} <= obs_space.spaces.keys():
+        return NetHack(obs_space)
     for key, space in obs_space.spaces.items():
         if isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3:
             if space.shape[2] == 3 and max(space.shape) < 36:
@@ -20,4 +24,4 @@ def auto(obs_space: spaces.Dict) -> nn.Module:
     return MLP(obs_space)
 
 
-__all__ = ["MLP", "Flat", "Grid", "Pixel", "TwinMLP", "auto", "orthogonal"]
+__all__ = ["MLP", "Flat", "Grid", "NetHack", "ONINet", "Pixel", "TwinMLP", "auto", "orthogonal"]

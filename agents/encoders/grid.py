@@ -68,8 +68,8 @@ class _SumRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor]:
-        chosen = [saved.numpy() for saved in ctx.saved_tensors]
-        table_grad = scatter_rows(*chosen, grad.contiguous().numpy(), ctx.num_rows)
+        rows, counts = (saved.numpy() for saved in ctx.saved_tensors)
+        table_grad = scatter_rows(rows, counts, grad.contiguous().numpy(), ctx.num_rows)
         return None, None, torch.from_numpy(table_grad), grad.sum(0)
 
 

@@ -1,0 +1,41 @@
+"""Set functions whose marginal gains are a reward (Submodular RL, Prajapat et al. 2024)."""
+
+from firstlight.intrinsic.submodular.base import SetFunction
+from firstlight.intrinsic.submodular.check import check_set_function
+from firstlight.intrinsic.submodular.collection import Collection
+from firstlight.intrinsic.submodular.coverage import Coverage, disc, line_of_sight
+from firstlight.intrinsic.submodular.entropy import RegionEntropy
+from firstlight.intrinsic.submodular.facility import FacilityLocation
+from firstlight.intrinsic.submodular.gaussian_process import (
+    Linear,
+    Matern,
+    Rbf,
+    gp_mean,
+    gp_sample,
+)
+from firstlight.intrinsic.submodular.items import ExploredTiles, Field, Items, SeenCells
+from firstlight.intrinsic.submodular.logdet import DDesign, LogDet
+from firstlight.intrinsic.submodular.own import Own
+
+__all__ = [
+    "Collection",
+    "Coverage",
+    "DDesign",
+    "ExploredTiles",
+    "FacilityLocation",
+    "Field",
+    "Items",
+    "Linear",
+    "LogDet",
+    "Matern",
+    "Own",
+    "Rbf",
+    "RegionEntropy",
+    "SeenCells",
+    "SetFunction",
+    "check_set_function",
+    "disc",
+    "gp_mean",
+    "gp_sample",
+    "line_of_sight",
+]

@@ -1,0 +1,226 @@
+"""Environments that say which episode and which step a row is, and a ledger that checks it."""
+
+import os
+import time
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit, TransformObservation
+
+from firstlight.envs.seeding import derive
+
+ON, SLEEP, SPIN, ABORT, RAISE, NAP = range(6)
+
+
+class Counting(gymnasium.Env):
+    """Shows the seed of its episode and the steps in it; ends after a length drawn from the seed.
+
+    An action may do something to its process instead.
+    """
+
+    observation_space = spaces.Dict({"count": spaces.Box(0, 2**31, (2,), np.int64)})
+    action_space = spaces.Discrete(6)
+
+    def __init__(self):
+        self.render_mode = "rgb_array"
+
+    def reset(self, *, seed=None, options=None):
+        self.seed, self.time = seed, 0
+        self.length = length_of(seed)
+        return self.shown(), {"twice": 0}
+
+    def step(self, action):
+        if action == SLEEP:
+            time.sleep(1000)
+        if action == SPIN:
+            sum(range(10**13))  # in C, with the interpreter's lock
+        if action == ABORT:
+            os.abort()
+        if action == RAISE:
+            raise ZeroDivisionError("as I was told")
+        if action == NAP:
+            time.sleep(0.5)
+        self.time += 1
+        over, cut = self.time == self.length, self.length % 2 == 0
+        info = {"twice": 2 * self.time, "success": over and not cut}
+        return self.shown(), self.time / 8, over and not cut, over and cut, info
+
+    def shown(self):
+        return {"count": np.array([self.seed, self.time])}
+
+    def render(self):
+        return np.full((2, 3, 3), self.time, np.uint8)
+
+
+class Calm(Counting):
+    """Does nothing to its process, whatever the action."""
+
+    action_space = spaces.Discrete(3, start=-1)
+
+    def step(self, action):
+        return super().step(ON)
+
+
+class Lent(Calm):
+    """Writes into what it is lent, or else into an array of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.array = np.zeros(2, np.int64)
+
+    def set_buffers(self, views):
+        self.array = views["count"]
+
+    def shown(self):
+        self.array[:] = self.seed, self.time
+        return {"count": self.array}
+
+
+class Raising(Counting):
+    """Raises in a hundredth of its steps."""
+
+    dice = np.random.default_rng()
+
+    def step(self, action):
+        return super().step(RAISE if self.dice.random() < 0.01 else ON)
+
+
+class Nested(gymnasium.Env):
+    """A nested observation with text, dtypes that torch does not have, continuous actions."""
+
+    observation_space = spaces.Dict(
+        {
+            "where": spaces.Tuple([spaces.Box(-99, 99, (2,), np.float64), spaces.Text(9)]),
+            "left": spaces.Discrete(40, start=2),
+            "wide": spaces.Box(0, 2**16 - 1, (), np.uint16),
+            "bits": spaces.MultiBinary(3),
+        }
+    )
+    action_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x, self.left = self.np_random.normal(size=2), int(self.np_random.integers(3, 9))
+        return self.shown(), {"is_success": False}
+
+    def step(self, action):
+        self.x = self.x + action + self.np_random.normal(size=2)
+        self.left -= 1
+        home = bool(abs(self.x).max() < 0.3)
+        return self.shown(), float(self.x.sum()), home, self.left == 2, {"success": home}
+
+    def shown(self):
+        bits = self.np_random.integers(0, 2, 3)
+        wide = np.array(60_000 + self.left, np.uint16)
+        return {"where": (self.x.copy(), "hm"), "left": self.left, "wide": wide, "bits": bits}
+
+
+class Speechless(gymnasium.Env):
+    observation_space, action_space = spaces.Text(5), spaces.Discrete(2)
+
+
+class BadShape(Counting):
+    def shown(self):
+        return {"count": np.zeros((1, 2), np.int64)}
+
+
+class Shy(Counting):
+    """Cannot begin an episode from two seeds of three."""
+
+    def reset(self, *, seed=None, options=None):
+        if seed % 3:
+            raise RuntimeError("not with this seed")
+        return super().reset(seed=seed)
+
+
+class Stuck(Counting):
+    """Cannot begin an episode after its first."""
+
+    begun = 0
+
+    def reset(self, *, seed=None, options=None):
+        Stuck.begun += 1
+        if Stuck.begun > 1:
+            raise RuntimeError("no more")
+        return super().reset(seed=seed)
+
+
+def broken():
+    raise ZeroDivisionError("in the factory")
+
+
+def cartpole():
+    return gymnasium.make("CartPole-v1", max_episode_steps=12)
+
+
+def cartpoles():
+    return gymnasium.vector.SyncVectorEnv([cartpole])
+
+
+def doorkey():
+    return gymnasium.make("minigrid:MiniGrid-DoorKey-5x5-v0", max_steps=11)
+
+
+def limited():
+    return TimeLimit(Lent(), 4)
+
+
+def moved():
+    """Shows other numbers than it writes into what it is lent."""
+    space = Lent.observation_space
+    return TransformObservation(Lent(), lambda obs: {"count": obs["count"] + 1}, space)
+
+
+def length_of(seed):
+    """1, 2, 3, 5, 8 or 13."""
+    return (1, 2, 3, 5, 8, 13)[seed % 6]
+
+
+class Ledger:
+    """Checks every row of counting environments against what went before, and counts rows.
+
+    Args:
+        seed: that they were reset with.
+        obs: what the reset answered.
+    """
+
+    def __init__(self, seed, obs):
+        self.seed, count = seed, obs["count"].tolist()
+        self.episode = [0] * len(count)
+        self.now = count
+        self.valid = self.lost = self.ends = 0
+        for i, row in enumerate(count):
+            assert row == [derive(seed, "episode", i, 0), 0]
+
+    def add(self, step, ids=None):
+        """A step of all, or of environments `ids`."""
+        ids = range(len(self.now)) if ids is None else ids.tolist()
+        rows = zip(ids, step.obs["count"].tolist(), strict=True)
+        finals = dict(zip(step.final_ids.tolist(), step.final_obs["count"].tolist(), strict=True))
+        lost = step.lost_ids.tolist()
+        for m, (i, row) in enumerate(rows):
+            seed, past = self.now[i]
+            assert bool(step.valid[m]) == (i not in lost)
+            over = i not in lost and past + 1 == length_of(seed)
+            assert bool(step.terminated[m]) == (over and length_of(seed) % 2 == 1)
+            assert bool(step.truncated[m]) == (over and length_of(seed) % 2 == 0)
+            assert (i in finals) == over
+            assert bool(step.is_first[m]) == (over or i in lost)
+            assert step.reward[m].item() == (0.0 if i in lost else (past + 1) / 8)
+            if over:
+                assert finals[i] == [seed, past + 1]
+            if over or i in lost:
+                self.episode[i] = self._later(i, row, exactly=over)
+                assert row[1] == 0
+            else:
+                assert row == [seed, past + 1]
+            self.now[i] = row
+            self.valid, self.lost = self.valid + (i not in lost), self.lost + (i in lost)
+            self.ends += over
+
+    def _later(self, i, row, exactly):
+        """Number of the episode that `row` opens: the next one, or after a loss one soon after."""
+        candidates = range(self.episode[i] + 1, self.episode[i] + (2 if exactly else 5))
+        (found,) = [e for e in candidates if derive(self.seed, "episode", i, e) == row[0]]
+        return found
