@@ -515,7 +515,10 @@ def test_a_run_whose_last_checkpoint_has_no_room_fails_and_keeps_the_one_before(
 
 
 def children(pid):
-    return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """All that came of a process."""
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    found = [int(n) for n in path.read_text().split()] if path.exists() else []
+    return [*found, *(n for child in found for n in children(child))]
 
 
 def memory(pid):
@@ -528,13 +531,24 @@ def memory(pid):
     return resident / 2**20, files
 
 
+LONG = {
+    "chain": [
+        *("env=chain", "env.length=24", "intrinsic=[count,rnd]"),
+        *("intrinsic.rnd.embedding_dim=8", "intrinsic.rnd.warmup_steps=16"),
+    ],
+    "a pool of NetHacks": [
+        *("env=nethack/score", "env.backend=pool", "env.num_workers=2", "env.num_envs=4"),
+        *("env.max_episode_steps=500", "encoder=nethack", "trainer.num_steps=32", "intrinsic=[]"),
+    ],
+}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_long_run_neither_grows_nor_leaks(soak, tmp_path):
+@pytest.mark.parametrize("words", LONG.values(), ids=LONG)
+def test_a_long_run_neither_grows_nor_leaks(words, soak, tmp_path):
     shared, samples = shared_memory(), []
-    words = ["env=chain", "env.length=24", "intrinsic=[count,rnd]", "intrinsic.rnd.embedding_dim=8"]
     often = ["checkpoint.every=20000", "eval_every=50000", "eval_episodes=8", "stall_after=60"]
-    small = ["intrinsic.rnd.warmup_steps=16", "total_steps=1_000_000_000"]
-    process = start(tmp_path, *words, *often, *small)
+    process = start(tmp_path, *words, *often, "total_steps=1_000_000_000")
     wait_for_lines(process, tmp_path, 3)
     minutes = 30.0 if soak.full else 0.15
     for _ in soak.times(9, 1800):
