@@ -19,6 +19,7 @@ from firstlight.agents.policy import ActorCritic
 from firstlight.agents.ppo import PPO
 from firstlight.agents.status import read_status
 from firstlight.agents.trainer import Trainer
+from firstlight.envs import minihack, nethack
 from firstlight.envs.chain import Chain
 from firstlight.envs.envpool import EnvPoolVec
 from firstlight.envs.gym import GymVec
@@ -62,6 +63,10 @@ WORLDS = {
     "replay": lambda: GymVec([minigrid_env] * N),
     "replay, processes": lambda: GymVec([minigrid_env] * N, asynchronous=True),
     "replay, continuous": lambda: GymVec([Noisy] * N),
+    "replay, NetHack in a pool": lambda: nethack.make(
+        "score", num_envs=N, max_episode_steps=37, backend="pool", num_workers=2
+    ),
+    "replay, MiniHack": lambda: minihack.make("room_random_5x5", num_envs=N, max_episode_steps=37),
     "barrier": lambda: EnvPoolVec("MiniGrid-Empty-5x5-v0", num_envs=N, num_threads=1),
 }
 
