@@ -186,8 +186,9 @@ def test_its_imports_and_its_logs_are_quiet():
         ({"keys": ["glyphs", "smell"]}, "smell is not supported|no observation 'smell'"),
         ({"max_episode_steps": 0}, "expected at least 1"),
         ({"task": "MiniHack-LavaCrossingS9N1-v0"}, "cannot make .* with this MiniGrid"),
+        ({"task": "MiniHack-Boxoban-Unfiltered-v0"}, "please download maps"),
     ],
 )
 def test_bad_choices_are_refused(options, complaint):
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises((ValueError, ImportError), match=complaint):
         make(**{"task": "room_5x5", "num_envs": 1} | options)
