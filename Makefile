@@ -46,10 +46,11 @@ test: lint types $(GAMES)  ## run lint, types, the tests and the examples in doc
 docs: $(GAMES)  ## run the examples in docstrings
 	$(PYTEST) --doctest-modules src/firstlight
 
-bench: $(STAMP)  ## measure training and the reward modules against named peers, by stage too
+bench: $(GAMES)  ## measure training and the reward modules against named peers, by stage too
 	$(BIN)/firstlight-bench throughput
 	$(BIN)/firstlight-bench stages
 	$(BIN)/firstlight-bench views
+	$(BIN)/firstlight-bench pools
 	$(BIN)/firstlight-bench modules
 	$(BIN)/firstlight-bench report
 

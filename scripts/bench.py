@@ -21,6 +21,8 @@ USAGE = """firstlight-bench measures, and writes what it measured into docs/resu
   firstlight-bench modules [rounds=3] [peers=.venv-peers] [only=PART_OF_A_NAME]
       microseconds per environment step of each reward module, against RLeXplore,
       alternating; peers=none measures ours alone
+  firstlight-bench pools [rounds=3]
+      environment steps of NetHack against Gymnasium's AsyncVectorEnv
   firstlight-bench learning TABLE [budget=90m] [only=PART_OF_A_NAME]
       run the cells of a learning table that are still missing, one line each
   firstlight-bench report
@@ -69,6 +71,7 @@ OPTIONS: dict[str, dict[str, Reader]] = {
     "stages": {"rounds": whole, "steps": whole},
     "views": {"rounds": whole, "steps": whole},
     "modules": {"rounds": whole, "peers": name, "only": name},
+    "pools": {"rounds": whole},
     "learning": {"budget": seconds, "only": name},
     "report": {},
 }
@@ -135,6 +138,10 @@ def run(words: Sequence[str], options: Mapping[str, Any]) -> None:
         from firstlight.scripts.modules import measure as measure_modules
 
         measure_modules(**options)
+    elif command == "pools":
+        from firstlight.scripts.pools import measure as measure_pools
+
+        measure_pools(**options)
     elif command == "learning":
         run_table(table, **options)
     else:

@@ -22,7 +22,7 @@ Every line there names its command, its commit and the hardware.
 def write() -> None:
     """Write the page and its pictures."""
     parts = [HEAD, throughput(read("throughput")), stages(read("stages"))]
-    parts += [views(read("views")), modules(read("modules"))]
+    parts += [views(read("views")), pools(read("pools")), modules(read("modules"))]
     parts += [learning(table, lines) for table in tables() if (lines := read(table))]
     parts.append(soak(read("soak")))
     PAGE.write_text("\n".join(part for part in parts if part), encoding="utf-8")
@@ -114,6 +114,41 @@ def views(lines: list[dict[str, Any]]) -> str:
             f"{provenance(latest.values())} GPU: not measured.",
             "",
             *markdown(["row", "trained steps/s", "ratio", "what"], rows),
+            "",
+        ]
+    )
+
+
+def pools(lines: list[dict[str, Any]]) -> str:
+    """Steps per second of NetHack, by number of environments, and ratios to the peer."""
+    latest = {(line["row"], line["num_envs"]): line for line in lines}
+    if not latest:
+        return ""
+    sizes, names = (list(dict.fromkeys(key[i] for key in latest)) for i in (1, 0))
+    rates = {key: statistics.median(line["steps_per_second"]) for key, line in latest.items()}
+    best = {name: max(rates[name, size] for size in sizes) for name in names}
+    rows = [
+        [
+            name,
+            *(span(latest[name, size]["steps_per_second"], "{:,.0f}") for size in sizes),
+            f"{best['pool'] / best[name]:.2f}",
+            f"{min(rates['pool', n] / rates[name, n] for n in sizes):.2f} to "
+            f"{max(rates['pool', n] / rates[name, n] for n in sizes):.2f}",
+            latest[name, sizes[0]]["about"],
+        ]
+        for name in names
+    ]
+    head = ["row", *(f"{size} environments" for size in sizes), "pool, best against best"]
+    return "\n".join(
+        [
+            "## NetHack in a pool of processes",
+            "",
+            "Environment steps per second under random actions, resets included, training not; "
+            "NetHackScore-v0 with glyphs, blstats and message; medians (ranges) of rounds in which "
+            "everything took its turn. The last ratios are the pool's to the row's at equal "
+            f"numbers of environments. {provenance(latest.values())}",
+            "",
+            *markdown([*head, "at equal numbers", "what"], rows),
             "",
         ]
     )

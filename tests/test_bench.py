@@ -11,7 +11,17 @@ from command_line import command
 
 from firstlight.envs import minigrid
 from firstlight.envs.envpool import EnvPoolVec
-from firstlight.scripts import bench, learning, modules, report, results, stages, timed, views
+from firstlight.scripts import (
+    bench,
+    learning,
+    modules,
+    pools,
+    report,
+    results,
+    stages,
+    timed,
+    views,
+)
 
 TASK = "MiniGrid-Empty-5x5-v0"
 TINY = stages.configured(
@@ -317,6 +327,28 @@ def test_the_page_shows_what_adapter_and_views_cost():
     assert rows["map"] == ["3,000", "0.75", "plain"]
 
 
+def test_the_page_compares_the_pool_at_its_best_and_at_equal_numbers():
+    for name, num_envs, rates in (
+        *(("pool", 4, [100.0, 300.0, 200.0]), ("pool", 8, [600.0])),
+        *(("AsyncVectorEnv", 4, [100.0]), ("AsyncVectorEnv", 8, [150.0])),
+    ):
+        line = {"row": name, "num_envs": num_envs, "about": "plain", "command": "bench pools"}
+        results.append("pools", {**line, "steps_per_second": rates, **SOME})
+    rows = cells(section("NetHack in a pool of processes"))
+    assert rows["pool"][:4] == ["200 (100 to 300)", "600", "1.00", "1.00 to 1.00"]
+    assert rows["AsyncVectorEnv"][:4] == ["100", "150", "4.00", "2.00 to 4.00"]
+
+
+def test_pool_and_peers_take_turns(monkeypatch):
+    """The real ones, for a moment each."""
+    monkeypatch.setattr(pools, "SECONDS", 0.05)
+    monkeypatch.setattr(pools, "SIZES", (2,))
+    pools.measure(rounds=1)
+    lines = results.read("pools")
+    assert {line["row"] for line in lines} == pools.ABOUT.keys()
+    assert all(line["steps_per_second"][0] > 0 for line in lines)
+
+
 def test_the_page_shows_modules_with_and_without_a_peer():
     line = {"rollout": "4 × 4 steps", "command": "bench modules", **SOME}
     ours = {f"{part}_us": [1.0, 2.0, 9.0] for part in ("compute", "update", "mixer")}
@@ -362,7 +394,10 @@ def test_what_is_no_table_is_left_out_and_nothing_measured_says_nothing():
     [
         (("learnign", "bonuses"), "did you mean 'learning'?"),
         (("learning", "bonusses"), "did you mean 'bonuses'?"),
-        (("learning",), "learning takes the name of a table; there are bonuses, demo, map, never"),
+        (
+            ("learning",),
+            "learning takes the name of a table; there are bonuses, demo, map, nethack, never",
+        ),
         (("learning", "bonuses", "budget=soon"), "budget=soon: it is a time, such as 90m"),
         (("learning", "bonuses", "budget=-3m"), "budget=-3m: it is a time"),
         (("learning", "bonuses", "budget=nan"), "budget=nan: it is a time"),
