@@ -14,6 +14,7 @@ from firstlight.envs.pool import PoolVec
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.types import Obs, Point, Rollout, State, Step, check
 from firstlight.envs.vec import VecEnv
+from firstlight.envs.walks import Walks
 
 __all__ = [
     "Chain",
@@ -28,6 +29,7 @@ __all__ = [
     "State",
     "Step",
     "VecEnv",
+    "Walks",
     "WorkerDiedError",
     "check",
     "check_vec",

@@ -177,6 +177,13 @@ def test_every_environment_opens(path):
     }
 
 
+def world(name: str) -> list[str]:
+    """The environment of an experiment that fits no other, for `run_twice`."""
+    chosen = read(CONF / "experiment" / f"{name}.yaml")["defaults"]
+    own = [f"env={part['override /env']}" for part in chosen if "override /env" in part]
+    return own if name.startswith("subrl_") else []
+
+
 def run_twice(tmp_path: Path, *overrides: str) -> list[dict[str, Any]]:
     """The metrics of two iterations, on `chain` unless `overrides` names another environment."""
     overrides = ("env=chain", *overrides)
@@ -196,7 +203,7 @@ EXPERIMENTS = [path.stem for path in sorted((CONF / "experiment").glob("*.yaml")
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_runs_two_iterations(name, tmp_path):
-    lines = run_twice(tmp_path, f"experiment={name}", "encoder=auto")
+    lines = run_twice(tmp_path, f"experiment={name}", "encoder=auto", *world(name))
     assert len(lines) == 2
     chosen = compose(f"experiment={name}").intrinsic
     for module in chosen:
@@ -205,7 +212,7 @@ def test_every_experiment_runs_two_iterations(name, tmp_path):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_runs_without_its_modules(name, tmp_path):
-    lines = run_twice(tmp_path, f"experiment={name}", "encoder=auto", "intrinsic=[]")
+    lines = run_twice(tmp_path, f"experiment={name}", "encoder=auto", "intrinsic=[]", *world(name))
     assert len(lines) == 2
     assert {key.split("/")[1] for key in lines[0] if key.startswith("reward/")} == {"reward"}
 

@@ -1,6 +1,7 @@
 """Set functions whose marginal gains are a reward (Submodular RL, Prajapat et al. 2024)."""
 
 from firstlight.intrinsic.submodular.base import SetFunction
+from firstlight.intrinsic.submodular.bounds import Greedy, best_set, best_walk, greedy, greedy_walk
 from firstlight.intrinsic.submodular.check import check_set_function
 from firstlight.intrinsic.submodular.collection import Collection
 from firstlight.intrinsic.submodular.coverage import Coverage, disc, line_of_sight
@@ -24,6 +25,7 @@ __all__ = [
     "ExploredTiles",
     "FacilityLocation",
     "Field",
+    "Greedy",
     "Items",
     "Linear",
     "LogDet",
@@ -33,9 +35,13 @@ __all__ = [
     "RegionEntropy",
     "SeenCells",
     "SetFunction",
+    "best_set",
+    "best_walk",
     "check_set_function",
     "disc",
     "gp_mean",
     "gp_sample",
+    "greedy",
+    "greedy_walk",
     "line_of_sight",
 ]

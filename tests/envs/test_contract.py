@@ -25,7 +25,7 @@ from adapters import (
     spoilt,
 )
 
-from firstlight.envs import Chain, GymVec, Isolated, check_vec, minigrid
+from firstlight.envs import Chain, GymVec, Isolated, Walks, check_vec, minigrid
 from firstlight.envs.envpool import make
 
 LENGTHS = (2, 3, 5, 8)
@@ -40,6 +40,7 @@ def doorkey_with(**options):
 BACKENDS = {
     "chain": lambda: Chain(5, length=3, horizon=5),
     "chain, next-step": lambda: Chain(5, length=3, horizon=5, autoreset="next_step"),
+    "walks": lambda: Walks(4, width=4, height=3, horizon=7, start=2, slip=0.3),
     "gym": lambda: GymVec([cartpole] * 3),
     "gym, in processes": lambda: GymVec([cartpole] * 2, asynchronous=True),
     "gym, nested": lambda: GymVec([Walk] * 3),
