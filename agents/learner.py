@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from firstlight.agents.policy import Policy
-from firstlight.envs.types import Obs, Rollout, State, take
-from firstlight.intrinsic.mixer import Rewards
+from firstlight.envs.types import Obs, Rollout, State, map_obs, take
+from firstlight.intrinsic.mixer import Rewards, Schedule
 
 
 class Learner(Protocol):
@@ -116,3 +116,18 @@ def minibatches(batch: Batch, size: int, generator: torch.Generator) -> Iterator
     order = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
     for part in order.tensor_split(max(1, round(len(rows) / size))):
         yield batch.take(part)
+
+
+def final_value(policy: Policy, rollout: Rollout) -> Tensor:
+    """[D, K] value of the observations that autoreset hid."""
+    D = len(rollout.final_at)
+    if D == 0:
+        return rollout.value[0, :0]
+    obs = map_obs(lambda field: field[None], rollout.final_obs)
+    first = torch.zeros((1, D), dtype=torch.bool, device=rollout.device)
+    return policy(obs, rollout.final_state, first).value[0]
+
+
+def at(value: float | Schedule, progress: float) -> float:
+    """A setting that may be a schedule, at this progress of training."""
+    return value(progress) if callable(value) else value

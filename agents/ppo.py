@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from firstlight.agents.auxiliaries.group import Auxiliaries
 from firstlight.agents.guards import is_out_of_memory
-from firstlight.agents.learner import Auxiliary, Batch, minibatches
+from firstlight.agents.learner import Auxiliary, Batch, at, final_value, minibatches
 from firstlight.agents.losses import approx_kl, clipped_policy_loss, explained_variance, value_loss
 from firstlight.agents.policy import Policy
 from firstlight.agents.returns import gae, successor_values
@@ -80,7 +80,7 @@ class PPO:
         self._module = cast(nn.Module, policy)
         learnt = [*self._module.parameters(), *self.auxiliaries.parameters()]
         self._parameters = list(dict.fromkeys(learnt))
-        self.optimizer = torch.optim.Adam(self._parameters, lr=_at(lr, 0.0), eps=1e-5, fused=True)
+        self.optimizer = torch.optim.Adam(self._parameters, lr=at(lr, 0.0), eps=1e-5, fused=True)
 
     def update(self, rollout: Rollout, rewards: Rewards, progress: float = 0.0) -> dict[str, float]:
         """Learn from a rollout once.
@@ -95,8 +95,8 @@ class PPO:
                 then; a trainer puts back those from before.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = _at(self.lr, progress)
-        entropy_coef = _at(self.entropy_coef, progress)
+            group["lr"] = at(self.lr, progress)
+        entropy_coef = at(self.entropy_coef, progress)
         self.auxiliaries.to(self._parameters[0].device)
         self.auxiliaries.observe(rollout, progress)
         batch = self._batch(rollout, rewards)
@@ -117,7 +117,7 @@ class PPO:
             _check_logs(torch.stack(own).cpu(), _OWN_LOGS)
         means = table.mean(0).tolist()
         metrics = {f"train/{name}": mean for name, mean in zip(_LOGS, means, strict=True)}
-        metrics |= {"train/lr": _at(self.lr, progress), "train/entropy_coef": entropy_coef}
+        metrics |= {"train/lr": at(self.lr, progress), "train/entropy_coef": entropy_coef}
         rows = batch.valid[0]
         fit = explained_variance(batch.value[0, rows], batch.target[0, rows]).tolist()
         for name, value in zip(rewards.streams, fit, strict=True):
@@ -213,7 +213,7 @@ class PPO:
         T = rollout.num_steps
         value = rollout.value[:-1]
         next_value = successor_values(
-            rollout, rollout.value, self._final_value(rollout), rewards.carry
+            rollout, rollout.value, final_value(self.policy, rollout), rewards.carry
         )
         advantages = gae(
             rewards.reward,
@@ -246,15 +246,6 @@ class PPO:
             rows=torch.arange(rollout.valid.numel(), device=rollout.device)[None],
         )
 
-    def _final_value(self, rollout: Rollout) -> Tensor:
-        """[D, K] value of the observations that autoreset hid."""
-        D = len(rollout.final_at)
-        if D == 0:
-            return rollout.value[0, :0]
-        obs = map_obs(lambda field: field[None], rollout.final_obs)
-        first = torch.zeros((1, D), dtype=torch.bool, device=rollout.device)
-        return self.policy(obs, rollout.final_state, first).value[0]
-
 
 def _check_logs(table: Tensor, names: Sequence[str] = _LOGS) -> None:
     """Refuse gradient steps [steps, logs] of which a loss or the gradient was not finite."""
@@ -265,7 +256,3 @@ def _check_logs(table: Tensor, names: Sequence[str] = _LOGS) -> None:
         raise NonFiniteError(
             f"{names[column]} is {table[step, column].item()} in gradient step {step}"
         )
-
-
-def _at(value: float | Schedule, progress: float) -> float:
-    return value(progress) if callable(value) else value

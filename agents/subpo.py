@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from firstlight.agents.distributions import Distribution
+from firstlight.agents.learner import at, final_value
 from firstlight.agents.losses import explained_variance, value_loss
 from firstlight.agents.natural import natural_gradient
 from firstlight.agents.policy import Policy
@@ -97,8 +98,8 @@ class SubPO:
         self.max_grad_norm, self.natural, self.damping = max_grad_norm, natural, damping
         self._module = cast(nn.Module, policy)
         self._parameters = list(self._module.parameters())
-        adam = torch.optim.Adam(self._parameters, lr=_at(lr, 0.0), eps=1e-5, fused=True)
-        plain = torch.optim.SGD(self._parameters, lr=_at(lr, 0.0))
+        adam = torch.optim.Adam(self._parameters, lr=at(lr, 0.0), eps=1e-5, fused=True)
+        plain = torch.optim.SGD(self._parameters, lr=at(lr, 0.0))
         self.optimizer: torch.optim.Optimizer = plain if natural else adam
         self._mean: Tensor | None = None  # [K] running mean of what is weighted with
         self._banked = torch.zeros(0, 0)  # [E, K] gains of the running episodes, by environment
@@ -111,8 +112,8 @@ class SubPO:
                 then; a trainer puts back those from before.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = _at(self.lr, progress)
-        entropy_coef = _at(self.entropy_coef, progress)
+            group["lr"] = at(self.lr, progress)
+        entropy_coef = at(self.entropy_coef, progress)
         weight, target, rows = self.credit(rollout, rewards)
         used = {"train/rows_used": rows.sum().item() / max(int(rollout.valid.sum()), 1)}
         if not rows.any():
@@ -129,7 +130,7 @@ class SubPO:
             if not torch.tensor(number).isfinite():
                 raise NonFiniteError(f"{name} is {number}")
         metrics = {f"train/{n}": number for n, number in zip(_LOGS, numbers, strict=True)}
-        metrics |= {"train/lr": _at(self.lr, progress), "train/entropy_coef": entropy_coef} | used
+        metrics |= {"train/lr": at(self.lr, progress), "train/entropy_coef": entropy_coef} | used
         if self.baseline == "value":
             fit = explained_variance(rollout.value[:-1][rows], target[rows]).tolist()
             for name, value in zip(rewards.streams, fit, strict=True):
@@ -217,7 +218,7 @@ class SubPO:
             value = rollout.value
         else:  # nothing stands for what comes after the rollout
             rows = rows & (over.int().flip(0).cummax(0).values.flip(0) > 0)
-        final = self._final_value(rollout) if self.baseline == "value" else value[0, :0]
+        final = final_value(self.policy, rollout) if self.baseline == "value" else value[0, :0]
         if len(final) != len(rollout.final_at):
             final = value.new_zeros(len(rollout.final_at), value.shape[-1])
         onward = successor_values(rollout, value, final, carry)
@@ -252,16 +253,3 @@ class SubPO:
         before = before.to(now.device)
         self._mean = _DECAY * before + (1 - _DECAY) * now
         return before
-
-    def _final_value(self, rollout: Rollout) -> Tensor:
-        """[D, K] value of the observations that autoreset hid."""
-        D = len(rollout.final_at)
-        if D == 0:
-            return rollout.value[0, :0]
-        obs = map_obs(lambda field: field[None], rollout.final_obs)
-        first = torch.zeros((1, D), dtype=torch.bool, device=rollout.device)
-        return self.policy(obs, rollout.final_state, first).value[0]
-
-
-def _at(value: float | Schedule, progress: float) -> float:
-    return value(progress) if callable(value) else value
