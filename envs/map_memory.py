@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +11,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from firstlight.envs.map_kernels import BUCKETS, REACH, SIDE, VIEW, blank, draw, observe
-from firstlight.envs.types import Obs, Point, Step
+from firstlight.envs.types import Obs, Step
 from firstlight.envs.vec import VecEnv
-from firstlight.envs.wrapper import VecWrapper
+from firstlight.envs.wrapper import MemoryWrapper
 
 CHANNELS = ("new_cells", "new_changes", "new_place")
 _SHOWN = {
@@ -27,7 +26,7 @@ _NUMBERS = ("pose", "hand", "ahead", "counts")
 _PREFIX = "map."
 
 
-class MapMemory(VecWrapper):
+class MapMemory(MemoryWrapper):
     """Remembers, for each agent, what its view has shown in this episode, and where.
 
     The agent knows no more than it was shown and did: each step its view (7 x 7 cells) is written
@@ -66,6 +65,8 @@ class MapMemory(VecWrapper):
     Raises:
         ValueError: if `vec` is no such environment or has a map already, or `size` is even.
     """
+
+    prefix, saved_as, what = _PREFIX, "maps", "a map memory"
 
     def __init__(self, vec: VecEnv, *, size: int = 15, show: bool = True):
         check_view(vec.obs_space)
@@ -108,33 +109,6 @@ class MapMemory(VecWrapper):
         """
         cells = self._memory.cells[env_id]
         return np.stack([cells >> 5 & 15, cells >> 2 & 7, cells & 3], -1).astype(np.uint8)
-
-    def points(self) -> list[Point]:
-        """Where each environment stands, and its map."""
-        return [
-            dataclasses.replace(point, arrays={**(point.arrays or {}), **self._saved(n)})
-            for n, point in enumerate(self._vec.points())
-        ]
-
-    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
-        """Set environments and maps back to saved `points`; who is lost begins an empty map."""
-        inner, saved = [], []
-        for point in points:
-            arrays = dict(point.arrays or {})
-            own = {name: arrays.pop(name) for name in [*arrays] if name.startswith(_PREFIX)}
-            if not own:
-                raise ValueError("the point has no map: it was taken without a map memory")
-            inner.append(dataclasses.replace(point, arrays=arrays or None))
-            saved.append(own)
-        return self._back(env_ids, saved, *self._vec.restore(env_ids, inner))
-
-    def state_dict(self) -> dict[str, Any]:
-        """That of the environments, and the maps."""
-        return {"vec": self._vec.state_dict(), "maps": [*map(self._saved, range(self.num_envs))]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
-        """Take such a state back."""
-        return self._back(self._all, state["maps"], *self._vec.load_state_dict(state["vec"]))
 
     def _changed(self, step: Step, action: Tensor) -> Step:
         ids, yes = step.final_ids, torch.ones(len(step.final_ids), dtype=torch.bool)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from firstlight.envs.types import Step
+from firstlight.envs.types import Obs, Point, Step
 from firstlight.envs.vec import VecEnv, in_background, resume_of
 
 
@@ -73,3 +76,61 @@ class VecWrapper:
     def _changed(self, step: Step, action: Tensor) -> Step:
         """What is shown of a step that `action` led to."""
         return step
+
+
+class MemoryWrapper(VecWrapper, ABC):
+    """One with a memory of each environment's episode, saved beside where that stands.
+
+    Attributes:
+        prefix: of the memory's arrays among those of a `Point`.
+        saved_as: name of the memories in `state_dict`.
+        what: it is, for those who give a point that has none.
+    """
+
+    prefix: str
+    saved_as: str
+    what: str
+
+    def points(self) -> list[Point]:
+        """Where each environment stands, and its memory."""
+        return [
+            dataclasses.replace(point, arrays={**(point.arrays or {}), **self._saved(n)})
+            for n, point in enumerate(self._vec.points())
+        ]
+
+    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
+        """Set environments and memories back to saved `points`; who is lost begins an empty one."""
+        inner, saved = [], []
+        for point in points:
+            arrays = dict(point.arrays or {})
+            own = {name: arrays.pop(name) for name in [*arrays] if name.startswith(self.prefix)}
+            if not own:
+                raise ValueError(f"the point has no map: it was taken without {self.what}")
+            inner.append(dataclasses.replace(point, arrays=arrays or None))
+            saved.append(own)
+        return self._back(env_ids, saved, *self._vec.restore(env_ids, inner))
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the environments, and the memories."""
+        memories = [*map(self._saved, range(self.num_envs))]
+        return {"vec": self._vec.state_dict(), self.saved_as: memories}
+
+    def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
+        """Take such a state back."""
+        everyone = torch.arange(self.num_envs)
+        return self._back(everyone, state[self.saved_as], *self._vec.load_state_dict(state["vec"]))
+
+    @abstractmethod
+    def _saved(self, n: int) -> dict[str, Tensor]:
+        """One environment's memory, under names that begin with `prefix`."""
+
+    @abstractmethod
+    def _back(
+        self,
+        env_ids: Tensor,
+        saved: Sequence[Mapping[str, Tensor]],
+        obs: Obs,
+        info: Obs,
+        lost: Tensor,
+    ) -> tuple[Obs, Obs, Tensor]:
+        """Take saved memories back, of those that are not `lost`. Returns what `restore` does."""

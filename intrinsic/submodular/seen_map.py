@@ -14,9 +14,9 @@ from torch import Tensor
 from firstlight.envs.cells import DOOR, EMPTY, FLOOR, GOAL, LAVA, OPEN, VIEW
 from firstlight.envs.map_kernels import REACH, SIDE
 from firstlight.envs.map_memory import check_view
-from firstlight.envs.types import Obs, Point, Step
+from firstlight.envs.types import Obs, Step
 from firstlight.envs.vec import VecEnv
-from firstlight.envs.wrapper import VecWrapper
+from firstlight.envs.wrapper import MemoryWrapper
 from firstlight.intrinsic.submodular.items import POSE, SeenCells, cells_around
 
 SEEN = "seen"
@@ -25,7 +25,7 @@ _FORWARD = 2
 _STEPS = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)])  # east, south, west, north
 
 
-class SeenMap(VecWrapper):
+class SeenMap(MemoryWrapper):
     """Adds where the agent is and how often each cell around it was seen in this episode.
 
     A marginal gain depends on all that was seen before, so it is no function of the view: a policy
@@ -45,6 +45,8 @@ class SeenMap(VecWrapper):
     Raises:
         ValueError: if `vec` is no such environment, or has these already, or `size` is even.
     """
+
+    prefix, saved_as, what = _PREFIX, "seen", "a map of what was seen"
 
     def __init__(self, vec: VecEnv, *, size: int = 15, show: bool = True):
         check_view(vec.obs_space)
@@ -71,33 +73,6 @@ class SeenMap(VecWrapper):
         obs, info = self._vec.reset(seed)
         yes = torch.ones(self.num_envs, dtype=torch.bool)
         return self._look(self._all, obs, info, torch.zeros_like(self._all), yes, yes)
-
-    def points(self) -> list[Point]:
-        """Where each environment stands, and what was seen."""
-        return [
-            dataclasses.replace(point, arrays={**(point.arrays or {}), **self._saved(n)})
-            for n, point in enumerate(self._vec.points())
-        ]
-
-    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
-        """Set environments back to saved `points`; who is lost begins with nothing seen."""
-        inner, saved = [], []
-        for point in points:
-            arrays = dict(point.arrays or {})
-            own = {name: arrays.pop(name) for name in [*arrays] if name.startswith(_PREFIX)}
-            if not own:
-                raise ValueError("the point was taken without a map of what was seen")
-            inner.append(dataclasses.replace(point, arrays=arrays or None))
-            saved.append(own)
-        return self._back(env_ids, saved, *self._vec.restore(env_ids, inner))
-
-    def state_dict(self) -> dict[str, Any]:
-        """That of the environments, and what was seen."""
-        return {"vec": self._vec.state_dict(), "seen": [*map(self._saved, range(self.num_envs))]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
-        """Take such a state back."""
-        return self._back(self._all, state["seen"], *self._vec.load_state_dict(state["vec"]))
 
     def _changed(self, step: Step, action: Tensor) -> Step:
         ids, yes = step.final_ids, torch.ones(len(step.final_ids), dtype=torch.bool)
