@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import envpool
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from gymnasium import spaces
 from firstlight.envs import minigrid
 from firstlight.envs.envpool import EnvPoolVec
 from firstlight.envs.runner import RandomActor, Runner
+from firstlight.envs.seeding import derive_many
 from firstlight.envs.types import Step, check
 
 EMPTY = "MiniGrid-Empty-5x5-v0"
@@ -163,8 +165,8 @@ def test_the_process_survives_an_impossible_action():
 class FakePool:
     """Keeps what it is sent."""
 
-    def send(self, action):
-        self.sent = action
+    def _send(self, fields):
+        self.sent = fields[-1]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +189,7 @@ def test_nothing_beyond_the_bounds_is_sent():
     vec = make(num_envs=2)
     low, high = np.array([-1.0, 0.0]), np.array([1.0, 5.0])
     vec._pool, vec.act_space = FakePool(), spaces.Box(low, high, dtype=np.float64)
+    vec._action_dtype = np.float64
     vec.send(torch.tensor([[-3.0, 7.0], [0.25, 1.5]]))
     assert vec._pool.sent.tolist() == [[-1.0, 5.0], [0.25, 1.5]]
     assert vec._pool.sent.dtype == np.float64
@@ -268,6 +271,35 @@ def test_wide_floats_become_float32():
     for fields in (obs, step.obs, info, step.info, {"reward": step.reward}):
         assert {field.dtype for field in fields.values()} == {torch.float32}
     assert {space.dtype for space in vec.info_space.values()} == {np.dtype(np.float32)}
+
+
+TASKS = [EMPTY, "Pong-v5", "Ant-v4", "BinPack-v2"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_it_says_what_envpool_says(task):
+    """Against EnvPool's own Python, with the same seeds and actions, field by field."""
+    vec = make(task, num_envs=3, max_episode_steps=12)
+    seeds = [int(seed) for seed in derive_many(7, "envpool", 3)]
+    raw = envpool.make_gymnasium(task, num_envs=3, seed=seeds, max_episode_steps=12)
+    (obs, _), (expected, _) = vec.reset(7), raw.reset()
+    vec.act_space.seed(0)
+    for t in range(30):
+        for name, field in obs.items():
+            there = expected
+            for key in name.split(".") if isinstance(expected, dict) else ():
+                there = there[key]
+            assert np.array_equal(field.numpy(), there.astype(field.numpy().dtype)), (t, name)
+        action = np.stack([vec.act_space.sample() for _ in range(3)])
+        counted = action - getattr(vec.act_space, "start", 0)
+        step = vec.step(torch.from_numpy(counted))
+        expected, reward, terminated, truncated, info = raw.step(action)
+        obs = step.obs
+        assert np.array_equal(step.reward[step.valid], reward.astype(np.float32)[step.valid])
+        assert np.array_equal(step.terminated, terminated)
+        assert np.array_equal(step.truncated, truncated)
+        for name in set(step.info) - {"success"}:
+            assert np.allclose(step.info[name], info[name])
 
 
 @pytest.mark.parametrize("kind", ["obs", "info"])
