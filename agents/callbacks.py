@@ -32,6 +32,7 @@ class Evaluate:
         metrics["eval/return_mean"] = self.last.return_mean
         metrics["eval/return_std"] = self.last.return_std
         metrics["eval/length_mean"] = self.last.length_mean
+        metrics |= {f"eval/{name}": mean for name, mean in self.last.reported.items()}
         if self.last.success_rate is not None:
             metrics["eval/success_rate"] = self.last.success_rate
         if self.best == float("-inf") and run.dir is not None:  # a resumed run has a best already

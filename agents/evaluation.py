@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from firstlight.agents.metrics import Episode, Tally
+from firstlight.agents.episodes import Episode, Tally, reported_means
 from firstlight.envs.finite import tamed
 from firstlight.envs.runner import Actor
 from firstlight.envs.seeding import generator
 from firstlight.envs.types import Obs, Step, map_obs
-from firstlight.envs.vec import VecEnv
+from firstlight.envs.vec import VecEnv, reported_of
 from firstlight.envs.video import write_gif
 
 
@@ -32,6 +32,7 @@ class Evaluation:
         episodes: how many.
         length_mean: over episodes.
         returns: of each episode.
+        reported: means over episodes of what the environment reports of them, as ``NAME_mean``.
     """
 
     return_mean: float
@@ -40,6 +41,7 @@ class Evaluation:
     episodes: int
     length_mean: float
     returns: list[float] = field(repr=False)
+    reported: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, episodes: list[Episode]) -> Evaluation:
@@ -53,6 +55,7 @@ class Evaluation:
             episodes=len(episodes),
             length_mean=float(np.mean([episode.length for episode in episodes])),
             returns=returns,
+            reported=reported_means(episodes),
         )
 
 
@@ -79,7 +82,7 @@ def evaluate(
     tally = Tally(vec.num_envs, vec.success_threshold)
     with frozen(policy):
         for step in _play(policy, vec, vec.reset(seed)[0], seed, deterministic):
-            for env_id, episode in _ends(tally, step):
+            for env_id, episode in _ends(tally, vec, step):
                 if len(played[env_id]) < quota[env_id]:
                     played[env_id].append(episode)
             if sum(map(len, played)) == episodes:
@@ -124,7 +127,7 @@ def record(
     frames = [vec.render(0)]
     with frozen(policy):
         for step in _play(policy, vec, obs, seed, deterministic):
-            ended += [episode for env_id, episode in _ends(tally, step) if env_id == 0]
+            ended += [episode for env_id, episode in _ends(tally, vec, step) if env_id == 0]
             if len(ended) == episodes and bool(step.is_first[0]):
                 break  # what there is to see already belongs to the next episode
             frames.append(vec.render(0))
@@ -150,15 +153,19 @@ def _play(policy: Actor, vec: VecEnv, obs: Obs, seed: int, deterministic: bool) 
         obs, state, is_first = step.obs, out.state, step.is_first
 
 
-def _ends(tally: Tally, step: Step) -> list[tuple[int, Episode]]:
-    success = step.info.get("success")
-    if success is not None and len(step.final_ids):
-        success = success.clone()
-        success[step.final_ids] = step.final_info["success"]
+def _ends(tally: Tally, vec: VecEnv, step: Step) -> list[tuple[int, Episode]]:
+    told = {}
+    for name in {"success", *reported_of(vec)} & set(step.info):
+        told[name] = step.info[name].clone()
+        told[name][step.final_ids] = step.final_info[name]
     done = step.terminated | step.truncated
-    told = None if success is None else success.numpy()
     tally.drop(step.lost_ids.numpy())
-    return tally.add(step.reward.numpy(), done.numpy(), step.valid.numpy(), told)
+    return tally.add(
+        step.reward.numpy(),
+        done.numpy(),
+        step.valid.numpy(),
+        {k: v.numpy() for k, v in told.items()},
+    )
 
 
 @contextmanager

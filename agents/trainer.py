@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from firstlight.agents.episodes import EpisodeStatistics
 from firstlight.agents.guards import Guard, check_state, is_out_of_memory, whole
 from firstlight.agents.learner import Learner
-from firstlight.agents.metrics import EpisodeStatistics
 from firstlight.agents.policy import Policy
 from firstlight.agents.run import Callback, Last, Metrics
 from firstlight.agents.run_dir import RunDirectory
@@ -25,7 +25,7 @@ from firstlight.envs.finite import NonFiniteError, check_finite, check_rollout
 from firstlight.envs.runner import Actor, RandomActor, Runner
 from firstlight.envs.seeding import global_rng_state, set_global_rng_state
 from firstlight.envs.types import Rollout, check
-from firstlight.envs.vec import VecEnv
+from firstlight.envs.vec import VecEnv, reported_of
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.mixer import RewardMixer, Term
 
@@ -88,7 +88,9 @@ class Trainer:
                 part.to(self.device)
         self.checkpoint_every, self.barrier = checkpoint_every, barrier
         self.runner = Runner(vec, seed=seed, device=self.device)
-        self.episodes = EpisodeStatistics(vec.num_envs, vec.success_threshold)
+        self.episodes = EpisodeStatistics(
+            vec.num_envs, vec.success_threshold, reported=reported_of(vec)
+        )
         self.steps, self.total_steps, self.stopping = 0, 0, False
         self.last: Last | None = None
         self._before, self._warmed, self._dropped = 0, 0, 0

@@ -39,6 +39,7 @@ class GymVec:
         asynchronous: step in one process per environment.
         success_threshold: see `VecEnv`.
         info_space: further info fields to carry as side channels, one environment's spaces.
+        reported: see `VecEnv`.
 
     >>> vec = GymVec([lambda: gymnasium.make("CartPole-v1")] * 2)
     >>> obs, info = vec.reset(seed=0)
@@ -55,10 +56,12 @@ class GymVec:
         asynchronous: bool = False,
         success_threshold: float | None = None,
         info_space: spaces.Dict | None = None,
+        reported: Sequence[str] = (),
     ):
         if isinstance(factories, VectorEnv):
             raise _refused(factories)
         self.num_envs, self.success_threshold = len(factories), success_threshold
+        self.reported = tuple(reported)
         recorded = [Recorded(_Single(factory), i) for i, factory in enumerate(factories)]
         self._vec: Any = _vector(recorded, asynchronous)
         if asynchronous:

@@ -80,6 +80,7 @@ class Isolated:
         told = self._start()
         self.num_envs, self.success_threshold = told["num_envs"], told["success_threshold"]
         self.obs_space, self.info_space = told["obs_space"], told["info_space"]
+        self.reported = told["reported"]
         self.act_space, self._resume = told["act_space"], told["resume"]
         self._renders = told["renders"]
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from firstlight.envs.replay import _become_worker
-from firstlight.envs.vec import VecEnv
+from firstlight.envs.vec import VecEnv, reported_of
 
 _GRACE = 5.0  # seconds that a child has to end by itself
 
@@ -126,6 +126,7 @@ def _described(vec: VecEnv) -> dict[str, Any]:
     names = ("num_envs", "obs_space", "info_space", "act_space", "success_threshold")
     return {name: getattr(vec, name) for name in names} | {
         "resume": getattr(vec, "resume", "dropped"),
+        "reported": reported_of(vec),
         "renders": hasattr(vec, "enable_rendering"),
     }
 

@@ -110,7 +110,12 @@ def vectorised(
     if backend not in get_args(Backend):
         known = " or ".join(map(repr, get_args(Backend)))
         raise ValueError(f"backend is {known}, not {backend!r}")
-    said: dict[str, Any] = {"success_threshold": success_threshold, "info_space": channels}
+    numbers = [name for name, space in channels.spaces.items() if space.shape == ()]
+    said: dict[str, Any] = {
+        "success_threshold": success_threshold,
+        "info_space": channels,
+        "reported": numbers,
+    }
     vec: VecEnv
     if backend == "pool":
         from firstlight.envs.pool import PoolVec

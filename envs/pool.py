@@ -54,6 +54,7 @@ class PoolVec:
         max_restarts: failures that are got over.
         success_threshold: see `VecEnv`.
         info_space: info fields to carry as side channels, one environment's spaces.
+        reported: see `VecEnv`.
         start_method: of multiprocessing.
 
     >>> import contextlib, functools, gymnasium
@@ -76,12 +77,14 @@ class PoolVec:
         max_restarts: int = 100,
         success_threshold: float | None = None,
         info_space: spaces.Dict | None = None,
+        reported: Sequence[str] = (),
         start_method: Literal["forkserver", "spawn"] = "forkserver",
     ):
         for name, count in (("num_envs", num_envs), ("num_workers", num_workers)):
             if count is not None and count < 1:
                 raise ValueError(f"{name} is {count}, expected at least 1")
         self.num_envs, self.success_threshold = num_envs, success_threshold
+        self.reported = tuple(reported)
         self.num_workers = min(num_envs, num_workers or _cpus())
         self._closed, extra = False, info_space or spaces.Dict({})
         context: Any = multiprocessing.get_context(start_method)

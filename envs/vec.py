@@ -28,6 +28,9 @@ class VecEnv(Protocol):
     success (an episode whose return exceeds it succeeded), or None where there is no such rule;
     an info channel ``"success"`` (int8: 1 yes, 0 no, -1 unknown) outranks it.
 
+    `reported`, which may be left out, names side channels of one number each, such as the depth in
+    NetHack, whose mean at the end of episodes statistics and evaluations give.
+
     A backend that steps in the background may also have ``send(action)`` and ``recv() -> Step``, of
     which `step` is one after the other; a runner then does its bookkeeping in between.
 
@@ -94,6 +97,19 @@ class VecEnv(Protocol):
 def resume_of(vec: VecEnv) -> str:
     """Its `resume`; "dropped" for one whose class does not say, whatever it passes on."""
     return vec.resume if hasattr(type(vec), "resume") else "dropped"
+
+
+def reported_of(vec: VecEnv) -> tuple[str, ...]:
+    """Its `reported`; nothing for one that does not say.
+
+    Raises:
+        ValueError: for a channel that is not there or holds more than a number.
+    """
+    names = tuple(getattr(vec, "reported", ()))
+    for name in names:
+        if name not in vec.info_space.spaces or vec.info_space[name].shape != ():
+            raise ValueError(f"{name!r} is reported but is no side channel of one number")
+    return names
 
 
 def in_background(vec: VecEnv) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from firstlight.envs.types import Obs, Point, Step
-from firstlight.envs.vec import VecEnv, in_background, resume_of
+from firstlight.envs.vec import VecEnv, in_background, reported_of, resume_of
 
 
 class VecWrapper:
@@ -31,6 +31,7 @@ class VecWrapper:
         self._vec = vec
         self.num_envs, self.success_threshold = vec.num_envs, vec.success_threshold
         self.act_space, self.resume = vec.act_space, resume_of(vec)
+        self.reported = reported_of(vec)
         self._background = in_background(vec)
         self._action = torch.zeros(vec.num_envs, dtype=torch.int64)
 

@@ -128,6 +128,7 @@ def main(cfg: DictConfig) -> None:
                 "success_rate": result.success_rate,
                 "episodes": result.episodes,
                 "length_mean": result.length_mean,
+                **result.reported,
                 "env": config.env.get("task") or config.env.get("id") or config.env["_target_"],
                 "step": agent.step,
                 "seed": cfg.seed,

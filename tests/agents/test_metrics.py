@@ -9,7 +9,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from firstlight.agents import metrics
-from firstlight.agents.metrics import Episode, EpisodeStatistics, MetricsWriter
+from firstlight.agents.episodes import Episode, EpisodeStatistics
+from firstlight.agents.metrics import MetricsWriter
 from firstlight.envs.types import Rollout
 
 NUM_ENVS = 5
@@ -145,6 +146,31 @@ def test_saved_state_is_a_copy():
     before = state["open_return"].clone()
     statistics.update(random_rollout(rng, 5))
     assert torch.equal(state["open_return"], before)
+
+
+def test_what_the_environment_reports_is_read_at_the_ends():
+    """Next-step ends show it in the row after, same-step ends in what the reset hid."""
+    rng = np.random.default_rng(6)
+    rollouts = [random_rollout(rng, T) for T in (9, 1, 25)]
+    statistics = EpisodeStatistics(NUM_ENVS, 0.0, reported=("depth",))
+    ends, told = [], []
+    for rollout in rollouts:
+        rollout.info["depth"] = torch.randint(9, rollout.is_first.shape)
+        rollout.final_info["depth"] = torch.randint(9, (len(rollout.final_at),))
+        hidden = {(t, n): i for i, (t, n) in enumerate(rollout.final_at.tolist())}
+        done = (rollout.terminated | rollout.truncated) & rollout.valid
+        for t, n in done.nonzero().tolist():
+            deep = rollout.info["depth"][t + 1, n]
+            if (t, n) in hidden:
+                deep = rollout.final_info["depth"][hidden[t, n]]
+            ends.append({"depth": float(deep)})
+        statistics.update(rollout)
+        told += [episode.numbers for episode in statistics.last]
+    assert told == ends
+    assert statistics.metrics()["rollout/depth_mean"] == np.mean([e["depth"] for e in ends[-100:]])
+    again = EpisodeStatistics(NUM_ENVS, 0.0, reported=("depth",))
+    again.load_state_dict(statistics.state_dict())
+    assert again.metrics() == statistics.metrics()
 
 
 def test_dropped_episodes_begin_anew():

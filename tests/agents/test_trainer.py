@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from firstlight.agents import checkpoint
 from firstlight.agents.callbacks import Evaluate, StopAt
 from firstlight.agents.encoders import MLP
+from firstlight.agents.evaluation import Evaluation
 from firstlight.agents.policy import ActorCritic
 from firstlight.agents.ppo import PPO
 from firstlight.agents.status import read_status
@@ -492,7 +493,7 @@ class Scripted:
     def __call__(self, policy, vec, *, episodes, seed):
         self.seeds.append(seed)
         mean = self.returns.pop(0)
-        return SimpleNamespace(return_mean=mean, return_std=0.5, length_mean=3.0, success_rate=None)
+        return Evaluation(mean, 0.5, None, 3, 3.0, returns=[])
 
 
 def best(path):

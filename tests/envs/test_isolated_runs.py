@@ -8,7 +8,7 @@ import torch
 from bombs import ABORT, ON, N, Unlucky, isolated, kill
 
 from firstlight.agents import MLP, PPO, ActorCritic, Trainer, evaluate
-from firstlight.agents.metrics import EpisodeStatistics
+from firstlight.agents.episodes import EpisodeStatistics
 from firstlight.agents.returns import gae, successor_values
 from firstlight.envs import Runner
 from firstlight.envs.types import check

@@ -12,12 +12,14 @@ import torch
 from dungeon import HP, KEYS, TIME, play, random_steps
 from nle import nethack
 
+from firstlight.agents.evaluation import evaluate
 from firstlight.envs import check_vec
 from firstlight.envs.gym import GymVec
 from firstlight.envs.nethack import make
 from firstlight.envs.nethack_env import NetHack
 from firstlight.envs.nethack_tasks import TASKS
-from firstlight.envs.seeding import derive
+from firstlight.envs.runner import RandomActor
+from firstlight.envs.seeding import derive, generator
 
 NLE_TASKS = sorted(name for name in TASKS if name.endswith("-v0"))
 
@@ -33,6 +35,32 @@ def until_the_end(task="NetHackScore-v0", seed=3):
 @pytest.mark.parametrize("task", ["score", "staircase_2_continual"])
 def test_the_contract_is_kept(task):
     check_vec(make(task, num_envs=2, max_episode_steps=9, text=True), steps=30)
+
+
+def test_evaluations_report_what_the_games_came_to():
+    """Against the last answers of the same games; also through a wrapper."""
+    vec = make("score", num_envs=2, max_episode_steps=30, text=True)
+    result = evaluate(RandomActor(vec.act_space), vec, episodes=2, seed=4)
+    again = make("score", num_envs=2, max_episode_steps=30)
+    found = []
+    for step in again_played(again, 30, seed=4):
+        found += [
+            {k: int(v[i]) for k, v in step.final_info.items() if v.ndim == 1}
+            for i in range(len(step.final_ids))
+        ]
+    assert result.length_mean == 30
+    for name in ("depth", "explored", "gold", "experience_level", "kills", "turns"):
+        assert result.reported[f"{name}_mean"] == np.mean([end[name] for end in found]), name
+    assert result.reported["explored_mean"] > 5
+
+
+def again_played(vec, steps, seed):
+    """The steps that `evaluate` takes with a random actor."""
+    actor, actions = RandomActor(vec.act_space), generator(seed, "evaluation", torch.device("cpu"))
+    obs, _ = vec.reset(seed)
+    for _ in range(steps):
+        out = actor(obs, {}, torch.zeros(1, vec.num_envs, dtype=torch.bool))
+        yield vec.step(out.dist.sample(actions)[0])
 
 
 def test_the_pool_says_the_same():
