@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from firstlight.agents.encoders.grid_kernels import gather_rows, lookup_rows, scatter_rows
+from firstlight.agents.encoders.grid_kernels import SumRows, lookup_rows
 from firstlight.agents.encoders.mlp import Flat, orthogonal
 from firstlight.agents.spec import rebuildable
 from firstlight.envs.cells import (
@@ -56,23 +55,6 @@ def cell_ids() -> tuple[np.ndarray, int]:
     return ids, next(number)
 
 
-class _SumRows(torch.autograd.Function):
-    """``bias + sum of table rows``, by numba on the CPU."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, counts: Tensor, table: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(rows, counts)
-        ctx.num_rows = table.shape[0]
-        chosen = rows.numpy(), counts.numpy()
-        return torch.from_numpy(gather_rows(*chosen, table.detach().numpy(), bias.detach().numpy()))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor]:
-        rows, counts = (saved.numpy() for saved in ctx.saved_tensors)
-        table_grad = scatter_rows(rows, counts, grad.contiguous().numpy(), ctx.num_rows)
-        return None, None, torch.from_numpy(table_grad), grad.sum(0)
-
-
 @rebuildable
 class Grid(nn.Module):
     """Table rows for what each cell shows, summed, then one more layer.
@@ -114,7 +96,7 @@ class Grid(nn.Module):
 
     def _sum_cpu(self, image: Tensor) -> Tensor:
         chosen = lookup_rows(image.contiguous().numpy(), self.lut.numpy(), self.num_ids)
-        return _SumRows.apply(*map(torch.from_numpy, chosen), self.table, self.bias)
+        return SumRows.apply(*map(torch.from_numpy, chosen), self.table, self.bias)
 
     def _sum(self, image: Tensor) -> Tensor:
         obj, colour, state = image.long().unbind(-1)

@@ -7,10 +7,12 @@ one fixed order whatever the number of threads.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numba
 import numpy as np
 import torch
+from torch import Tensor
 
 _MIN_ROWS = 256  # below this a second thread costs more than it saves
 _pool = ThreadPoolExecutor(thread_name_prefix="grid")
@@ -24,7 +26,7 @@ def lookup(image, lut, num_ids, rows, counts):
         image: [B, C, 3] uint8.
         lut: [16, 8, 4, F] int32, -1 for none; none for object 0, a cell out of view.
         num_ids: rows of a cell.
-        rows: [B, C * F] int32, of which the first `counts` are filled, in rising order.
+        rows: [B, C * F] int32, of which the first `counts` are filled.
         counts: [B] int32, filled.
     """
     numbers = lut.reshape(512, lut.shape[3])
@@ -60,9 +62,7 @@ def scatter(rows, counts, grad, table_grad, start, stop):
     for b in range(rows.shape[0]):
         for i in range(counts[b]):
             k = rows[b, i]
-            if k >= stop:
-                break  # the rest is another part's
-            if k >= start:
+            if start <= k < stop:  # the rest is another part's
                 for h in range(grad.shape[1]):
                     table_grad[k, h] += grad[b, h]
 
@@ -70,7 +70,7 @@ def scatter(rows, counts, grad, table_grad, start, stop):
 def _split(count: int, work) -> None:
     """Run ``work(start, stop)`` over [0, count) in as many parts as torch uses threads."""
     parts = torch.get_num_threads()
-    bounds = np.linspace(0, count, parts + 1).astype(int)
+    bounds = [count * i // parts for i in range(parts + 1)]
     rest = [_pool.submit(work, bounds[i], bounds[i + 1]) for i in range(1, parts)]
     work(bounds[0], bounds[1])
     for future in rest:
@@ -110,3 +110,25 @@ def scatter_rows(
     else:
         _split(num_rows, lambda i, j: scatter(rows, counts, grad, out, i, j))
     return out
+
+
+class SumRows(torch.autograd.Function):
+    """``bias + sum of table rows``, with gradients for table and bias.
+
+    ``apply(rows, counts, table, bias)`` takes what `gather` takes, as tensors, to [B, H].
+    """
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any, rows: Tensor, counts: Tensor, table: Tensor, bias: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(rows, counts)
+        ctx.num_rows = table.shape[0]
+        chosen = rows.numpy(), counts.numpy()
+        return torch.from_numpy(gather_rows(*chosen, table.detach().numpy(), bias.detach().numpy()))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor]:  # noqa: D102
+        rows, counts = (saved.numpy() for saved in ctx.saved_tensors)
+        table_grad = scatter_rows(rows, counts, grad.contiguous().numpy(), ctx.num_rows)
+        return None, None, torch.from_numpy(table_grad), grad.sum(0)

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from firstlight.agents.encoders.grid_kernels import SumRows
 from firstlight.agents.encoders.mlp import orthogonal
-from firstlight.agents.encoders.nethack_parts import STATISTICS, crop, statistics
+from firstlight.agents.encoders.nethack_kernels import BestWindows, number_glyphs, patch_rows
+from firstlight.agents.encoders.nethack_parts import STATISTICS, STONE, X, Y, crop, statistics
 from firstlight.agents.spec import rebuildable
 from firstlight.envs.types import Obs
 
 _KNOWN = ("glyphs", "blstats", "message", "inv_glyphs")
-_COARSE = 4  # width of a glyph on the whole map
 
 
 @rebuildable
 class NetHack(nn.Module):
     """Looks closely at what is around the hero, coarsely at the whole level, and reads.
 
-    Glyphs have an embedding, shared by three views: a crop centred on the hero, through two
-    convolutions that keep each cell apart; the whole map, through two with strides; and the
-    inventory, averaged. The bottom line enters by `statistics`, the message by a convolution over
+    Glyphs have an embedding, shared by three views: a crop centred on the hero, through a
+    convolution that keeps each cell apart; the whole map, through one of large patches; and the
+    inventory, summed. The bottom line enters by `statistics`, the message by a convolution over
     its characters and the maximum over its length. What the observation lacks is left out.
+
+    Blank stone, and so what lies beyond the map, is all zeros. On the CPU the convolutions look
+    up rows of tables (`nethack_kernels`), elsewhere they are torch's; both give the same.
 
     Args:
         obs_space: of one environment, with `glyphs` int16 [H, W] and `blstats` [26 or 27];
@@ -50,74 +57,147 @@ class NetHack(nn.Module):
         check_fields("NetHack", fields, ("glyphs", "blstats"), _KNOWN)
         if crop_size < 5 or crop_size % 2 == 0:
             raise ValueError(f"crop_size is {crop_size}, expected an odd number from 5 on")
-        self.crop_size, self.out_dim = crop_size, hidden
-        self.outside = int(fields["glyphs"].high.max()) + 1  # type: ignore[attr-defined]
-        self.glyphs = nn.Embedding(self.outside + 1, embedding)
-        nn.init.normal_(self.glyphs.weight, std=embedding**-0.5)
-        self.near = nn.Sequential(
-            nn.Conv2d(embedding, 32, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(32, 32, 3),
-            nn.ReLU(),
-            nn.Flatten(),
-            _linear(32 * (crop_size - 2) ** 2, hidden),
-        )
-        self.line = nn.Sequential(_linear(STATISTICS, 64), nn.ReLU(), _linear(64, 64))
+        self.size, self.out_dim = (crop_size, crop_size), hidden
+        num_glyphs = int(fields["glyphs"].high.max()) + 1  # type: ignore[attr-defined]
+        self.glyphs = nn.Embedding(num_glyphs, embedding, padding_idx=STONE)
+        with torch.no_grad():
+            self.glyphs.weight *= embedding**-0.5
+        self.near = _Patches(self.size, embedding, 24, hidden, kernel=(3, 3), stride=(1, 1))
+        self.line = nn.Sequential(_linear(STATISTICS, 64), nn.ReLU(), _linear(64, 64), nn.ReLU())
         width = hidden + 64
-        self.far: nn.Module | None = None
+        self.far: _Patches | None = None
         if whole_map:
-            height, breadth = fields["glyphs"].shape  # type: ignore[misc]
-            convs = nn.Sequential(
-                nn.Conv2d(_COARSE, 16, 5, stride=3, padding=2),
-                nn.ReLU(),
-                nn.Conv2d(16, 32, 3, stride=2, padding=1),
-                nn.ReLU(),
-                nn.Flatten(),
-            )
-            with torch.no_grad():
-                cells = convs(torch.zeros(1, _COARSE, height, breadth)).shape[1]
-            self.coarse = nn.Linear(embedding, _COARSE, bias=False)
-            self.far = nn.Sequential(convs, _linear(cells, 128))
+            size: tuple[int, int] = fields["glyphs"].shape  # type: ignore[assignment]
+            self.far = _Patches(size, embedding, 16, 128, kernel=(5, 7), stride=(4, 6))
             width += 128
-        self.text = _Characters(32) if "message" in fields else None
-        width += 32 if self.text is not None else 0
-        self.bag = "inv_glyphs" in fields
-        width += embedding if self.bag else 0
+        self.text = _Characters(64) if "message" in fields else None
+        width += 64 if self.text is not None else 0
+        self.items = _linear(embedding, 64) if "inv_glyphs" in fields else None
+        width += 64 if self.items is not None else 0
         self.join = _linear(width, hidden)
 
     def forward(self, obs: Obs) -> Tensor:
         """Fields [B, ...] to [B, hidden]."""
         glyphs, blstats = obs["glyphs"], obs["blstats"]
-        size = (self.crop_size, self.crop_size)
-        around = crop(glyphs, blstats, size, self.outside)  # [B, h, w]
-        parts = [
-            self.near(self.glyphs(around).permute(0, 3, 1, 2)),  # [B, h, w, E] -> [B, E, h, w]
-            self.line(statistics(blstats)),
-        ]
-        if self.far is not None:
-            table = self.coarse(
-                self.glyphs.weight
-            )  # a small row for each glyph, once for all cells
-            level = nn.functional.embedding(glyphs.long(), table)
-            parts.append(self.far(level.permute(0, 3, 1, 2)))
+        parts = (self._look_up if glyphs.device.type == "cpu" else self._convolve)(glyphs, blstats)
+        parts.append(self.line(statistics(blstats)))
         if self.text is not None:
             parts.append(self.text(obs["message"]))
-        if self.bag:
-            parts.append(self.glyphs(obs["inv_glyphs"].long()).mean(1))  # [B, I, E] -> [B, E]
-        return torch.relu(self.join(torch.relu(torch.cat(parts, 1))))
+        if self.items is not None:
+            items, weight = obs["inv_glyphs"].long(), self.glyphs.weight
+            none = len(weight) - 1  # the glyph of a place that is free
+            bag = nn.functional.embedding_bag(items, weight, mode="sum", padding_idx=none)
+            parts.append(torch.relu(self.items(bag)))
+        return torch.relu(self.join(torch.cat(parts, 1)))
+
+    def _look_up(self, glyphs: Tensor, blstats: Tensor) -> list[Tensor]:
+        """What `near` and `far` see."""
+        glyphs = glyphs.contiguous()
+        numbers, chosen = number_glyphs(glyphs.numpy(), len(self.glyphs.weight), STONE)
+        rows = self.glyphs.weight[torch.from_numpy(chosen)]  # [G, E]
+        corner = blstats[:, [Y, X]].long() - self.size[0] // 2
+        parts = [self.near.look_up(glyphs, corner, numbers, rows)]
+        if self.far is not None:
+            parts.append(self.far.look_up(glyphs, torch.zeros_like(corner), numbers, rows))
+        return parts
+
+    def _convolve(self, glyphs: Tensor, blstats: Tensor) -> list[Tensor]:
+        """The same by torch alone."""
+        parts = [self.near.convolve(self.glyphs(crop(glyphs, blstats, self.size, STONE)))]
+        if self.far is not None:
+            parts.append(self.far.convolve(self.glyphs(glyphs.long())))
+        return parts
+
+
+class _Patches(nn.Module):
+    """A convolution over embedded glyphs, then a linear layer over all it gives."""
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        embedding: int,
+        channels: int,
+        width: int,
+        *,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+    ):
+        super().__init__()
+        self.conv = nn.Conv2d(embedding, channels, kernel, stride)
+        self.kernel, self.stride = kernel, stride
+        sides = zip(size, kernel, stride, strict=True)
+        down, across = (max(math.ceil((n - k) / s), 0) + 1 for n, k, s in sides)
+        self.shape = down, across  # so many patches that every cell is in one
+        over = [(n - 1) * s + k for n, k, s in zip(self.shape, kernel, stride, strict=True)]
+        self.padding = (0, over[1] - size[1], 0, over[0] - size[0])
+        # [in, out]: torch's own way round takes twice as long for a few rows
+        linear = _linear(down * across * channels, width)
+        self.weight = nn.Parameter(linear.weight.detach().T.contiguous())
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def look_up(self, glyphs: Tensor, corner: Tensor, numbers: np.ndarray, rows: Tensor) -> Tensor:
+        """Maps [B, H, W] from `corner` [B, 2] on, by `number_glyphs`, to [B, width].
+
+        `rows` [G, E] are the embeddings of the glyphs that have a number.
+        """
+        found = patch_rows(
+            glyphs.numpy(),
+            corner.numpy(),
+            numbers,
+            kernel=self.kernel,
+            stride=self.stride,
+            shape=self.shape,
+        )
+        table = tabulate(rows, self.conv.weight).flatten(0, 1)  # [G * P, C]
+        seen = SumRows.apply(*map(torch.from_numpy, found), table, self.conv.bias)
+        return self._join(seen.view(len(glyphs), len(self.weight)))
+
+    def convolve(self, embedded: Tensor) -> Tensor:
+        """The same, from the embeddings [B, H, W, E] of every cell."""
+        padded = nn.functional.pad(embedded.permute(0, 3, 1, 2), self.padding)  # [B, E, H, W]
+        seen = self.conv(padded).permute(0, 2, 3, 1)  # [B, C, h, w] -> [B, h, w, C]
+        return self._join(seen.flatten(1))
+
+    def _join(self, seen: Tensor) -> Tensor:
+        return torch.relu(torch.addmm(self.bias, torch.relu_(seen), self.weight))
 
 
 class _Characters(nn.Module):
     """A sentence [B, M] uint8, zeros after its end, as [B, width]: what stands in it anywhere."""
 
-    def __init__(self, width: int, embedding: int = 16):
+    def __init__(self, width: int, embedding: int = 16, places: int = 5):
         super().__init__()
-        self.letters = nn.Embedding(256, embedding)
-        self.conv = nn.Conv1d(embedding, width, 5, stride=2, padding=2)
+        self.letters = nn.Embedding(256, embedding, padding_idx=0)
+        # so much padding that one window is empty, even of a sentence without an end
+        self.conv = nn.Conv1d(embedding, width, places, padding=places, bias=False)
+        self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, message: Tensor) -> Tensor:
-        letters = self.letters(message.long()).transpose(1, 2)  # [B, M, E] -> [B, E, M]
-        return torch.relu(self.conv(letters)).amax(2)
+        best = self.look_up if message.device.type == "cpu" else self.convolve
+        return torch.relu(best(message) + self.bias)
+
+    def look_up(self, message: Tensor) -> Tensor:
+        """The greatest answer of each channel, [B, width]."""
+        table = tabulate(self.letters.weight, self.conv.weight)  # [256, K, C]
+        return BestWindows.apply(message.contiguous(), table)
+
+    def convolve(self, message: Tensor) -> Tensor:
+        """The same by torch alone."""
+        return self.conv(self.letters(message.long()).transpose(1, 2)).amax(2)  # over [B, C, M + K]
+
+
+def tabulate(codes: Tensor, weight: Tensor) -> Tensor:
+    """What each code adds at each place of a kernel.
+
+    Args:
+        codes: [G, E], embeddings.
+        weight: [C, E, *kernel] of a convolution whose kernel has P places.
+
+    Returns:
+        [G, P, C].
+    """
+    flat = weight.flatten(2).permute(1, 2, 0)  # [C, E, *kernel] -> [E, P, C]
+    return (codes @ flat.flatten(1)).view(len(codes), *flat.shape[1:])
 
 
 def check_fields(

@@ -5,13 +5,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+STONE = 2359  # the glyph of a cell where nothing is shown
+
 # where the fields of NLE's bottom line (blstats) lie
 X, Y = 0, 1
-ATTRIBUTES = slice(3, 9)
+ATTRIBUTES = range(3, 9)
 SCORE, HP, MAX_HP, DEPTH, GOLD, ENERGY, MAX_ENERGY, ARMOUR = 9, 10, 11, 12, 13, 14, 15, 16
 EXPERIENCE_LEVEL, EXPERIENCE, TIME, HUNGER, BURDEN, DUNGEON, CONDITION = 18, 19, 20, 21, 22, 23, 25
-HUNGERS, BURDENS, DUNGEONS, CONDITIONS = 7, 6, 8, 13
-STATISTICS = 21 + HUNGERS + BURDENS + DUNGEONS + CONDITIONS
+CONDITIONS = 13
+
+# what `statistics` takes: fields with the factors that scale them, those without an upper end, and
+# codes with the values that each can have
+_SCALED = {X: 1 / 79, Y: 1 / 21, ARMOUR: 1 / 10, EXPERIENCE_LEVEL: 1 / 30, DEPTH: 1 / 50}
+_SCALED |= dict.fromkeys(ATTRIBUTES, 1 / 18)
+_MANY = (SCORE, HP, MAX_HP, GOLD, ENERGY, EXPERIENCE, TIME)
+_CODES = {HUNGER: 7, BURDEN: 6, DUNGEON: 8}
+_VALUES = [value for count in _CODES.values() for value in range(count)]
+_GROUPS = (
+    (HP, ENERGY),
+    (MAX_HP, MAX_ENERGY),
+    tuple(_SCALED),
+    _MANY,
+    tuple(field for field, count in _CODES.items() for _ in range(count)),
+)
+STATISTICS = 3 + len(_SCALED) + len(_MANY) + len(_VALUES) + CONDITIONS
 
 
 def crop(field: Tensor, blstats: Tensor, size: tuple[int, int], outside: int) -> Tensor:
@@ -45,35 +62,17 @@ def statistics(blstats: Tensor) -> Tensor:
     Returns:
         [B, STATISTICS] float32.
     """
-    line = blstats.float()
-
-    def many(*fields: int) -> Tensor:
-        """What has no upper end, by its logarithm."""
-        return torch.log1p(line[:, list(fields)].clamp(min=0)) / 5
-
-    hp = line[:, HP] / line[:, MAX_HP].clamp(min=1)
-    energy = line[:, ENERGY] / line[:, MAX_ENERGY].clamp(min=1)
-    scaled = [
-        line[:, X] / 79,
-        line[:, Y] / 21,
-        hp,
-        hp.lt(0.33).float(),
-        energy,
-        line[:, ARMOUR] / 10,
-        line[:, EXPERIENCE_LEVEL] / 30,
-        line[:, DEPTH] / 50,
-    ]
-    codes = [
-        torch.nn.functional.one_hot(blstats[:, field].long().clamp(0, count - 1), count)
-        for field, count in ((HUNGER, HUNGERS), (BURDEN, BURDENS), (DUNGEON, DUNGEONS))
-    ]
-    bits = torch.arange(CONDITIONS, device=blstats.device)
-    condition = (blstats[:, CONDITION, None].long() >> bits) & 1  # [B, CONDITIONS]
+    device = blstats.device
+    fields = blstats[:, [field for group in _GROUPS for field in group]].float()
+    now, most, scaled, many, codes = fields.split([len(group) for group in _GROUPS], 1)
+    ratio = now / most.clamp(min=1)
+    bits = torch.arange(CONDITIONS, device=device)
     parts = [
-        torch.stack(scaled, 1),  # 8
-        line[:, ATTRIBUTES] / 18,  # 6
-        many(SCORE, HP, MAX_HP, GOLD, ENERGY, EXPERIENCE, TIME),  # 7
-        *codes,
-        condition,
+        ratio,
+        ratio[:, :1] < 0.33,
+        scaled * torch.tensor(list(_SCALED.values()), device=device),
+        torch.log1p(many.clamp(min=0)) / 5,
+        codes == torch.tensor(_VALUES, device=device),
+        (blstats[:, CONDITION, None].long() >> bits) & 1,
     ]
-    return torch.cat([part.float() for part in parts], 1)
+    return torch.cat(parts, 1)

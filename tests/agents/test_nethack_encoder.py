@@ -6,7 +6,7 @@ import torch
 from gymnasium import spaces
 
 from firstlight.agents.encoders import NetHack, ONINet, auto
-from firstlight.agents.encoders.nethack_parts import STATISTICS, crop, statistics
+from firstlight.agents.encoders.nethack_parts import STATISTICS, STONE, crop, statistics
 from firstlight.agents.encoders.oni import PIXELS, SIZE, small_letters
 from firstlight.agents.spec import describe, rebuild
 from firstlight.envs.nethack_draw import PALETTE
@@ -81,6 +81,20 @@ def test_the_crop_is_centred_on_the_hero_and_padded(size):
                 assert int(out[b, i, j]) == wanted
 
 
+def test_the_numbers_of_glyphs_are_nles():
+    nethack = pytest.importorskip("nle.nethack")
+    assert nethack.GLYPH_CMAP_OFF == STONE
+    assert nethack.NO_GLYPH == GLYPHS  # the greatest, a free place of the inventory
+
+
+def test_free_places_of_the_inventory_add_nothing():
+    keys = (*PLAIN, "inv_glyphs")
+    encoder, obs = NetHack(space_of(*keys)), random_obs(keys)
+    obs["inv_glyphs"][:, 5:] = GLYPHS
+    fewer = {**obs, "inv_glyphs": obs["inv_glyphs"][:, :5]}
+    torch.testing.assert_close(encoder(obs), encoder(fewer))
+
+
 def test_statistics_are_of_unit_size_and_tell_conditions_apart():
     line = torch.zeros(3, 27, dtype=torch.int64)
     line[0, 9], line[0, 13], line[0, 20] = 10**6, 10**5, 10**5  # score, gold, time
@@ -90,7 +104,7 @@ def test_statistics_are_of_unit_size_and_tell_conditions_apart():
     assert out.shape == (3, STATISTICS)
     assert out.isfinite().all()
     assert out.abs().max() <= 3
-    assert out[:, 2].tolist() == pytest.approx([0.5, 1.0, 0.2])  # hit points, of all there could be
+    assert out[:, 0].tolist() == pytest.approx([0.5, 1.0, 0.2])  # hit points, of all there could be
     assert out[:, -13:].nonzero().tolist() == [[1, 9], [2, 0], [2, 9]]
     assert (statistics(line[:, :26]) == out).all()
 
