@@ -1,45 +1,75 @@
-"""Learning tables: cells of (task, method, seed), worked off one by one, each a committed line."""
+"""Learning tables: cells of (task, method, seed), worked off one by one, each a committed line.
+
+A table may name a `measure`, the import path of a function: it is given a cell's run directory, and
+what it returns is added to the line. Then a block may have `trials`, overrides of which each makes
+a cell of its own; a block with ``best: true`` takes that trial whose measured `value` was highest.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from firstlight.scripts.build import locate
 from firstlight.scripts.errors import CONF, BadInputError, nearest
 from firstlight.scripts.results import append, commit, hardware, read
+
+KEY = ("task", "method", "seed", "cap", "trial")
+"""What makes a cell this one and no other."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One training run of a table."""
+    """One training run of a table.
+
+    Args:
+        task: its name in the table.
+        method: its name in the table.
+        seed: of the run.
+        threshold: of the mean return; None where the return says nothing.
+        cap: environment steps.
+        stop: end the run at the threshold.
+        overrides: of the command line.
+        trial: one more, which is tried out beside others; empty for none.
+        best: with that of the trials which was worth most.
+    """
 
     task: str
     method: str
     seed: int
-    threshold: float
+    threshold: float | None
     cap: int
     stop: bool
     overrides: tuple[str, ...]
+    trial: str = ""
+    best: bool = False
 
     @property
-    def key(self) -> tuple[str, str, int, int]:
-        """What makes it this cell and no other."""
-        return self.task, self.method, self.seed, self.cap
+    def key(self) -> tuple[str | int, ...]:
+        """Its `KEY`."""
+        return tuple(getattr(self, name) for name in KEY)
 
     @property
     def name(self) -> str:
         """As a directory."""
-        return f"{self.task}-{self.method}-s{self.seed}-{self.cap // 1000}k"
+        tried = f"-{self.trial.rpartition('=')[2]}" if self.trial else ""
+        return f"{self.task}-{self.method}{tried}-s{self.seed}-{self.cap // 1000}k"
+
+
+def key_of(line: Mapping[str, Any]) -> tuple[str | int, ...]:
+    """The `KEY` of the cell that a line tells of."""
+    return tuple(line.get(name, "") for name in KEY)
 
 
 def tables() -> list[str]:
@@ -59,28 +89,53 @@ def cells(table: str) -> Iterator[Cell]:
     said = spec(table)
     seen = set()
     for block in said.blocks:
-        for seed, task, method in itertools.product(block.seeds, block.tasks, block.methods):
+        axes = block.seeds, block.tasks, block.methods, block.get("trials", [""])
+        for seed, task, method, trial in itertools.product(*axes):
             overrides = [*said.common, *said.tasks[task].overrides, *said.methods[method].overrides]
             own = said.methods[method].get("tasks", {}).get(task, [])
+            threshold = said.tasks[task].get("threshold")
             cell = Cell(
                 task,
                 method,
                 seed,
-                float(said.tasks[task].threshold),
+                None if threshold is None else float(threshold),
                 int(block.cap),
-                bool(block.get("stop", True)),
+                bool(block.get("stop", threshold is not None)),
                 (*overrides, *own),
+                trial,
+                bool(block.get("best", False)),
             )
             if cell.key not in seen:
                 seen.add(cell.key)
                 yield cell
 
 
+def best_trial(table: str, cell: Cell) -> str:
+    """That of a cell's trials, same task, method and cap, which was worth most.
+
+    Raises:
+        BadInputError: while some of the trials have not been run.
+    """
+
+    def like(task: str, method: str, cap: int) -> bool:
+        return (task, method, cap) == (cell.task, cell.method, cell.cap)
+
+    wanted = {c.key for c in cells(table) if c.trial and like(c.task, c.method, c.cap)}
+    tried = [line for line in read(table) if key_of(line) in wanted]
+    if not wanted or len(tried) < len(wanted):
+        raise BadInputError(
+            f"{cell.name} takes the best of {len(wanted)} trials, of which {len(tried)} are run"
+        )
+    return str(max(tried, key=lambda line: line["value"])["trial"])
+
+
 def run_cell(table: str, cell: Cell) -> dict[str, object]:
-    """Train until the threshold or the cap, evaluate, and return the line."""
+    """Train until the threshold or the cap, evaluate, measure, and return the line."""
     run_dir = Path("runs/bench") / table / cell.name
+    chosen = best_trial(table, cell) if cell.best else cell.trial
     arguments = [
         *cell.overrides,
+        *([chosen] if chosen else []),
         f"seed={cell.seed}",
         f"total_steps={cell.cap}",
         "eval_every=null",
@@ -95,31 +150,66 @@ def run_cell(table: str, cell: Cell) -> dict[str, object]:
         raise RuntimeError(
             f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
         )
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    curve = [
-        [e["step"], round(e["rollout/return_mean"], 4)] for e in lines if "rollout/return_mean" in e
-    ]
-    last = lines[-1]
-    full = (e for e in lines if e.get("rollout/episodes", 0) >= 100)
-    reached = next((e for e in full if e["rollout/return_mean"] >= cell.threshold), None)
+    wall = round(time.perf_counter() - began, 1)
+    measure = spec(table).get("measure")
     return {
         "task": cell.task,
         "method": cell.method,
         "seed": cell.seed,
         "cap": cell.cap,
+        **({"trial": cell.trial} if cell.trial else {}),
+        **({"best": chosen} if cell.best else {}),
+        **outcome(run_dir, cell),
+        "wall_seconds": wall,
+        **(locate(measure)(run_dir) if measure else {}),
+        "command": shlex.join(["firstlight-train", *arguments]),
+        "commit": commit(),
+        "hardware": hardware(),
+    }
+
+
+def outcome(run_dir: Path, cell: Cell) -> dict[str, object]:
+    """What a run's own metrics say."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    last = lines[-1]
+    full = (e for e in lines if e.get("rollout/episodes", 0) >= 100 and cell.threshold is not None)
+    reached = next((e for e in full if e["rollout/return_mean"] >= cell.threshold), None)
+    return {
         "threshold": cell.threshold,
         "stop": cell.stop,
         "reached_at": reached["step"] if reached else None,
         "steps": last["step"],
         "seconds": round(last["time"], 1),
-        "wall_seconds": round(time.perf_counter() - began, 1),
         "eval_return": last["eval/return_mean"],
         "eval_success": last.get("eval/success_rate"),
-        "curve": curve[:: max(1, len(curve) // 40)] + curve[-1:],
-        "command": f"firstlight-train {' '.join(arguments)}",
-        "commit": commit(),
-        "hardware": hardware(),
+        "eval_reported": reported(last),
+        "curve": curve_of(lines, "rollout/return_mean"),
     }
+
+
+def reported(last: Mapping[str, Any]) -> dict[str, float]:
+    """What the environment reports of evaluated episodes, such as depth."""
+    ends = {"return", "length"}
+    tags = ((tag.removeprefix("eval/").removesuffix("_mean"), tag) for tag in last)
+    return {
+        name: round(last[tag], 3)
+        for name, tag in tags
+        if tag == f"eval/{name}_mean" and name not in ends
+    }
+
+
+def curve_of(
+    lines: Iterable[Mapping[str, Any]], tag: str, factor: float = 1.0
+) -> list[list[float]]:
+    """Steps and values of a metric, some 40 of them.
+
+    Args:
+        lines: of ``metrics.jsonl``.
+        tag: of the metric.
+        factor: on its values.
+    """
+    curve = [[e["step"], round(factor * e[tag], 4)] for e in lines if tag in e]
+    return curve[:: max(1, len(curve) // 40)] + curve[-1:]
 
 
 def run_table(table: str, budget: float, only: str = "") -> None:
@@ -135,7 +225,7 @@ def run_table(table: str, budget: float, only: str = "") -> None:
     if not wanted:
         parts = {*spec(table).tasks, *spec(table).methods}
         raise BadInputError(f"only={only}: no cell of {table} is named so{nearest(only, parts)}")
-    done = {(r["task"], r["method"], r["seed"], r["cap"]) for r in read(table)}
+    done = {key_of(line) for line in read(table)}
     for cell in wanted:
         if cell.key in done:
             continue
@@ -145,8 +235,7 @@ def run_table(table: str, budget: float, only: str = "") -> None:
         line = run_cell(table, cell)
         append(table, line)
         reached = f"reached at {line['reached_at']:,}" if line["reached_at"] else "not reached"
-        print(
-            f"{cell.name:45s} {reached}, {line['seconds']} s, eval {line['eval_return']:.3f}",
-            flush=True,
-        )
+        found = f"{reached}, eval {line['eval_return']:.3f}"
+        found = f"value {line['value']:.3f}" if "value" in line else found
+        print(f"{cell.name:45s} {found}, {line['seconds']} s", flush=True)
     print(f"{table} {only}: all {len(wanted)} cells are there")

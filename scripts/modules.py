@@ -20,7 +20,7 @@ from firstlight.envs.envpool import EnvPoolVec
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.types import Rollout
 from firstlight.envs.vec import VecEnv
-from firstlight.intrinsic import RND, HashCount, IntrinsicModule
+from firstlight.intrinsic import RND, HashCount, IntrinsicModule, Submodular
 from firstlight.intrinsic.mixer import Heads, RewardMixer, Term
 from firstlight.scripts.errors import BadInputError, nearest
 from firstlight.scripts.results import append, commit, hardware
@@ -86,6 +86,7 @@ ROWS: dict[str, Row] = {
     "count, global": Row("grid", lambda c: HashCount(c.obs_space)),
     "count, episodic": Row("grid", lambda c: HashCount(c.obs_space, scope="episodic")),
     "count, first_visit": Row("grid", lambda c: HashCount(c.obs_space, scope="first_visit")),
+    "submodular": Row("grid", lambda c: Submodular(c.obs_space, info_space=c.info_space)),
     "rnd from pixels": Row("pixels", lambda c: RND(c.obs_space)),
     "rnd, batches of 256, equal widths": Row(
         "grid",

