@@ -79,10 +79,10 @@ def evaluate(
         raise ValueError(f"episodes is {episodes}, expected at least 1")
     quota = [len(range(i, episodes, vec.num_envs)) for i in range(vec.num_envs)]
     played: list[list[Episode]] = [[] for _ in quota]
-    tally = Tally(vec.num_envs, vec.success_threshold)
+    tally, told = Tally(vec.num_envs, vec.success_threshold), ("success", *reported_of(vec))
     with frozen(policy):
         for step in _play(policy, vec, vec.reset(seed)[0], seed, deterministic):
-            for env_id, episode in _ends(tally, vec, step):
+            for env_id, episode in _ends(tally, told, step):
                 if len(played[env_id]) < quota[env_id]:
                     played[env_id].append(episode)
             if sum(map(len, played)) == episodes:
@@ -119,7 +119,7 @@ def record(
     Returns:
         The episodes that ended.
     """
-    tally = Tally(vec.num_envs, vec.success_threshold)
+    tally, told = Tally(vec.num_envs, vec.success_threshold), ("success", *reported_of(vec))
     ended: list[Episode] = []
     if hasattr(vec, "enable_rendering"):
         vec.enable_rendering()
@@ -127,7 +127,7 @@ def record(
     frames = [vec.render(0)]
     with frozen(policy):
         for step in _play(policy, vec, obs, seed, deterministic):
-            ended += [episode for env_id, episode in _ends(tally, vec, step) if env_id == 0]
+            ended += [episode for env_id, episode in _ends(tally, told, step) if env_id == 0]
             if len(ended) == episodes and bool(step.is_first[0]):
                 break  # what there is to see already belongs to the next episode
             frames.append(vec.render(0))
@@ -153,11 +153,12 @@ def _play(policy: Actor, vec: VecEnv, obs: Obs, seed: int, deterministic: bool) 
         obs, state, is_first = step.obs, out.state, step.is_first
 
 
-def _ends(tally: Tally, vec: VecEnv, step: Step) -> list[tuple[int, Episode]]:
-    told = {}
-    for name in {"success", *reported_of(vec)} & set(step.info):
-        told[name] = step.info[name].clone()
-        told[name][step.final_ids] = step.final_info[name]
+def _ends(tally: Tally, names: tuple[str, ...], step: Step) -> list[tuple[int, Episode]]:
+    told = {name: step.info[name] for name in names if name in step.info}
+    for name in told:
+        if len(step.final_ids):
+            told[name] = told[name].clone()
+            told[name][step.final_ids] = step.final_info[name]
     done = step.terminated | step.truncated
     tally.drop(step.lost_ids.numpy())
     return tally.add(

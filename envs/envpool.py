@@ -124,7 +124,9 @@ class EnvPoolVec:
         row = {_path(key): i for i, key in enumerate(self._pool._state_keys)}
         self._done, self._truncated, self._reward = row["done",], row["trunc",], row["reward",]
         only = next(i for path, i in row.items() if path[0] == "obs")
-        self._obs = {name: row.get(("obs", *found[name][0]), only) for name in shown}
+        self._obs = {
+            name: row["obs", *found[name][0]] if found[name][0] else only for name in shown
+        }
         self._info = {key: row["info", key] for key in channels if key != "success"}
         self._success = None if success is None else row["info", success]
         self._env_ids = self._pool.all_env_ids

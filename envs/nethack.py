@@ -111,6 +111,7 @@ def vectorised(
         known = " or ".join(map(repr, get_args(Backend)))
         raise ValueError(f"backend is {known}, not {backend!r}")
     numbers = [name for name, space in channels.spaces.items() if space.shape == ()]
+    numbers.remove("dungeon")  # a number that only names
     said: dict[str, Any] = {
         "success_threshold": success_threshold,
         "info_space": channels,

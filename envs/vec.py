@@ -103,10 +103,13 @@ def reported_of(vec: VecEnv) -> tuple[str, ...]:
     """Its `reported`; nothing for one that does not say.
 
     Raises:
-        ValueError: for a channel that is not there or holds more than a number.
+        ValueError: for a channel that is not there, holds more than a number, or is called as
+            what statistics give anyhow.
     """
     names = tuple(getattr(vec, "reported", ()))
     for name in names:
+        if name in ("return", "length"):
+            raise ValueError(f"{name!r} cannot be reported: statistics have a mean of that name")
         if name not in vec.info_space.spaces or vec.info_space[name].shape != ():
             raise ValueError(f"{name!r} is reported but is no side channel of one number")
     return names

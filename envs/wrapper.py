@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from firstlight.envs.types import Obs, Point, Step
@@ -26,14 +27,19 @@ class VecWrapper:
     """
 
     resume: str = "dropped"
+    info_space: spaces.Dict
 
     def __init__(self, vec: VecEnv):
         self._vec = vec
         self.num_envs, self.success_threshold = vec.num_envs, vec.success_threshold
         self.act_space, self.resume = vec.act_space, resume_of(vec)
-        self.reported = reported_of(vec)
         self._background = in_background(vec)
         self._action = torch.zeros(vec.num_envs, dtype=torch.int64)
+
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """What is inside reports, less what the wrapper leaves out."""
+        return tuple(name for name in reported_of(self._vec) if name in self.info_space.spaces)
 
     def step(self, action: Tensor) -> Step:
         """Step with `action` [N] int64 or [N, A] float32."""

@@ -63,7 +63,8 @@ class Cell:
     @property
     def name(self) -> str:
         """As a directory."""
-        tried = f"-{self.trial.rpartition('=')[2]}" if self.trial else ""
+        key, _, value = self.trial.partition("=")
+        tried = f"-{key.rpartition('.')[2]}{value}" if self.trial else ""
         return f"{self.task}-{self.method}{tried}-s{self.seed}-{self.cap // 1000}k"
 
 
@@ -225,9 +226,14 @@ def run_table(table: str, budget: float, only: str = "") -> None:
     if not wanted:
         parts = {*spec(table).tasks, *spec(table).methods}
         raise BadInputError(f"only={only}: no cell of {table} is named so{nearest(only, parts)}")
-    done = {key_of(line) for line in read(table)}
+    done = {key_of(line): line for line in read(table)}
     for cell in wanted:
         if cell.key in done:
+            if cell.best and done[cell.key]["best"] != best_trial(table, cell):
+                raise BadInputError(
+                    f"{cell.name} was run with {done[cell.key]['best']}, and now another trial is "
+                    f"the best: take its line out of docs/results/{table}.jsonl"
+                )
             continue
         if time.monotonic() > deadline:
             print("the budget is spent; run it again to go on")

@@ -27,10 +27,11 @@ def curves(table: str, groups: Groups) -> str:
                 label = method if i == 0 else None
                 millions = [step / 1e6 for step in steps]
                 axis.plot(millions, returns, color=colours[method], label=label, lw=1.2, alpha=0.8)
-        axis.axhline(
-            next(r[0]["threshold"] for k, r in groups.items() if k[0] == task), ls=":", c="gray"
-        )
-        axis.set(title=task, xlabel="million environment steps", ylim=(-0.02, 1))
+        threshold = next(runs[0]["threshold"] for key, runs in groups.items() if key[0] == task)
+        if threshold is not None:
+            axis.axhline(threshold, ls=":", c="gray")
+            axis.set_ylim(-0.02, 1)
+        axis.set(title=task, xlabel="million environment steps")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("mean return, training")
     handles = {line.get_label(): line for axis in axes[0] for line in axis.get_lines()}

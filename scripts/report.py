@@ -220,8 +220,9 @@ def learning(table: str, lines: list[dict[str, Any]]) -> str:
     groups: Groups = {}
     for line in lines:
         groups.setdefault((line["task"], line["method"], line["cap"]), []).append(line)
-    rows = []
+    rows, shown = [], spec(table).get("show", [])
     for (task, method, cap), runs in groups.items():
+        aim = runs[0]["threshold"]
         hits = [run for run in runs if run["reached_at"]]
         steps = span([run["reached_at"] / 1e6 for run in hits], "{:.2f}") if hits else "not reached"
         clock = span([run["seconds"] for run in runs], "{:.0f}")
@@ -231,20 +232,22 @@ def learning(table: str, lines: list[dict[str, Any]]) -> str:
             [
                 task,
                 method,
-                f"{runs[0]['threshold']:.2f}",
-                f"{len(hits)} of {len(runs)}",
-                steps,
+                "" if aim is None else f"{aim:.2f}",
+                f"{len(runs)}" if aim is None else f"{len(hits)} of {len(runs)}",
+                "" if aim is None else steps,
                 f"{cap / 1e6:g}",
                 clock,
                 returns,
                 span(success, "{:.0%}") if success else "",
+                *(reported(runs, name) for name in shown),
             ]
         )
     wanted = {cell.key for cell in cells(table)}
     missing = wanted - {key_of(line) for line in lines}
     picture = curves(table, groups)
-    head = ["task", "method", "threshold", "seeds that reached it", "M steps to it", "cap (M)"]
+    head = ["task", "method", "threshold", "seeds (that reached it)", "M steps to it", "cap (M)"]
     head += ["seconds", "return in evaluation", "solved in evaluation"]
+    head += [f"{name} in evaluation" for name in shown]
     lacks = f"Missing cells: {len(missing)}." if missing else "No cell is missing."
     hard = sorted({line["hardware"] for line in lines})
     note = spec(table).get("note", "")
@@ -254,9 +257,9 @@ def learning(table: str, lines: list[dict[str, Any]]) -> str:
             "",
             f"Median (range) over seeds. `firstlight-bench learning {table}`; each cell's own "
             f"command is in `docs/results/{table}.jsonl`. Training stops once the mean return of "
-            "the last 100 training episodes reaches the threshold; then the frozen policy is "
-            f"evaluated on unseen levels with sampled actions (100, MultiRoom 500). {lacks} "
-            f"{', '.join(hard)}; GPU: not measured. {note}",
+            "the last 100 training episodes reaches the threshold, if there is one; then the "
+            "frozen policy is evaluated on unseen levels with sampled actions (100, MultiRoom "
+            f"500). {lacks} {', '.join(hard)}; GPU: not measured. {note}",
             "",
             *markdown(head, rows),
             "",
@@ -265,6 +268,12 @@ def learning(table: str, lines: list[dict[str, Any]]) -> str:
             *published(table),
         ]
     )
+
+
+def reported(runs: list[dict[str, Any]], name: str) -> str:
+    """What the environments reported of `name`, or nothing."""
+    told = [run.get("eval_reported", {}).get(name) for run in runs]
+    return "" if None in told else span(told, "{:.2f}")
 
 
 def published(table: str) -> list[str]:

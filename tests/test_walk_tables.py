@@ -106,6 +106,15 @@ def test_that_trial_is_taken_which_was_worth_most(table, best):
     assert learning.best_trial(table, cell) == best
 
 
+def test_a_cell_run_before_the_trials_changed_is_named(table):
+    for trial, value in (("learner.lr=0.1", 3.0), ("learner.lr=0.5", 2.0)):
+        write(table, "subpo", 9, value, trial=trial)
+    write(table, "subpo", 0, 9.0, best="learner.lr=0.5")
+    with pytest.raises(BadInputError, match=r"subpo-s0-0k was run with .*=0.5, .* line out"):
+        learning.run_table(table, budget=60, only="subpo-s0")
+    assert len(results.read(table)) == 3
+
+
 def test_a_cell_waits_for_all_its_trials(table):
     write(table, "subpo", 9, 3.0, trial="learner.lr=0.1")
     with pytest.raises(BadInputError, match="the best of 2 trials, of which 1 are run"):
@@ -180,3 +189,18 @@ def test_only_trials_are_no_result(table):
     said = page(table)
     assert "Only trials so far. Missing cells: 5." in said
     assert "99" not in said
+
+
+def test_a_table_without_threshold_shows_what_episodes_came_to(tmp_path):
+    """And nothing of crossings that it cannot have."""
+    plain = TABLE.replace("measure: firstlight.scripts.paths.measure\n", "show: [depth]\n")
+    (tmp_path / "conf" / "bench" / "deep.yaml").write_text(plain)
+    told = {"threshold": None, "reached_at": None, "seconds": 3.0, "eval_success": None}
+    for seed, depth in ((0, 1.5), (1, 2.5)):
+        line = {"task": "few", "method": "random", "seed": seed, "cap": 12, "eval_return": 0.5}
+        results.append("deep", {**line, **told, "eval_reported": {"depth": depth}, **SOME})
+    head, row = rows(page("deep"))
+    said = dict(zip(head, (part.strip() for part in row), strict=False))
+    assert said["depth in evaluation"] == "2.00 (1.50 to 2.50)"
+    assert (said["threshold"], said["M steps to it"]) == ("", "")
+    assert said["seeds (that reached it)"] == "2"

@@ -183,7 +183,9 @@ class _Characters(nn.Module):
 
     def convolve(self, message: Tensor) -> Tensor:
         """The same by torch alone."""
-        return self.conv(self.letters(message.long()).transpose(1, 2)).amax(2)  # over [B, C, M + K]
+        return self.conv(self.letters(message.long()).transpose(1, 2)).amax(
+            2
+        )  # over [B, C, M + K + 1]
 
 
 def tabulate(codes: Tensor, weight: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from firstlight.envs import minigrid
 from firstlight.envs.gym import GymVec, make
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import Step
+from firstlight.envs.vec import reported_of
+from firstlight.envs.wrapper import VecWrapper
 
 
 class Clock(gymnasium.Env):
@@ -356,6 +358,27 @@ def test_a_channel_that_is_not_there_is_named():
     assert set(vec.info_space) == {"place", "success"}
     with pytest.raises(KeyError, match=r"'place'.*'seed'.*'time'"):
         vec.reset()
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("wide", "no side channel of one number"), ("deep", "no side"), ("return", "of that name")],
+)
+def test_what_cannot_be_reported_is_refused(name, complaint):
+    number, wide = spaces.Box(0, 9, (), np.int64), spaces.Box(0, 9, (2,), np.int64)
+    channels = spaces.Dict({"depth": number, "wide": wide, "return": number})
+    vec = GymVec([Clock], info_space=channels, reported=("depth", name))
+    with pytest.raises(ValueError, match=f"{name!r} .*{complaint}"):
+        reported_of(vec)
+
+
+def test_a_wrapper_that_leaves_a_channel_out_does_not_report_it():
+    channels = spaces.Dict({name: spaces.Box(0, 9, (), np.int64) for name in ("depth", "gold")})
+    inner = GymVec([Clock], info_space=channels, reported=("depth", "gold"))
+    outer = VecWrapper(inner)
+    outer.info_space = spaces.Dict({"gold": channels["gold"]})
+    assert reported_of(inner) == ("depth", "gold")
+    assert reported_of(outer) == ("gold",)
 
 
 def test_pictures_need_the_render_mode():

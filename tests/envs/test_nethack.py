@@ -15,6 +15,7 @@ from nle import nethack
 from firstlight.agents.evaluation import evaluate
 from firstlight.envs import check_vec
 from firstlight.envs.gym import GymVec
+from firstlight.envs.isolated import Isolated
 from firstlight.envs.nethack import make
 from firstlight.envs.nethack_env import NetHack
 from firstlight.envs.nethack_tasks import TASKS
@@ -37,29 +38,37 @@ def test_the_contract_is_kept(task):
     check_vec(make(task, num_envs=2, max_episode_steps=9, text=True), steps=30)
 
 
-def test_evaluations_report_what_the_games_came_to():
-    """Against the last answers of the same games; also through a wrapper."""
-    vec = make("score", num_envs=2, max_episode_steps=30, text=True)
-    result = evaluate(RandomActor(vec.act_space), vec, episodes=2, seed=4)
-    again = make("score", num_envs=2, max_episode_steps=30)
-    found = []
-    for step in again_played(again, 30, seed=4):
-        found += [
-            {k: int(v[i]) for k, v in step.final_info.items() if v.ndim == 1}
-            for i in range(len(step.final_ids))
-        ]
-    assert result.length_mean == 30
+@pytest.mark.parametrize("where", ["serial", "pool", "isolated"])
+def test_evaluations_report_what_the_games_came_to(where):
+    """Against the last answers of the same games, which end at different times."""
+    options = {"num_envs": 3, "max_episode_steps": 900}
+    backend = "pool" if where == "pool" else "serial"
+    factory = functools.partial(make, "score", text=True, backend=backend, **options)
+    vec = Isolated(factory) if where == "isolated" else factory()
+    with contextlib.closing(vec):
+        result = evaluate(RandomActor(vec.act_space), vec, episodes=3, seed=4)
+    ends = {}
+    vec = make("score", **options)
+    for step in played_again(vec, seed=4):
+        for i, env_id in enumerate(step.final_ids.tolist()):
+            ends.setdefault(env_id, {name: c[i] for name, c in step.final_info.items()})
+        if len(ends) == 3:
+            break
+    differ = 0
     for name in ("depth", "explored", "gold", "experience_level", "kills", "turns"):
-        assert result.reported[f"{name}_mean"] == np.mean([end[name] for end in found]), name
-    assert result.reported["explored_mean"] > 5
+        values = [float(ends[env_id][name]) for env_id in range(3)]
+        assert result.reported[f"{name}_mean"] == pytest.approx(np.mean(values)), name
+        differ += len(set(values)) > 1
+    assert differ >= 3
+    assert set(result.reported) == {f"{name}_mean" for name in vec.reported}
 
 
-def again_played(vec, steps, seed):
+def played_again(vec, seed):
     """The steps that `evaluate` takes with a random actor."""
-    actor, actions = RandomActor(vec.act_space), generator(seed, "evaluation", torch.device("cpu"))
-    obs, _ = vec.reset(seed)
-    for _ in range(steps):
-        out = actor(obs, {}, torch.zeros(1, vec.num_envs, dtype=torch.bool))
+    actor, actions = RandomActor(vec.act_space), generator(seed, "evaluation")
+    vec.reset(seed)
+    while True:
+        out = actor({}, {}, torch.zeros(1, vec.num_envs, dtype=torch.bool))
         yield vec.step(out.dist.sample(actions)[0])
 
 
