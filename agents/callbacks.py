@@ -37,7 +37,7 @@ class Evaluate:
             metrics["eval/success_rate"] = self.last.success_rate
         if self.best == float("-inf") and run.dir is not None:  # a resumed run has a best already
             self.best = run.dir.best_return()
-        if self.last.return_mean > self.best:
+        if self.last.return_mean >= self.best:  # of equals the latest, as while nothing is found
             self.best = self.last.return_mean
             run.save(return_mean=self.best)
 

@@ -514,8 +514,8 @@ def test_evaluation_comes_regularly_and_at_the_end_and_the_best_is_kept(tmp_path
     assert shown == {1: None, 2: 0.2, 3: None, 4: 0.6, 5: None, 6: 0.4, 7: 0.6}
     assert scripted.seeds == [17] * 4
     assert "eval/success_rate" not in lines(tmp_path)[-1]
-    assert best(tmp_path)["steps"] == 4 * ROUND  # the first of equals
-    assert leaves(best(tmp_path)["learner"]["policy"]) == parameters[4 * ROUND]
+    assert best(tmp_path)["steps"] == 7 * ROUND  # the latest of equals
+    assert leaves(best(tmp_path)["learner"]["policy"]) == parameters[7 * ROUND]
     assert evaluate.last.return_mean == 0.6
 
 
