@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import IO, Any
@@ -50,7 +52,14 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         compose = hydra.main(
             version_base="1.3", config_path="pkg://firstlight.conf", config_name=config_name
         )
-        composed = compose(reports_bad_input(task))  # Hydra would print a line of its own first
+
+        @wraps(task)
+        def ready(config: DictConfig) -> None:
+            with signals_wait():
+                importlib.import_module("firstlight.agents")
+            task(config)
+
+        composed = compose(reports_bad_input(ready))  # Hydra would print a line of its own first
 
         @wraps(task)
         def main() -> None:
@@ -67,6 +76,27 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         return reports_bad_input(main)
 
     return decorate
+
+
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait until this is left, for imports of compiled modules.
+
+    What a handler raises there goes through C++, which may abort the process.
+    """
+    came: list[int] = []
+    heard = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in (signal.SIGINT, signal.SIGTERM):
+            if callable(signal.getsignal(name)):  # neither ignored nor the system's own
+                heard[name] = signal.signal(name, lambda signum, _: came.append(signum))
+    try:
+        yield
+    finally:
+        for name, handler in heard.items():
+            signal.signal(name, handler)
+    for signum in came[:1]:
+        signal.raise_signal(signum)
 
 
 def reports_bad_input(function: Callable[..., Any]) -> Callable[..., Any]:

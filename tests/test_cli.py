@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from firstlight.scripts import evaluate, train
-from firstlight.scripts.errors import nearest
+from firstlight.scripts.errors import nearest, signals_wait
 from firstlight.scripts.train import run_name
 
 SMALL = (
@@ -628,3 +629,20 @@ def test_nearest_names_one_or_all():
     assert nearest("lengthy", ["length", "size"]) == "; did you mean 'length'?"
     assert nearest("q", ["length", "size"]) == "; there are length, size"
     assert nearest("q", []) == ""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_signals_wait_for_imports(name):
+    """One that came inside is raised at the end, to whoever listened before."""
+    heard, number = [], signal.Signals[name]
+    before = signal.signal(number, lambda signum, _: heard.append(signum))
+    try:
+        with signals_wait():
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+            assert heard == []
+        assert heard == [number]
+        signal.raise_signal(number)
+        assert heard == [number] * 2
+    finally:
+        signal.signal(number, before)
