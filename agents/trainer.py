@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,12 +12,12 @@ import torch
 from torch import nn
 
 from firstlight.agents.episodes import EpisodeStatistics
-from firstlight.agents.guards import Guard, check_state, is_out_of_memory, whole
+from firstlight.agents.guards import Guard, check_state, whole
 from firstlight.agents.learner import Learner
+from firstlight.agents.lifetime import Lifetime
 from firstlight.agents.policy import Policy
 from firstlight.agents.run import Callback, Last, Metrics
 from firstlight.agents.run_dir import RunDirectory
-from firstlight.agents.signals import Signals
 from firstlight.agents.spec import SpecError, describe
 from firstlight.agents.stages import Stages
 from firstlight.envs.finite import NonFiniteError, check_finite, check_rollout
@@ -125,38 +124,14 @@ class Trainer:
             OSError: if the last checkpoint cannot be written.
         """
         self.total_steps, self.stopping = total_steps, False
-        callbacks, ended = list(callbacks), None
-        try:
-            with Signals() as signals:
-                self._status("running")
-                if self.dir is not None:
-                    self.dir.open()
-                while self.steps < total_steps and not self.stopping:
-                    self._advance(callbacks)
-                    if signals.received is not None:
-                        self.save()
-                        ended = signal.Signals(signals.received).name
-                        self._status("interrupted", ended)
-                        signals.obey()
-                        ended = None  # whoever was told wants it to go on
-                        self._status("running")
-                self.save(last=True)
-                self._status("finished")
-        except BaseException as error:
-            full = is_out_of_memory(error)
-            interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-            self._status(
-                "interrupted" if interrupted else "failed",
-                ended or f"{type(error).__name__}: {error}",
-            )
-            if full:
-                self.save()
-            if full and not isinstance(error, MemoryError | torch.OutOfMemoryError):
-                raise MemoryError(str(error)) from error  # torch has no name for it on the CPU
-            raise
-        finally:
+        callbacks = list(callbacks)
+        with Lifetime(self) as lifetime:
             if self.dir is not None:
-                self.dir.close()
+                self.dir.open()
+            while self.steps < total_steps and not self.stopping:
+                self._advance(callbacks)
+                lifetime.heed()
+            self.save(last=True)
 
     def iterate(self) -> Metrics:
         """One rollout, rated, mixed and learnt from."""
@@ -316,8 +291,3 @@ class Trainer:
         except NonFiniteError as error:
             self._guard.strike(NonFiniteError(f"module {name!r}: {error}"), self.steps)
             return {}
-
-    def _status(self, status: str, error: str | None = None) -> None:
-        if self.dir is not None:
-            mode = "barrier" if self.barrier else self.runner.resume
-            self.dir.status(status, self.steps, error, mode)

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -122,14 +121,20 @@ def outside(tmp_path_factory):
 # --- help
 
 
+def spent_by_children():
+    """Seconds of processor time of all processes that were waited for."""
+    spent = os.times()
+    return spent.children_user + spent.children_system
+
+
 @pytest.mark.parametrize("name", ["train", "evaluate"])
 def test_help_is_quick_and_free_of_torch(name, tmp_path):
-    seconds = []
+    seconds = []  # of the processor: those on the wall say what else it was doing
     for _ in range(3):
-        began = time.perf_counter()
+        began = spent_by_children()
         words = ("-X", "importtime", "-m", f"firstlight.scripts.{name}", "--help")
         done = python(*words, cwd=tmp_path)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(spent_by_children() - began)
         assert done.returncode == 0
         imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
         assert "hydra" in imported
