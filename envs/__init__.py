@@ -11,6 +11,7 @@ from firstlight.envs.check import check_vec
 from firstlight.envs.gym import GymVec
 from firstlight.envs.isolated import Isolated, WorkerDiedError
 from firstlight.envs.pool import PoolVec
+from firstlight.envs.race import Race
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.types import Obs, Point, Rollout, State, Step, check
 from firstlight.envs.vec import VecEnv
@@ -23,6 +24,7 @@ __all__ = [
     "Obs",
     "Point",
     "PoolVec",
+    "Race",
     "RandomActor",
     "Rollout",
     "Runner",

@@ -2,7 +2,7 @@
 
 Over the grid, darker where a cell alone is worth more. The mean value of the walks, that of a
 greedy walk, a bound that no walk can pass, and on small grids the best walk's are printed as one
-JSON object.
+JSON object. Of a `Race` it draws where the cars went, and says how many metres they covered.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from firstlight.agents.policy import Policy
+    from firstlight.envs.race import Race
+    from firstlight.envs.vec import VecEnv
     from firstlight.envs.walks import Walks
     from firstlight.intrinsic import Submodular
 
@@ -57,23 +60,18 @@ def walk(run: Path, episodes: int, seed: int) -> Walked:
     """
     import torch
 
-    from firstlight.agents.agent import load
     from firstlight.agents.evaluation import frozen
     from firstlight.envs.runner import Runner
     from firstlight.envs.walks import Walks
     from firstlight.intrinsic import Submodular
-    from firstlight.scripts.build import make_modules, make_vec
+    from firstlight.scripts.build import make_modules
     from firstlight.scripts.evaluate import read_config
 
-    if episodes < 1:
-        raise BadInputError(f"--episodes {episodes}: it is at least 1")
-    config = read_config(run, ())
-    vec = make_vec(config.env, num_envs=episodes)
-    modules, _ = make_modules(config.intrinsic, vec, seed)
+    vec, policy = newest(run, episodes)
+    modules, _ = make_modules(read_config(run, ()).intrinsic, vec, seed)
     found = [module for module in modules.values() if isinstance(module, Submodular)]
     if not isinstance(vec, Walks) or not found:
         raise BadInputError(f"{run} is no run on Walks with a submodular reward")
-    policy = load(run, which="newest").policy  # "best" goes by the return, which is 0
     with frozen(policy):
         rollout = Runner(vec, seed=seed).collect(policy, vec.horizon)
     start = torch.full((1, episodes), vec.start)
@@ -83,6 +81,18 @@ def walk(run: Path, episodes: int, seed: int) -> Walked:
     position = torch.stack([x, every % vec.height], 1)
     items = found[0].items({"cell": every}, {"cell": every, "position": position})
     return Walked(vec, found[0], items, cells)
+
+
+def newest(run: Path, episodes: int) -> tuple[VecEnv, Policy]:
+    """The environments of `run`, one for each of `episodes`, and the newest policy."""
+    from firstlight.agents.agent import load
+    from firstlight.scripts.build import make_vec
+    from firstlight.scripts.evaluate import read_config
+
+    if episodes < 1:
+        raise BadInputError(f"--episodes {episodes}: it is at least 1")
+    vec = make_vec(read_config(run, ()).env, num_envs=episodes)
+    return vec, load(run, which="newest").policy  # "best" goes by the return, which is another's
 
 
 def limits(walked: Walked) -> dict[str, float]:
@@ -131,8 +141,14 @@ def paths(run: Path, out: Path, episodes: int, seed: int) -> dict[str, Any]:
     """Draw `episodes` walks of the newest checkpoint of `run` into `out`.
 
     Returns:
-        Values of F, less that of the start: `value_mean`, `value_max`, and those of `limits`.
+        Values of F, less that of the start: `value_mean`, `value_max`, and those of `limits`. Of a
+        race `covered_mean` and `covered_max` in metres, and the `finish`.
     """
+    from firstlight.envs.race import Race
+
+    vec, policy = newest(run, episodes)
+    if isinstance(vec, Race):
+        return races(vec, policy, out, seed)
     walked = walk(run, episodes, seed)
     worth = walked.worth()
     draw(walked, out)
@@ -173,6 +189,46 @@ def draw(walked: Walked, out: Path) -> None:
     x, y = divmod(vec.start, height)
     axis.plot(x, y, "o", color="tab:red", ms=6)
     axis.set(xticks=[], yticks=[])
+    _save(figure, out)
+
+
+def races(race: Race, policy: Policy, out: Path, seed: int) -> dict[str, Any]:
+    """Draw an episode of each car over the road into `out`; a cross where it left the road."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    from firstlight.agents.evaluation import frozen
+    from firstlight.envs.runner import Runner
+
+    with frozen(policy):
+        rollout = Runner(race, seed=seed).collect(policy, race.horizon)
+    info, last = rollout.next_info(), rollout.terminated.int().argmax(0).tolist()
+    figure, axis = plt.subplots(figsize=(7, 5))
+    along = np.linspace(0, race.track.length, 1000)
+    for side in (-race.half_width, race.half_width):
+        axis.plot(*race.track.position(along, np.full(1000, side)).T, color="0.5", lw=1)
+    for n, end in enumerate(last):
+        axis.plot(*info["position"][: end + 1, n].T, color="indigo", lw=1, alpha=0.4)
+        if rollout.reward[end, n] < -0.5:
+            axis.plot(*info["position"][end, n], "x", color="tab:red", ms=5)
+    axis.set(xticks=[], yticks=[], aspect="equal")
+    _save(figure, out)
+    covered = info["covered"][last, range(race.num_envs)]
+    return {
+        "covered_mean": float(covered.mean()),
+        "covered_max": float(covered.max()),
+        "finish": race.finish,
+        "episodes": race.num_envs,
+        "picture": str(out),
+    }
+
+
+def _save(figure: Any, out: Path) -> None:
+    import matplotlib.pyplot as plt
+
     figure.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)

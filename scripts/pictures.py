@@ -50,10 +50,10 @@ def of_task(groups: Groups, task: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def panels(table: str, groups: Groups, columns: int = 4) -> str:
-    """Draw what walks are worth against steps, a panel for each task.
+    """Draw what episodes are worth against steps, a panel for each task.
 
-    Curves are of training, dots of the frozen policies; dashed is the greedy walk, dotted the best
-    walk or, where that is not known, its bound.
+    Curves are of training, dots of the frozen policies; of walks, dashed is the greedy one, dotted
+    the best or, where that is not known, its bound.
 
     Args:
         table: name of the picture.
@@ -86,14 +86,16 @@ def panels(table: str, groups: Groups, columns: int = 4) -> str:
             at = [end * (1.05 + 0.05 * i)] * len(runs)
             axis.scatter(at, [r["value"] for r in runs], s=9, color=colours[method])
         one = next(iter(mine.values()))[0]
-        axis.axhline(one["greedy_walk"], ls="--", c="gray", lw=1)
-        axis.axhline(one.get("optimum", one["bound"]), ls=":", c="gray", lw=1)
+        known = {"--": one.get("greedy_walk"), ":": one.get("optimum", one.get("bound"))}
+        for style, value in known.items():
+            if value is not None:
+                axis.axhline(value, ls=style, c="gray", lw=1)
         axis.set_title(task, fontsize=9)
         axis.set_ylim(bottom=0)
         axis.tick_params(labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)
     figure.supxlabel("million environment steps", fontsize=9)
-    figure.supylabel("F of a walk less that of its start", fontsize=9)
+    figure.supylabel("F less that of the start", fontsize=9)
     keys = [plt.Line2D([], [], color=colour, label=m) for m, colour in colours.items()]
     figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), frameon=False)
     path = RESULTS / f"{table}.png"

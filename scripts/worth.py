@@ -1,4 +1,4 @@
-"""The page's part on a learning table that measures what walks are worth."""
+"""The page's part on a learning table that measures what episodes are worth to a set function."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Lines = list[dict[str, Any]]
 
 
 def worth(table: str, lines: Lines) -> str:
-    """Values per task and method, with what could be had, and which trial was taken."""
+    """Values per task and method, with what is known to be had, and which trial was taken."""
     missing = {cell.key for cell in cells(table)} - {key_of(line) for line in lines}
     groups: Groups = {}
     for line in lines:
@@ -24,16 +24,17 @@ def worth(table: str, lines: Lines) -> str:
     command = f"firstlight-bench learning {table}"
     if not groups:
         return "\n".join([*head, f"Only trials so far. {lacks} `{command}`", ""])
+    known = {column: name for column, name in LIMITS.items() if any(name in line for line in lines)}
+    told = "".join(f"{_TOLD[name]} " for name in known.values() if name in _TOLD)
     small = {key: runs for key, runs in groups.items() if "optimum" in runs[0]}
     parts = [
         *head,
-        "What 100 walks of the frozen policy, with sampled actions, on a seed not trained on, are "
-        "worth on the mean: F less that of the start, median (range) over seeds. *Greedy walk*: "
-        "the neighbour that adds most, each move. *Bound*: no walk is worth more; few reach it. "
-        f"Each cell's own command is in `docs/results/{table}.jsonl`. {lacks} "
+        "What 100 episodes of the frozen policy, with sampled actions, on a seed not trained on, "
+        "are worth on the mean: F less that of the start, median (range) over seeds. "
+        f"{told}Each cell's own command is in `docs/results/{table}.jsonl`. {lacks} "
         f"{provenance(lines, command)} GPU: not measured. {spec(table).get('note', '')}",
         "",
-        *by_method(groups, lambda runs: span([r["value"] for r in runs], "{:.2f}"), LIMITS),
+        *by_method(groups, lambda runs: span([r["value"] for r in runs], "{:.2f}"), known),
     ]
     if small:
         share = "The same as a share of the best walk's worth, found by trying all:"
@@ -46,6 +47,10 @@ def worth(table: str, lines: Lines) -> str:
 
 LIMITS = {"greedy walk": "greedy_walk", "bound": "bound", "best walk": "optimum"}
 """Further columns, and their names in a line."""
+_TOLD = {
+    "greedy_walk": "*Greedy walk*: the neighbour that adds most, each move.",
+    "bound": "*Bound*: no walk is worth more; few reach it.",
+}
 
 
 def shares(runs: Lines) -> str:

@@ -14,11 +14,18 @@ from firstlight.intrinsic.submodular.gaussian_process import (
     gp_mean,
     gp_sample,
 )
-from firstlight.intrinsic.submodular.items import ExploredTiles, Field, Items, SeenCells
+from firstlight.intrinsic.submodular.items import (
+    Binned,
+    ExploredTiles,
+    Field,
+    Items,
+    SeenCells,
+)
 from firstlight.intrinsic.submodular.logdet import DDesign, LogDet
 from firstlight.intrinsic.submodular.own import Own
 
 __all__ = [
+    "Binned",
     "Collection",
     "Coverage",
     "DDesign",

@@ -17,7 +17,7 @@ class Coverage(SetFunction):
     """``F(S) = sum of w(cell) over the union of the cells that the items of S cover``.
 
     An item is a list of cells [C], negative where it is none; with `senses` it is the number of a
-    place, which covers the cells of that row.
+    place, which covers the cells of that row, or nothing where it is negative.
 
     Args:
         num_cells: how many cells there are.
@@ -68,7 +68,8 @@ class Coverage(SetFunction):
         if self.senses is None:
             cells = self._check(items)
         else:
-            cells = self.senses[checked_index(items, len(self.senses), "place")]
+            places = checked_index(items.clamp(min=0), len(self.senses), "place")
+            cells = torch.where(items[:, None] < 0, -1, self.senses[places])
         gain = torch.empty(len(rows), dtype=torch.float64)
         covered, weights = self.covered.numpy(), self.weights.numpy()
         cover(covered, rows.numpy(), cells.contiguous().numpy(), weights, write, gain.numpy())

@@ -62,6 +62,45 @@ class Field:
         return (field * torch.tensor(strides, device=field.device)).sum(-1)
 
 
+class Binned:
+    """The cell of an even grid in which a body is, such as ``x * cells + y``; -1 outside of it.
+
+    Args:
+        names: of fields of the observation or else of the side channels, which together have one
+            number for each axis.
+        low: where the grid begins, on every axis.
+        high: where it ends.
+        cells: along each axis.
+
+    Raises:
+        ValueError: if there are no names, no cells, or no ground between `low` and `high`.
+
+    >>> ground = Binned(["x", "y"], low=-2, high=2, cells=4)
+    >>> ground({}, {"x": torch.tensor([-2.0, 0.5, 9.0]), "y": torch.tensor([1.5, -0.5, 0.0])})
+    tensor([ 3,  9, -1])
+    """
+
+    def __init__(self, names: Sequence[str], *, low: float, high: float, cells: int):
+        if isinstance(names, str) or not names or low >= high or cells < 1:
+            raise ValueError(
+                f"names {names!r} is a list, low {low} is below high {high}, and cells {cells} is "
+                "at least 1"
+            )
+        self.names, self.low, self.high, self.cells = tuple(names), low, high, cells
+
+    def __call__(self, obs: Obs, info: Obs) -> Tensor:
+        """See `Items`; ValueError if there is no such field."""
+        fields = info | obs
+        if missing := [name for name in self.names if name not in fields]:
+            raise ValueError(f"no field {missing[0]!r}; there are {sorted(fields)}")
+        columns = [fields[name].double() for name in self.names]
+        at = torch.cat([column.view(len(column), -1) for column in columns], 1)  # [R, d]
+        cell = ((at - self.low) * (self.cells / (self.high - self.low))).floor().long()
+        inside = ((cell >= 0) & (cell < self.cells)).all(-1)
+        strides = torch.tensor([self.cells**i for i in reversed(range(cell.shape[-1]))])
+        return torch.where(inside, (cell * strides.to(cell.device)).sum(-1), -1)
+
+
 class SeenCells:
     """The cells that a MiniGrid agent sees, for `Coverage`: [C] int64, -1 for those out of view.
 

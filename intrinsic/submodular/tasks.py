@@ -1,4 +1,4 @@
-"""Set functions of the tabular tasks of Submodular RL (Prajapat et al. 2024), for `Walks`.
+"""Set functions of the tasks of Submodular RL (Prajapat et al. 2024), for `Walks` and `Race`.
 
 Constants are those of the authors' released configuration. What they drew at random and stored (the
 fields, the places of the items) is drawn or laid out anew here, so returns are of the same kind as
@@ -120,15 +120,41 @@ def two_rooms(plan: Sequence[str] = TWO_ROOMS) -> Coverage:
     return Coverage(walls.numel(), senses=senses.masked_fill(hidden, -1))
 
 
-def block(width: int, height: int) -> Tensor:
-    """The cells sensed from each cell: itself, the next in x, the next in y, and that in both.
+def ant() -> Coverage:
+    """Cells of 100 x 100 that an ant has painted: each place paints the 5 x 5 cells around it."""
+    return Coverage(10_000, senses=block(100, 100, -2, 2))
+
+
+def race(cells: int = 1640, cell: float = 0.01, behind: int = 40) -> Coverage:
+    """How much of a track a car of `Race` has covered, in metres; its items are `progress`.
+
+    At each moment it covers the road that lies shortly behind it. That is farther than any step
+    leads, so nothing is left out, and gains add up to how far the car got.
+
+    Args:
+        cells: of the track.
+        cell: metres of one.
+        behind: how many are covered at a time, its own included.
+    """
+    senses = (torch.arange(cells)[:, None] - torch.arange(behind)).clamp(min=-1)
+    return Coverage(cells, weights=torch.full((cells,), cell), senses=senses)
+
+
+def block(width: int, height: int, low: int = 0, high: int = 1) -> Tensor:
+    """The cells sensed from each cell: by default itself, the next in x, in y, and in both.
+
+    Args:
+        width: of the grid.
+        height: of the grid.
+        low: the first cell sensed, in x and in y, counted from the cell itself.
+        high: the last one.
 
     Returns:
-        [width * height, 4] int64, -1 where there is none.
+        [width * height, (high - low + 1)^2] int64, -1 where there is none.
     """
-    at = places(width, height).long()
-    cells = at[:, None] + torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])
-    inside = (cells < torch.tensor([width, height])).all(-1)
+    at, reach = places(width, height).long(), torch.arange(low, high + 1)
+    cells = at[:, None] + torch.cartesian_prod(reach, reach)
+    inside = ((cells >= 0) & (cells < torch.tensor([width, height]))).all(-1)
     return torch.where(inside, cells[..., 0] * height + cells[..., 1], -1)
 
 

@@ -27,6 +27,7 @@ from adapters import (
 
 from firstlight.envs import Chain, GymVec, Isolated, Walks, check_vec, minigrid
 from firstlight.envs.envpool import make
+from firstlight.envs.race import Race
 
 LENGTHS = (2, 3, 5, 8)
 
@@ -41,6 +42,8 @@ BACKENDS = {
     "chain": lambda: Chain(5, length=3, horizon=5),
     "chain, next-step": lambda: Chain(5, length=3, horizon=5, autoreset="next_step"),
     "walks": lambda: Walks(4, width=4, height=3, horizon=7, start=2, slip=0.3),
+    "race": lambda: Race(3, horizon=11),
+    "race, next-step": lambda: Race(3, horizon=11, autoreset="next_step"),
     "gym": lambda: GymVec([cartpole] * 3),
     "gym, in processes": lambda: GymVec([cartpole] * 2, asynchronous=True),
     "gym, nested": lambda: GymVec([Walk] * 3),

@@ -1,0 +1,128 @@
+"""The tasks of Submodular RL in which bodies move through space, and what is measured of them."""
+
+import itertools
+import math
+
+import hydra
+import pytest
+import torch
+
+from firstlight.envs.runner import RandomActor, Runner
+from firstlight.intrinsic.submodular import Binned, Coverage, check_set_function, tasks
+from firstlight.scripts.build import make_modules, make_vec
+from firstlight.scripts.errors import BadInputError
+from firstlight.scripts.gains import gained, measure
+from firstlight.scripts.train import train
+
+SMALL = ("total_steps=40", "eval_episodes=2", "device=cpu", "learner=subpo")
+
+
+def compose(*overrides):
+    with hydra.initialize_config_module("firstlight.conf", version_base="1.3"):
+        return hydra.compose("train", list(overrides))
+
+
+def painted(places):
+    """Cells of 100 x 100 over [-20, 20)^2 that are at most two from one of `places`, by a loop."""
+    cells = set()
+    for x, y in places:
+        i, j = math.floor((x + 20) / 40 * 100), math.floor((y + 20) / 40 * 100)
+        if 0 <= i < 100 and 0 <= j < 100:
+            near = {(i + a, j + b) for a in range(-2, 3) for b in range(-2, 3)}
+            cells |= {(a, b) for a, b in near if 0 <= a < 100 and 0 <= b < 100}
+    return len(cells)
+
+
+def test_the_ant_paints_five_by_five_cells_and_none_off_the_ground():
+    generator = torch.Generator().manual_seed(0)
+    ground = Binned(["at"], low=-20, high=20, cells=100)
+    walks = (torch.rand(30, 12, 2, generator=generator) - 0.5) * 44  # some of it off the ground
+    walks[:10] /= 10  # some on the same cells again
+    value = tasks.ant().value([ground({"at": walk}, {}) for walk in walks])
+    assert value.tolist() == [painted(walk.tolist()) for walk in walks]
+    check_set_function(tasks.ant(), torch.tensor([-1, 0, 1, 102, 5050, 5051, 9999]), trials=60)
+
+
+def test_cells_are_the_same_from_one_field_as_from_one_for_each_axis():
+    at = torch.tensor([[-1.0, 0.9], [0.0, -0.01], [0.99, 0.0], [1.0, 0.0], [-1.1, 0.5]])
+    whole = Binned(["at"], low=-1, high=1, cells=2)({}, {"at": at})
+    split = Binned(["x", "y"], low=-1, high=1, cells=2)({"x": at[:, 0]}, {"y": at[:, 1]})
+    assert whole.tolist() == split.tolist() == [1, 2, 3, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("names", "low", "high", "cells"), [("at", 0, 1, 2), ([], 0, 1, 2), (["at"], 1, 1, 2)]
+)
+def test_ground_that_cannot_be_is_refused(names, low, high, cells):
+    with pytest.raises(ValueError, match="names"):
+        Binned(names, low=low, high=high, cells=cells)
+
+
+def test_a_place_that_is_not_shown_is_named():
+    with pytest.raises(ValueError, match=r"no field 'y'; there are \['x'\]"):
+        Binned(["x", "y"], low=0, high=1, cells=2)({}, {"x": torch.zeros(1)})
+
+
+def test_an_ant_is_paid_what_it_paints_and_nothing_else():
+    """Of a random ant's whole episodes; the reward of the environment has weight 0."""
+    config = compose("experiment=subrl_ant", "env.num_envs=3", "env.max_episode_steps=20")
+    assert config.mixer.terms.reward.weight == 0
+    vec = make_vec(config.env)
+    assert vec.obs_space["obs"].shape == (29,)  # 27, and where it is
+    modules, vec = make_modules(config.intrinsic, vec, 0)
+    rollout = Runner(vec, seed=0).collect(RandomActor(vec.act_space), 60)
+    paid = modules["submodular"].compute(rollout).double()
+    x, y = (rollout.info[f"{axis}_position"] for axis in "xy")
+    episodes = 0
+    for n in range(3):
+        ends = [-1, *(rollout.terminated | rollout.truncated)[:, n].nonzero()[:, 0].tolist()]
+        for before, end in itertools.pairwise(ends):
+            start = before + 1 + int(before >= 0)  # EnvPool's reset has a row of its own
+            walk = [(x[t, n].item(), y[t, n].item()) for t in range(start, end + 2)]
+            worth = painted(walk) - painted(walk[:1])
+            assert paid[start : end + 1, n].sum().item() == pytest.approx(worth)
+            episodes += 1
+    assert episodes >= 6
+    vec.close()
+
+
+def test_what_episodes_are_worth_is_f_however_they_were_paid(tmp_path):
+    """Chains in which F counts the places beyond the start: as far as the episode went."""
+    for modular in ("false", "true"):
+        run = tmp_path / modular
+        config = compose(
+            *(
+                "env=chain",
+                "env.num_envs=2",
+                "env.length=8",
+                "+env.horizon=9",
+                "trainer.num_steps=10",
+                *SMALL,
+            ),
+            *("intrinsic=[submodular]", f"intrinsic.submodular.modular={modular}"),
+            "intrinsic.submodular.function={_target_: "
+            "firstlight.intrinsic.submodular.Coverage, num_cells: 9, senses: "
+            f"{[[i] for i in range(9)]}}}",
+            "intrinsic.submodular.items={_target_: firstlight.intrinsic.submodular.Field, "
+            "name: position}",
+            f"run_dir={run}",
+        )
+        train(config)
+        worth = gained(run, 20, seed=3)
+        assert torch.equal(worth, gained(run, 20, seed=3))
+        assert ((worth >= 0) & (worth <= 8)).all()
+        assert worth.max() > 0
+        said = measure(run)
+        assert 0 < said["value"] < 8
+        assert bool(said["curve"]) == (modular == "false")
+
+
+def test_a_run_without_a_set_function_has_no_gains(tmp_path):
+    train(compose("env=chain", "trainer.num_steps=8", *SMALL, f"run_dir={tmp_path}"))
+    with pytest.raises(BadInputError, match="no run with a submodular reward"):
+        gained(tmp_path, 2, seed=0)
+
+
+def test_nowhere_covers_nothing():
+    pairs = Coverage(3, senses=[[0, 1], [1, 2]])
+    assert pairs.value([torch.tensor([-1]), torch.tensor([-1, 1])]).tolist() == [0, 2]
