@@ -92,7 +92,11 @@ def cells(table: str) -> Iterator[Cell]:
     for block in said.blocks:
         axes = block.seeds, block.tasks, block.methods, block.get("trials", [""])
         for seed, task, method, trial in itertools.product(*axes):
-            overrides = [*said.common, *said.tasks[task].overrides, *said.methods[method].overrides]
+            overrides = [
+                *said.get("common", []),
+                *said.tasks[task].overrides,
+                *said.methods[method].overrides,
+            ]
             own = said.methods[method].get("tasks", {}).get(task, [])
             threshold = said.tasks[task].get("threshold")
             cell = Cell(
