@@ -58,7 +58,7 @@ def panels(table: str, groups: Groups, columns: int = 4) -> str:
     Args:
         table: name of the picture.
         groups: the lines.
-        columns: panels in a row.
+        columns: panels in a row, at most.
 
     Returns:
         The path beside the page.
@@ -70,6 +70,7 @@ def panels(table: str, groups: Groups, columns: int = 4) -> str:
 
     tasks = list(dict.fromkeys(task for task, _, _ in groups))
     colours = {m: f"C{i}" for i, m in enumerate(dict.fromkeys(m for _, m, _ in groups))}
+    columns = max(min(columns, len(tasks)), 2)  # the names of the methods need some room
     rows = -(-len(tasks) // columns)
     size = (2.7 * columns, 2.3 * rows + 0.4)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
