@@ -30,21 +30,19 @@ def gained(run: Path, episodes: int, seed: int) -> Tensor:
     """
     import torch
 
-    from firstlight.agents.agent import load
     from firstlight.agents.evaluation import frozen
     from firstlight.envs.runner import Runner
     from firstlight.intrinsic import Submodular
-    from firstlight.scripts.build import make_modules, make_vec
+    from firstlight.scripts.build import make_modules
     from firstlight.scripts.evaluate import read_config
+    from firstlight.scripts.paths import newest
 
-    config = read_config(run, ())
-    vec = make_vec(config.env, num_envs=episodes)
-    modules, vec = make_modules(config.intrinsic, vec, seed)
+    vec, policy = newest(run, episodes)
+    modules, vec = make_modules(read_config(run, ()).intrinsic, vec, seed)
     module = next((m for m in modules.values() if isinstance(m, Submodular)), None)
     if module is None:
         raise BadInputError(f"{run} is no run with a submodular reward")
     module.modular = False
-    policy = load(run, which="newest").policy  # "best" goes by the return, which is another's
     worth, playing = torch.zeros(episodes, dtype=torch.float64), torch.ones(episodes).bool()
     runner = Runner(vec, seed=seed)
     with frozen(policy):
