@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,62 +16,46 @@ if TYPE_CHECKING:
     from firstlight.agents.trainer import Trainer
 
 
-class Lifetime:
-    """While inside, a run is running; however it ends, ``status.json`` says so.
+@contextmanager
+def lifetime(run: Trainer) -> Iterator[Callable[[], None]]:
+    """While inside, `run` is running; however it ends, ``status.json`` says so.
 
-    An error that means "out of memory" saves the run first, and leaves as a MemoryError if torch
-    has no better name for it.
-
-    Args:
-        run: with its directory, if it has one.
+    Gives a function to call after each iteration: if a signal has come, it saves and does what the
+    signal asks for. An error that means "out of memory" saves the run first, and leaves as a
+    MemoryError if torch has no better name for it.
     """
+    ended: str | None = None
 
-    def __init__(self, run: Trainer):
-        self.run, self._signals, self._ended = run, Signals(), ""
-
-    def __enter__(self) -> Lifetime:
-        self._signals.__enter__()
-        self._tell("running")
-        return self
-
-    def heed(self) -> None:
-        """After an iteration: if a signal has come, save and do what it asks for."""
-        if self._signals.received is None:
-            return
-        self.run.save()
-        self._ended = signal.Signals(self._signals.received).name
-        self._tell("interrupted", self._ended)
-        self._signals.obey()
-        self._ended = ""  # whoever was told wants it to go on
-        self._tell("running")
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            if error is None:
-                self._tell("finished")
-            self._signals.__exit__(kind, error, trace)
-            if error is not None:
-                self._fail(error)
-        finally:
-            if self.run.dir is not None:
-                self.run.dir.close()
-
-    def _fail(self, error: BaseException) -> None:
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-        why = self._ended or f"{type(error).__name__}: {error}"
-        self._tell("interrupted" if interrupted else "failed", why)
-        if is_out_of_memory(error):
-            self.run.save()
-            if not isinstance(error, MemoryError | torch.OutOfMemoryError):
-                raise MemoryError(str(error)) from error  # torch has no name for it on the CPU
-
-    def _tell(self, status: str, error: str | None = None) -> None:
-        run = self.run
+    def tell(status: str, error: str | None = None) -> None:
         if run.dir is not None:
             mode = "barrier" if run.barrier else run.runner.resume
             run.dir.status(status, run.steps, error, mode)
+
+    def heed() -> None:
+        nonlocal ended
+        if signals.received is None:
+            return
+        run.save()
+        ended = signal.Signals(signals.received).name
+        tell("interrupted", ended)
+        signals.obey()
+        ended = None  # whoever was told wants it to go on
+        tell("running")
+
+    try:
+        with Signals() as signals:
+            tell("running")
+            yield heed
+            tell("finished")
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+        why = ended or f"{type(error).__name__}: {error}"
+        tell("interrupted" if interrupted else "failed", why)
+        if is_out_of_memory(error):
+            run.save()
+            if not isinstance(error, MemoryError | torch.OutOfMemoryError):
+                raise MemoryError(str(error)) from error  # torch has no name for it on the CPU
+        raise
+    finally:
+        if run.dir is not None:
+            run.dir.close()

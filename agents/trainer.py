@@ -14,7 +14,7 @@ from torch import nn
 from firstlight.agents.episodes import EpisodeStatistics
 from firstlight.agents.guards import Guard, check_state, whole
 from firstlight.agents.learner import Learner
-from firstlight.agents.lifetime import Lifetime
+from firstlight.agents.lifetime import lifetime
 from firstlight.agents.policy import Policy
 from firstlight.agents.run import Callback, Last, Metrics
 from firstlight.agents.run_dir import RunDirectory
@@ -125,12 +125,12 @@ class Trainer:
         """
         self.total_steps, self.stopping = total_steps, False
         callbacks = list(callbacks)
-        with Lifetime(self) as lifetime:
+        with lifetime(self) as heed:
             if self.dir is not None:
                 self.dir.open()
             while self.steps < total_steps and not self.stopping:
                 self._advance(callbacks)
-                lifetime.heed()
+                heed()
             self.save(last=True)
 
     def iterate(self) -> Metrics:

@@ -39,7 +39,7 @@ class Track:
         curvature: [S] 1 / m, positive to the left.
 
     Raises:
-        ValueError: for fewer than three corners, or arcs that do not fit on the edges.
+        ValueError: for fewer than three corners, or arcs that leave nothing of an edge.
 
     >>> track = Track([(0, 0, 1), (4, 0, 1), (4, 4, 1), (0, 4, 1)], length=None)
     >>> round(track.length - 2 * np.pi, 6), track.position(np.array([2.0]), np.array([0.5]))
@@ -58,8 +58,8 @@ class Track:
         turn = (angle - np.roll(angle, 1) + np.pi) % (2 * np.pi) - np.pi  # at each corner
         cut = radius * np.tan(np.abs(turn) / 2)  # of the edges, by the arc
         straight = side - cut - np.roll(cut, -1)
-        if (radius <= 0).any() or (straight < 0).any():
-            raise ValueError("arcs have a radius above 0 and fit on the polygon's edges")
+        if (radius <= 0).any() or (straight <= 0).any():
+            raise ValueError("arcs have a radius above 0 and leave something of the edges straight")
         arc = np.roll(radius * np.abs(turn), -1)  # the one after each straight
         long = np.stack([straight, arc], 1).ravel()
         bend = np.stack([0 * straight, np.roll(np.sign(turn) / radius, -1)], 1).ravel()

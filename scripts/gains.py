@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from firstlight.scripts.errors import BadInputError
@@ -61,16 +62,21 @@ def measure(run: Path) -> dict[str, Any]:
 
     Returns:
         `value`, the mean of F less that of the start, and with marginal gains the `curve` of it in
-        training (else the reward is no F, and there is none).
+        training (else the reward is no F, and there is none). That is an estimate, the gain of a
+        step times the steps of an episode, each a mean over a twentieth of the run: a rollout may
+        be much shorter than an episode.
     """
     from firstlight.envs.seeding import derive
     from firstlight.scripts.evaluate import read_config
-    from firstlight.scripts.learning import curve_of
 
     config = read_config(run, ())
     worth = gained(run, 100, derive(config.seed, "evaluate"))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    raw, length = "reward/submodular/raw", "rollout/length_mean"  # means over moves, over episodes
-    sums = [{**e, "F": e[raw] * e[length]} for e in lines if raw in e and length in e]
-    curve = [] if config.intrinsic.submodular.get("modular") else curve_of(sums, "F")
-    return {"value": float(worth.mean()), "curve": curve}
+    raw, length = "reward/submodular/raw", "rollout/length_mean"
+    known = [(e["step"], e[raw], e[length]) for e in lines if raw in e and length in e]
+    size, curve = -(-len(known) // 20), []
+    for part in (known[i : i + size] for i in range(0, len(known), size or 1)):
+        steps, gains, lengths = zip(*part, strict=True)
+        curve.append([steps[-1], round(fmean(gains) * fmean(lengths), 4)])
+    modular = config.intrinsic.submodular.get("modular")
+    return {"value": float(worth.mean()), "curve": [] if modular else curve}

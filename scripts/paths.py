@@ -52,8 +52,8 @@ class Walked:
         return float(self.module.function.value([self.items[[self.vec.start]]]))
 
 
-def walk(run: Path, episodes: int, seed: int) -> Walked:
-    """Let the newest checkpoint of `run` walk `episodes` times.
+def walk(run: Path, vec: VecEnv, policy: Policy, seed: int) -> Walked:
+    """Let `policy` walk once in each of the environments of `run`.
 
     Raises:
         BadInputError: for a run that is not on `Walks`, or without a submodular reward.
@@ -67,11 +67,11 @@ def walk(run: Path, episodes: int, seed: int) -> Walked:
     from firstlight.scripts.build import make_modules
     from firstlight.scripts.evaluate import read_config
 
-    vec, policy = newest(run, episodes)
+    episodes = vec.num_envs
     modules, _ = make_modules(read_config(run, ()).intrinsic, vec, seed)
     found = [module for module in modules.values() if isinstance(module, Submodular)]
     if not isinstance(vec, Walks) or not found:
-        raise BadInputError(f"{run} is no run on Walks with a submodular reward")
+        raise BadInputError(f"{run} is no run on Walks or Race with a submodular reward")
     with frozen(policy):
         rollout = Runner(vec, seed=seed).collect(policy, vec.horizon)
     start = torch.full((1, episodes), vec.start)
@@ -129,7 +129,7 @@ def measure(run: Path) -> dict[str, Any]:
     from firstlight.scripts.learning import curve_of
 
     config = read_config(run, ())
-    walked = walk(run, 100, derive(config.seed, "evaluate"))
+    walked = walk(run, *newest(run, 100), derive(config.seed, "evaluate"))
     curve: list[list[float]] = []
     if not walked.module.modular:
         lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
@@ -149,7 +149,7 @@ def paths(run: Path, out: Path, episodes: int, seed: int) -> dict[str, Any]:
     vec, policy = newest(run, episodes)
     if isinstance(vec, Race):
         return races(vec, policy, out, seed)
-    walked = walk(run, episodes, seed)
+    walked = walk(run, vec, policy, seed)
     worth = walked.worth()
     draw(walked, out)
     return {

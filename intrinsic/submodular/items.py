@@ -66,35 +66,40 @@ class Binned:
     """The cell of an even grid in which a body is, such as ``x * cells + y``; -1 outside of it.
 
     Args:
-        names: of fields of the observation or else of the side channels, which together have one
-            number for each axis.
+        name: of a field of the observation, or else of the side channels, that has coordinates.
         low: where the grid begins, on every axis.
         high: where it ends.
         cells: along each axis.
+        columns: which of the field's numbers are the coordinates; default all.
 
     Raises:
-        ValueError: if there are no names, no cells, or no ground between `low` and `high`.
+        ValueError: if there are no columns, no cells, or no ground between `low` and `high`.
 
-    >>> ground = Binned(["x", "y"], low=-2, high=2, cells=4)
-    >>> ground({}, {"x": torch.tensor([-2.0, 0.5, 9.0]), "y": torch.tensor([1.5, -0.5, 0.0])})
+    >>> ground = Binned("at", low=-2, high=2, cells=4)
+    >>> ground({}, {"at": torch.tensor([[-2.0, 1.5], [0.5, -0.5], [9.0, 0.0]])})
     tensor([ 3,  9, -1])
     """
 
-    def __init__(self, names: Sequence[str], *, low: float, high: float, cells: int):
-        if isinstance(names, str) or not names or low >= high or cells < 1:
+    def __init__(
+        self,
+        name: str,
+        *,
+        low: float,
+        high: float,
+        cells: int,
+        columns: Sequence[int] | None = None,
+    ):
+        if low >= high or cells < 1 or (columns is not None and not columns):
             raise ValueError(
-                f"names {names!r} is a list, low {low} is below high {high}, and cells {cells} is "
-                "at least 1"
+                f"low {low} is below high {high}, cells {cells} is at least 1, and columns "
+                f"{columns} are some"
             )
-        self.names, self.low, self.high, self.cells = tuple(names), low, high, cells
+        self.field, self.low, self.high, self.cells = Field(name), low, high, cells
+        self.columns = slice(None) if columns is None else list(columns)
 
     def __call__(self, obs: Obs, info: Obs) -> Tensor:
         """See `Items`; ValueError if there is no such field."""
-        fields = info | obs
-        if missing := [name for name in self.names if name not in fields]:
-            raise ValueError(f"no field {missing[0]!r}; there are {sorted(fields)}")
-        columns = [fields[name].double() for name in self.names]
-        at = torch.cat([column.view(len(column), -1) for column in columns], 1)  # [R, d]
+        at = self.field(obs, info).double()[:, self.columns]  # [R, d]
         cell = ((at - self.low) * (self.cells / (self.high - self.low))).floor().long()
         inside = ((cell >= 0) & (cell < self.cells)).all(-1)
         strides = torch.tensor([self.cells**i for i in reversed(range(cell.shape[-1]))])

@@ -1,8 +1,9 @@
 """Set functions of the tasks of Submodular RL (Prajapat et al. 2024), for `Walks` and `Race`.
 
-Constants are those of the authors' released configuration. What they drew at random and stored (the
-fields, the places of the items) is drawn or laid out anew here, so returns are of the same kind as
-theirs, but not the same numbers. Cells are numbered ``x * height + y``; the start there is cell 34.
+Constants of the walks are those of the authors' released configuration. What they drew at random
+and stored (the fields, the places of the items) is drawn or laid out anew here, so returns are of
+the same kind as theirs, but not the same numbers. Cells are numbered ``x * height + y``; the start
+there is cell 34.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from firstlight.intrinsic.submodular.collection import Collection
 from firstlight.intrinsic.submodular.coverage import Coverage
+from firstlight.intrinsic.submodular.facility import FacilityLocation
 from firstlight.intrinsic.submodular.gaussian_process import Matern, Rbf, gp_mean, gp_sample
 from firstlight.intrinsic.submodular.logdet import LogDet
 
@@ -125,19 +127,17 @@ def ant() -> Coverage:
     return Coverage(10_000, senses=block(100, 100, -2, 2))
 
 
-def race(cells: int = 1640, cell: float = 0.01, behind: int = 40) -> Coverage:
-    """How much of a track a car of `Race` has covered, in metres; its items are `progress`.
+def race(cells: int = 1640, cell: float = 0.01) -> FacilityLocation:
+    """How far a car of `Race` has got, in metres; its items are `progress`.
 
-    At each moment it covers the road that lies shortly behind it. That is farther than any step
-    leads, so nothing is left out, and gains add up to how far the car got.
+    A single client that is served by the farthest place: gains are progress beyond it, and a place
+    alone is worth its s, as in the released code.
 
     Args:
         cells: of the track.
         cell: metres of one.
-        behind: how many are covered at a time, its own included.
     """
-    senses = (torch.arange(cells)[:, None] - torch.arange(behind)).clamp(min=-1)
-    return Coverage(cells, weights=torch.full((cells,), cell), senses=senses)
+    return FacilityLocation(cell * torch.arange(cells, dtype=torch.float64)[None])
 
 
 def block(width: int, height: int, low: int = 0, high: int = 1) -> Tensor:

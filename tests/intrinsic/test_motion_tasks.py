@@ -35,7 +35,7 @@ def painted(places):
 
 def test_the_ant_paints_five_by_five_cells_and_none_off_the_ground():
     generator = torch.Generator().manual_seed(0)
-    ground = Binned(["at"], low=-20, high=20, cells=100)
+    ground = Binned("at", low=-20, high=20, cells=100)
     walks = (torch.rand(30, 12, 2, generator=generator) - 0.5) * 44  # some of it off the ground
     walks[:10] /= 10  # some on the same cells again
     value = tasks.ant().value([ground({"at": walk}, {}) for walk in walks])
@@ -43,24 +43,21 @@ def test_the_ant_paints_five_by_five_cells_and_none_off_the_ground():
     check_set_function(tasks.ant(), torch.tensor([-1, 0, 1, 102, 5050, 5051, 9999]), trials=60)
 
 
-def test_cells_are_the_same_from_one_field_as_from_one_for_each_axis():
+def test_cells_are_numbered_x_first_and_others_of_the_field_do_not_matter():
     at = torch.tensor([[-1.0, 0.9], [0.0, -0.01], [0.99, 0.0], [1.0, 0.0], [-1.1, 0.5]])
-    whole = Binned(["at"], low=-1, high=1, cells=2)({}, {"at": at})
-    split = Binned(["x", "y"], low=-1, high=1, cells=2)({"x": at[:, 0]}, {"y": at[:, 1]})
-    assert whole.tolist() == split.tolist() == [1, 2, 3, -1, -1]
+    alone = Binned("at", low=-1, high=1, cells=2)({}, {"at": at})
+    among = Binned("body", low=-1, high=1, cells=2, columns=[2, 0])
+    body = torch.stack([at[:, 1], torch.full((5,), 9.0), at[:, 0]], 1)
+    assert alone.tolist() == among({"body": body}, {}).tolist() == [1, 2, 3, -1, -1]
+    assert among({"body": body[:0]}, {}).tolist() == []
 
 
 @pytest.mark.parametrize(
-    ("names", "low", "high", "cells"), [("at", 0, 1, 2), ([], 0, 1, 2), (["at"], 1, 1, 2)]
+    ("low", "high", "cells", "columns"), [(1, 1, 2, None), (0, 1, 0, None), (0, 1, 2, [])]
 )
-def test_ground_that_cannot_be_is_refused(names, low, high, cells):
-    with pytest.raises(ValueError, match="names"):
-        Binned(names, low=low, high=high, cells=cells)
-
-
-def test_a_place_that_is_not_shown_is_named():
-    with pytest.raises(ValueError, match=r"no field 'y'; there are \['x'\]"):
-        Binned(["x", "y"], low=0, high=1, cells=2)({}, {"x": torch.zeros(1)})
+def test_ground_that_cannot_be_is_refused(low, high, cells, columns):
+    with pytest.raises(ValueError, match="is below high"):
+        Binned("at", low=low, high=high, cells=cells, columns=columns)
 
 
 def test_an_ant_is_paid_what_it_paints_and_nothing_else():
@@ -72,13 +69,15 @@ def test_an_ant_is_paid_what_it_paints_and_nothing_else():
     modules, vec = make_modules(config.intrinsic, vec, 0)
     rollout = Runner(vec, seed=0).collect(RandomActor(vec.act_space), 60)
     paid = modules["submodular"].compute(rollout).double()
-    x, y = (rollout.info[f"{axis}_position"] for axis in "xy")
+    place = rollout.obs["obs"][..., :2]
+    assert (rollout.info["x_position"][rollout.is_first] == 0).all()  # where it is not: a trap
+    assert (place[rollout.is_first] != 0).all()
     episodes = 0
     for n in range(3):
         ends = [-1, *(rollout.terminated | rollout.truncated)[:, n].nonzero()[:, 0].tolist()]
         for before, end in itertools.pairwise(ends):
             start = before + 1 + int(before >= 0)  # EnvPool's reset has a row of its own
-            walk = [(x[t, n].item(), y[t, n].item()) for t in range(start, end + 2)]
+            walk = place[start : end + 2, n].tolist()
             worth = painted(walk) - painted(walk[:1])
             assert paid[start : end + 1, n].sum().item() == pytest.approx(worth)
             episodes += 1

@@ -35,8 +35,9 @@ def paid(modular, actor, steps, **env):
 
 def test_the_function_is_that_of_the_track_and_submodular():
     race, function = Race(1), tasks.race()
-    assert function.num_cells == race.cells
-    assert function.weights.sum().item() == pytest.approx(race.finish)
+    assert function.num_facilities == race.cells
+    assert function.value([torch.arange(race.cells)]).item() == pytest.approx(race.finish, abs=CELL)
+    assert function.value([torch.tensor([700, 200, 650])]).item() == pytest.approx(7.0)
     check_set_function(function, torch.arange(0, race.cells, 13), trials=60)
 
 
@@ -65,12 +66,13 @@ def test_an_episode_is_paid_how_far_it_got(autoreset):
     assert max(episodes) > 100
 
 
-def test_modular_pay_is_for_standing_still():
-    """The paper's baseline: the cell under a car at rest, again and again."""
-    brakes = RandomActor(spaces.Box(np.float32([-1, 0]), np.float32([-1, 0])))
-    for modular, expected in (("false", 0.0), ("true", CELL)):
-        gains, _ = paid(modular, brakes, (5,))
-        assert gains.flatten().tolist() == pytest.approx([expected] * 20)
+def test_modular_pay_is_for_the_place_itself():
+    """The paper's baseline: s at each step, so that a car at rest is paid again and again."""
+    gains, rollouts = paid("true", HASTY, (60,), horizon=100)
+    rollout = rollouts[0]
+    s = rollout.next_info()["progress"] * CELL
+    torch.testing.assert_close(gains[rollout.valid], s[rollout.valid].double(), atol=1e-5, rtol=0)
+    assert gains.max() > 1
 
 
 def test_a_run_learns_is_measured_and_drawn(tmp_path):
