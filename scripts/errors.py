@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
 
 import hydra
@@ -63,12 +64,11 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
         @wraps(task)
         def main() -> None:
-            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-                signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
             before = os.environ.get(_FULL)
             os.environ[_FULL] = "1"  # Hydra then raises its errors instead of printing them
             try:
-                composed()
+                with signals_end():
+                    composed()
             finally:
                 os.environ.pop(_FULL)
                 os.environ.update({} if before is None else {_FULL: before})
@@ -76,6 +76,37 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         return reports_bad_input(main)
 
     return decorate
+
+
+@contextlib.contextmanager
+def signals_end() -> Iterator[None]:
+    """Have SIGINT and SIGTERM end what is inside, whatever becomes of what their handler raises.
+
+    OmegaConf's code, for one, turns it into an error of its own where it is interrupted. Signals
+    that somebody else listens to, or that are ignored, stay so.
+
+    Raises:
+        KeyboardInterrupt: for SIGINT.
+        SystemExit: with status 143, for SIGTERM.
+    """
+    came: list[int] = []
+    heard = {}
+
+    def end(signum: int, frame: FrameType | None = None) -> None:
+        came.append(signum)
+        raise KeyboardInterrupt if signum == signal.SIGINT else SystemExit(128 + signum)
+
+    if threading.current_thread() is threading.main_thread():
+        for name in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(name) in (signal.SIG_DFL, signal.default_int_handler):
+                heard[name] = signal.signal(name, end)
+    try:
+        yield
+    finally:
+        for name, handler in heard.items():
+            signal.signal(name, handler)
+        if came:
+            end(came[0])
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from firstlight.scripts import evaluate, train
-from firstlight.scripts.errors import nearest, signals_wait
+from firstlight.scripts.errors import nearest, signals_end, signals_wait
 from firstlight.scripts.train import run_name
 
 SMALL = (
@@ -649,5 +649,36 @@ def test_signals_wait_for_imports(name):
         assert heard == [number]
         signal.raise_signal(number)
         assert heard == [number] * 2
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize(("name", "ends"), [("SIGINT", KeyboardInterrupt), ("SIGTERM", SystemExit)])
+@pytest.mark.parametrize("meanwhile", ["nothing", "an error", "silence"])
+def test_signals_end_whatever_is_made_of_them(name, ends, meanwhile):
+    """As in a config library that puts an error of its own in place of what a handler raises."""
+
+    @signals_end()
+    def compose():
+        try:
+            signal.raise_signal(number)
+        except BaseException as error:
+            if meanwhile == "nothing":
+                raise
+            if meanwhile == "an error":
+                raise AttributeError("half written") from error
+
+    number = signal.Signals[name]
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with pytest.raises(ends) as raised:
+            compose()
+        assert name == "SIGINT" or raised.value.code == 128 + number
+        assert signal.getsignal(number) is signal.default_int_handler
+        with signals_end():  # nothing came
+            pass
+        signal.signal(number, signal.SIG_IGN)
+        with signals_end():
+            signal.raise_signal(number)
     finally:
         signal.signal(number, before)
