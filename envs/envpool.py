@@ -14,6 +14,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
+from firstlight.envs.envpool_threads import Freed, threads, wait_asleep
 from firstlight.envs.isolated import Isolated
 from firstlight.envs.seeding import derive_many
 from firstlight.envs.types import Obs, Point, Step, map_obs
@@ -99,8 +100,8 @@ class EnvPoolVec:
         self.num_envs, self.success_threshold = num_envs, success_threshold
         self._make = {"task_id": id, "num_envs": num_envs, "num_threads": num_threads, **options}
         self._rendering = False
-        self._seed = 0
-        self._pool = self._build(0)
+        self._pool: Any = Freed()
+        self._build(0)
         players = self._pool.config["max_num_players"]
         if players > 1:
             raise ValueError(f"{id} has {players} players in each environment, expected one")
@@ -135,9 +136,7 @@ class EnvPoolVec:
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
         """Begin an episode everywhere, on a pool built from `seed` if one is given."""
         if seed is not None:
-            self._seed = seed
-            self._pool.close()
-            self._pool = self._build(seed)
+            self._build(seed)
         self._pool._reset(self._env_ids)
         self._over = np.zeros(self.num_envs, bool)
         now = self._shown(self._pool._recv())
@@ -206,16 +205,25 @@ class EnvPoolVec:
         self.reset(self._seed)
 
     def close(self) -> None:
-        """Free the pool."""
-        self._pool.close()
+        """Free the pool. May be called again."""
+        if not isinstance(self._pool, Freed):
+            wait_asleep(self._threads)
+            self._pool = Freed()
 
-    def _build(self, seed: int) -> Any:
+    def __del__(self) -> None:
+        if "_pool" in self.__dict__:
+            self.close()
+
+    def _build(self, seed: int) -> None:
+        self.close()
+        self._seed = seed
         seeds = [int(s) for s in derive_many(seed, "envpool", self.num_envs)]
         mode = {"render_mode": "rgb_array"} if self._rendering else {}
-        pool: Any = envpool.make_gymnasium(**self._make, **mode, seed=seeds)
-        if pool.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
-            raise ValueError(f"this EnvPool resets in another way: {pool.metadata}")
-        return pool
+        before = threads()
+        self._pool = envpool.make_gymnasium(**self._make, **mode, seed=seeds)
+        self._threads = threads() - before
+        if self._pool.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
+            raise ValueError(f"this EnvPool resets in another way: {self._pool.metadata}")
 
     def _shown(self, fields: list[np.ndarray]) -> tuple[Obs, Obs]:
         """Observations and side channels among what EnvPool's C++ answers."""

@@ -1,7 +1,11 @@
 """EnvPool as a vector: idle rows, ends, seeds, and what must never reach C++."""
 
+import functools
+import hashlib
 import subprocess
 import sys
+import threading
+import time
 
 import envpool
 import numpy as np
@@ -9,8 +13,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from firstlight.envs import minigrid
+from firstlight.envs import envpool_threads, minigrid
 from firstlight.envs.envpool import EnvPoolVec
+from firstlight.envs.envpool_threads import threads, wait_asleep
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.seeding import derive_many
 from firstlight.envs.types import Step, check
@@ -336,10 +341,78 @@ def test_pictures():
     assert np.array_equal(vec.render(1), first)
 
 
-def test_closing_twice():
+def test_closing_frees_the_pool_and_may_be_repeated():
+    make().close()  # what a family starts once
+    before = threads()
     vec = make()
+    vec.reset(0)
+    assert threads() > before
     vec.close()
     vec.close()
+    assert threads() == before
+    with pytest.raises(ValueError, match="closed"):
+        vec.reset()
+    with pytest.raises(ValueError, match="closed"):
+        vec.step(torch.tensor([6, 6, 6]))
+    vec.reset(1)  # builds another
+    assert threads() > before
+    del vec
+    assert threads() == before
+
+
+class Sleepless:
+    """Stands for the pool; keeps in `freed` how often its thread was looked at before."""
+
+    def __init__(self, looks, freed):
+        self.looks, self.freed = looks, freed
+
+    def __del__(self):
+        self.freed.append(len(self.looks))
+
+
+@pytest.mark.parametrize("free", ["close", "reset", "__del__"])
+def test_a_pool_is_freed_only_when_its_threads_sleep(free, monkeypatch):
+    """Or it might wait for ever for a buffer that its thread no longer makes; see `wait_asleep`."""
+    vec, looks, freed = make(), [], []
+    vec.close()
+    vec._pool, vec._threads = Sleepless(looks, freed), [7]
+    states = iter("RRDRS")
+    monkeypatch.setattr(envpool_threads, "_state", lambda id: looks.append(id) or next(states))
+    getattr(vec, free)(*[0] * (free == "reset"))
+    assert freed == [5]
+    assert looks == [7] * 5
+    monkeypatch.undo()
+    vec.close()
+
+
+def test_threads_are_seen_working_and_asleep():
+    """Hashing lets go of Python's lock."""
+    task = functools.partial(hashlib.pbkdf2_hmac, "sha256", b"", b"", 5_000_000)
+    thread = threading.Thread(target=task)
+    thread.start()
+    while envpool_threads._state(thread.native_id) != "R":
+        time.sleep(0.001)
+    assert not wait_asleep([thread.native_id], seconds=0.05)
+    thread.join()
+    assert wait_asleep([thread.native_id])  # it is gone
+    idle = threading.Event()
+    thread = threading.Thread(target=idle.wait)
+    thread.start()
+    assert wait_asleep([thread.native_id])
+    idle.set()
+    thread.join()
+
+
+def test_a_script_that_closes_nothing_ends():
+    code = (
+        "from firstlight.envs.envpool import EnvPoolVec\n"
+        f"vec = EnvPoolVec({EMPTY!r}, num_envs=2, num_threads=1)\n"
+        "vec.reset(0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_it_cannot_be_set_back_and_says_so():
