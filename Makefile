@@ -1,6 +1,7 @@
 # `make` alone lists what there is.
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 EXTRAS ?= dev
+WORKERS ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -40,8 +41,8 @@ lint: $(STAMP)  ## check style, format and spelling
 types: $(STAMP)  ## check types
 	$(BIN)/mypy
 
-test: lint types $(GAMES)  ## run lint, types, the tests and the examples in docstrings
-	$(PYTEST) --doctest-modules tests src/firstlight
+test: lint types $(GAMES)  ## run lint, types, the tests and the examples in docstrings (WORKERS=2)
+	$(PYTEST) -n $(WORKERS) --dist worksteal --doctest-modules tests src/firstlight
 
 docs: $(GAMES)  ## run the examples in docstrings
 	$(PYTEST) --doctest-modules src/firstlight

@@ -72,20 +72,31 @@ def logged(run_dir):
     ]
 
 
-def gone(group, seconds=5.0):
-    """Whether no process of a group is left, soon."""
+def soon(holds, seconds=5.0):
+    """Whether `holds()` comes true."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def gone(group):
+    """Whether no process of a group is left, soon."""
+
+    def is_gone():
         try:
             os.killpg(group, 0)
         except ProcessLookupError:
             return True
-        time.sleep(0.05)
-    return False
+        return False
+
+    return soon(is_gone)
 
 
 def shared_memory():
-    """What Python and torch left there; other programs may use it too."""
+    """What Python and torch left there; other programs use it too, for a while."""
     ours = ("pym-", "psm_", "torch_")
     return {name for name in os.listdir("/dev/shm") if name.startswith(ours)}
 
@@ -179,7 +190,7 @@ def test_a_signal_at_any_moment_saves_and_leaves_nothing_behind(soak, name, stat
         assert told.resume == "replay"
         saved = checkpoint.load(checkpoint.newest(run_dir / "checkpoints"))
         assert saved["steps"] == told.step == lines(run_dir)[-1]["step"]
-    assert shared_memory() <= shared
+    assert soon(lambda: shared_memory() <= shared)
     soak.found["slowest_seconds"] = round(slowest, 2)
 
 
@@ -261,7 +272,7 @@ def test_workers_do_not_outlive_a_run_that_was_killed(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=10)
     assert gone(process.pid)
-    assert shared_memory() <= shared
+    assert soon(lambda: shared_memory() <= shared)
 
 
 SLOW = """
@@ -567,6 +578,6 @@ def test_a_long_run_neither_grows_nor_leaks(words, soak, tmp_path):
     per_minute = growth / (minutes * 2 / 3 / 2)
     soak.found |= {"mb_per_minute": round(per_minute, 3), "mb": round(resident[-1])}
     assert gone(process.pid)
-    assert shared_memory() <= shared
+    assert soon(lambda: shared_memory() <= shared)
     assert max(files) - min(files) <= 2  # one that is being written
     assert per_minute < 1 if soak.full else growth < 30
