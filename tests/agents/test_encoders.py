@@ -1,10 +1,6 @@
 """Encoders against plain sums over one-hot codes, on every path that computes them."""
 
-import os
-import subprocess
-import sys
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +9,7 @@ from gymnasium import spaces
 from minigrid.core import world_object
 from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
 from torch import nn
+from uncompiled import compiled, passes_uncompiled
 
 from firstlight.agents.encoders import MLP, Flat, Grid, Pixel, TwinMLP, auto
 from firstlight.agents.encoders.grid import cell_ids
@@ -292,17 +289,9 @@ def test_lookup_is_its_plain_twin():
     assert (table[0] == -1).all()  # so that a cell out of view may be passed over
 
 
-@pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="this is that run")
+@compiled
 def test_kernels_pass_uncompiled_too():
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "pytest", "-q", "-k", "kernels or lookup", __file__],
-        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    assert "5 passed" in done.stdout
+    passes_uncompiled(__file__, "kernels or lookup", count=5)
 
 
 def test_a_grid_has_three_channels():

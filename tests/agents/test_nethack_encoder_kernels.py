@@ -1,15 +1,12 @@
 """NetHack's look-ups against plain loops, and against torch's convolutions."""
 
-import os
-import subprocess
-import sys
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from uncompiled import compiled, passes_uncompiled
 
 from firstlight.agents.encoders import NetHack
 from firstlight.agents.encoders.nethack_kernels import (
@@ -161,14 +158,6 @@ def test_kernels_read_the_best_window():
     assert float((tensor.grad * tensor.detach()).sum()) == pytest.approx(best.sum(), rel=1e-4)
 
 
-@pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="this is that run")
+@compiled
 def test_they_pass_uncompiled_too():
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "pytest", "-q", "-k", "kernels_", __file__],
-        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    assert "4 passed" in done.stdout
+    passes_uncompiled(__file__, "kernels_", count=4)

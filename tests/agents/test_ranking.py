@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from nested import differing
 
 from firstlight.agents.auxiliaries import Rapid
 from firstlight.agents.auxiliaries.episodes import Episode, OpenEpisodes
@@ -216,17 +217,3 @@ def permuted(rollout, seed):
     return dataclasses.replace(
         rollout, **changes, final_at=final_at, env_ids=rollout.env_ids[order]
     )
-
-
-def differing(a, b, path=""):
-    """The first place in which two nested states differ, or None."""
-    if isinstance(a, torch.Tensor):
-        return None if a.shape == b.shape and torch.equal(a, b) else path
-    if isinstance(a, dict):
-        if a.keys() != b.keys():
-            return path
-        return next((d for k in a if (d := differing(a[k], b[k], f"{path}.{k}"))), None)
-    if isinstance(a, list | tuple):
-        pairs = enumerate(zip(a, b, strict=True))
-        return next((d for i, (x, y) in pairs if (d := differing(x, y, f"{path}.{i}"))), None)
-    return None if a == b else path

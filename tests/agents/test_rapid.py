@@ -5,26 +5,13 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from nested import differing
 
 from firstlight.agents import MLP, PPO, ActorCritic, Trainer, checkpoint
 from firstlight.agents.auxiliaries import Rapid
 from firstlight.agents.guards import copied
 from firstlight.envs import Chain, GymVec, Runner
 from firstlight.intrinsic import Linear, RewardMixer
-
-
-def differing(a, b, path=""):
-    """The first place in which two nested states differ, or None."""
-    if isinstance(a, torch.Tensor):
-        return None if a.shape == b.shape and torch.equal(a, b) else path
-    if isinstance(a, dict):
-        if a.keys() != b.keys():
-            return path
-        return next((d for k in a if (d := differing(a[k], b[k], f"{path}.{k}"))), None)
-    if isinstance(a, list | tuple):
-        pairs = enumerate(zip(a, b, strict=True))
-        return next((d for i, (x, y) in pairs if (d := differing(x, y, f"{path}.{i}"))), None)
-    return None if a == b else path
 
 
 def make_learner(vec, seed=0, auxiliaries=(), **options):

@@ -1,8 +1,5 @@
 """Our own MiniGrid against the Python package's: levels, rules, views; then seeds and state."""
 
-import os
-import subprocess
-import sys
 import warnings
 from collections import deque
 
@@ -11,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from minigrid.core.grid import Grid
+from uncompiled import compiled, passes_uncompiled
 
 from firstlight.envs.cells import (
     BALL,
@@ -292,13 +290,10 @@ def test_kernel_draws_are_their_plain_twin_and_spread_evenly():
     assert ((counts - 1000) ** 2 / 1000).sum() < 22.5  # chi-square, 6 degrees, p = 0.001
 
 
+@compiled
 def test_kernels_pass_uncompiled_too():
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
     chosen = "kernel_light or kernel_draws or (kernel_levels and (N2 or 5x5 or S3R1 or 1Q))"
-    arguments = ("-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, __file__)
-    command = [sys.executable, *arguments, "-W", "ignore:overflow:RuntimeWarning"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert "7 passed" in done.stdout, done.stdout + done.stderr
+    passes_uncompiled(__file__, chosen, count=7)
 
 
 def test_codes_and_bytes_are_each_others_inverse():

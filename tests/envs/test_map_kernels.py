@@ -1,14 +1,12 @@
 """Every moment that a map memory shows, against plain loops over recorded episodes."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from slow_map import Episode, Played, episodes_of
+from uncompiled import compiled, passes_uncompiled
 
 from firstlight.envs.map_memory import CHANNELS, MapMemory
 
@@ -97,16 +95,9 @@ def test_any_odd_size_can_be_shown(size):
         same(said[0, 0, t], expected)
 
 
-@pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="this is that run")
+@compiled
 def test_the_same_holds_uncompiled():
-    chosen = ("-k", "plain_loops and next_step or edge", __file__)
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen],
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert "3 passed" in done.stdout, done.stdout + done.stderr
+    passes_uncompiled(__file__, "plain_loops and next_step or edge", count=3)
 
 
 def test_what_came_before_an_episode_changes_nothing_in_it():

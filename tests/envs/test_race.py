@@ -2,13 +2,11 @@
 
 import cmath
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from uncompiled import compiled, passes_uncompiled
 
 from firstlight.envs import check_vec, race_kernels
 from firstlight.envs.race import STRETCH, Race
@@ -376,13 +374,6 @@ def test_bad_tracks_are_refused(corners):
         Track(corners)
 
 
-@pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="this is that run")
+@compiled
 def test_the_same_holds_uncompiled():
-    chosen = ("-k", "plain_loop or constant_speed or brakes", __file__)
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen],
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert "4 passed" in done.stdout, done.stdout + done.stderr
+    passes_uncompiled(__file__, "plain_loop or constant_speed or brakes", count=4)

@@ -1,12 +1,10 @@
-import os
-import subprocess
-import sys
 from collections import Counter
 
 import hand_made
 import numpy as np
 import pytest
 import torch
+from uncompiled import compiled, passes_uncompiled
 
 from firstlight.intrinsic.episodic import EpisodicVisits, VisitTable, hash_rows
 from firstlight.intrinsic.episodic_kernels import count_visits, hash_words, move_entries
@@ -88,12 +86,9 @@ def test_kernel_move_entries_keeps_all():
     assert entries(*new) == dict(zip(pairs, counts.tolist(), strict=True))
 
 
+@compiled
 def test_kernels_pass_uncompiled_too():
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
-    arguments = ("-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "kernel_", __file__)
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert "7 passed" in done.stdout, done.stdout + done.stderr
+    passes_uncompiled(__file__, "kernel_", count=7)
 
 
 @pytest.mark.parametrize(

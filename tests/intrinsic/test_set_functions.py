@@ -3,14 +3,12 @@
 import copy
 import itertools
 import math
-import os
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from uncompiled import compiled, passes_uncompiled
 
 from firstlight.intrinsic.submodular import (
     Collection,
@@ -386,17 +384,9 @@ def test_kernel_cover_is_its_plain_twin():
         assert [set(row.nonzero()[0].tolist()) for row in marked] == sets
 
 
+@compiled
 def test_kernel_agrees_uncompiled():
-    if os.environ.get("NUMBA_DISABLE_JIT") == "1":
-        pytest.skip("this is the uncompiled run")
-    test = f"{__file__}::test_kernel_cover_is_its_plain_twin"
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", test],
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    passes_uncompiled(__file__, "kernel_cover_is_its_plain_twin", count=1)
 
 
 def test_a_disc_of_radius_one_is_a_cell_and_its_neighbours():

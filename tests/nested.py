@@ -1,0 +1,17 @@
+"""Nested states, such as those of a checkpoint, side by side."""
+
+import torch
+
+
+def differing(a, b, path=""):
+    """The first place in which two nested states differ, or None."""
+    if isinstance(a, torch.Tensor):
+        return None if a.shape == b.shape and torch.equal(a, b) else path
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return path
+        return next((d for k in a if (d := differing(a[k], b[k], f"{path}.{k}"))), None)
+    if isinstance(a, list | tuple):
+        pairs = enumerate(zip(a, b, strict=True))
+        return next((d for i, (x, y) in pairs if (d := differing(x, y, f"{path}.{i}"))), None)
+    return None if a == b else path
