@@ -24,6 +24,7 @@ CELL = 0.01
 AHEAD, STRETCH = 12, 0.2  # stretches of road that are shown, and their length in metres
 _DT, _SUBSTEPS = 0.03, 6  # seconds a step, and parts in which it is integrated
 _STEER = 0.35  # rad
+_SHORTEST = 0.1  # m, of a part of the track; in a substep cars get over one border at most
 _UNITS = (2.0, 0.5, 5.0)  # m/s, m/s and rad/s, in which vx, vy and r are shown
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _ARRAYS = ("car", "farthest", "elapsed", "over", "draw")
@@ -58,7 +59,8 @@ class Race:
         autoreset: "same_step" shows the new episode at once, "next_step" spends a call on it.
 
     Raises:
-        ValueError: for numbers out of range, or a road too wide for the tightest bend.
+        ValueError: for numbers out of range, a road too wide for the tightest bend, or a track of
+            parts shorter than 0.1 m.
 
     >>> race = Race(num_envs=2)
     >>> step = race.step(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))  # go, and brake
@@ -89,6 +91,8 @@ class Race:
                 f"num_envs {num_envs} and horizon {horizon} are at least 1, finish {self.finish} "
                 f"is above 0, and half_width {half_width} above 0.1, where cars may start"
             )
+        if (shortest := np.diff(self.track.ends, prepend=0).min()) < _SHORTEST:
+            raise ValueError(f"a part of the track is {shortest:.3f} m long, at least {_SHORTEST}")
         self._tightest = float(np.abs(self.track.curvature).max())
         if half_width * self._tightest > 0.8:
             raise ValueError(

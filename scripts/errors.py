@@ -105,7 +105,7 @@ def signals_end() -> Iterator[None]:
     finally:
         for name, handler in heard.items():
             signal.signal(name, handler)
-        if came:
+        if came and getattr(sys.exc_info()[1], "code", None) != 128 + came[0]:
             end(came[0])
 
 

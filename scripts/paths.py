@@ -2,7 +2,8 @@
 
 Over the grid, darker where a cell alone is worth more. The mean value of the walks, that of a
 greedy walk, a bound that no walk can pass, and on small grids the best walk's are printed as one
-JSON object. Of a `Race` it draws where the cars went, and says how many metres they covered.
+JSON object. Of a `Race` it draws where the cars went, and says how many metres they covered; of
+other bodies whose items are `Binned`, such as ants, where they went, and what that is worth.
 """
 
 from __future__ import annotations
@@ -52,47 +53,21 @@ class Walked:
         return float(self.module.function.value([self.items[[self.vec.start]]]))
 
 
-def walk(run: Path, vec: VecEnv, policy: Policy, seed: int) -> Walked:
-    """Let `policy` walk once in each of the environments of `run`.
-
-    Raises:
-        BadInputError: for a run that is not on `Walks`, or without a submodular reward.
-    """
+def walk(vec: Walks, policy: Policy, module: Submodular, seed: int) -> Walked:
+    """Let `policy` walk once in each of the environments `vec`."""
     import torch
 
     from firstlight.agents.evaluation import frozen
     from firstlight.envs.runner import Runner
-    from firstlight.envs.walks import Walks
-    from firstlight.intrinsic import Submodular
-    from firstlight.scripts.build import make_modules
-    from firstlight.scripts.evaluate import read_config
 
-    episodes = vec.num_envs
-    modules, _ = make_modules(read_config(run, ()).intrinsic, vec, seed)
-    found = [module for module in modules.values() if isinstance(module, Submodular)]
-    if not isinstance(vec, Walks) or not found:
-        raise BadInputError(f"{run} is no run on Walks or Race with a submodular reward")
     with frozen(policy):
         rollout = Runner(vec, seed=seed).collect(policy, vec.horizon)
-    start = torch.full((1, episodes), vec.start)
+    start = torch.full((1, vec.num_envs), vec.start)
     cells = torch.cat([start, rollout.next_info()["cell"].cpu()]).T
     every = torch.arange(vec.walls.size)
     x = torch.div(every, vec.height, rounding_mode="floor")
     position = torch.stack([x, every % vec.height], 1)
-    items = found[0].items({"cell": every}, {"cell": every, "position": position})
-    return Walked(vec, found[0], items, cells)
-
-
-def newest(run: Path, episodes: int) -> tuple[VecEnv, Policy]:
-    """The environments of `run`, one for each of `episodes`, and the newest policy."""
-    from firstlight.agents.agent import load
-    from firstlight.scripts.build import make_vec
-    from firstlight.scripts.evaluate import read_config
-
-    if episodes < 1:
-        raise BadInputError(f"--episodes {episodes}: it is at least 1")
-    vec = make_vec(read_config(run, ()).env, num_envs=episodes)
-    return vec, load(run, which="newest").policy  # "best" goes by the return, which is another's
+    return Walked(vec, module, module.items({"cell": every}, {"position": position}), cells)
 
 
 def limits(walked: Walked) -> dict[str, float]:
@@ -125,11 +100,16 @@ def measure(run: Path) -> dict[str, Any]:
         the `curve` of F in training (else the reward is no F, and there is none).
     """
     from firstlight.envs.seeding import derive
+    from firstlight.envs.walks import Walks
     from firstlight.scripts.evaluate import read_config
+    from firstlight.scripts.gains import rated
     from firstlight.scripts.learning import curve_of
 
-    config = read_config(run, ())
-    walked = walk(run, *newest(run, 100), derive(config.seed, "evaluate"))
+    seed = derive(read_config(run, ()).seed, "evaluate")
+    vec, policy, module = rated(run, 100, seed)
+    if not isinstance(vec, Walks):
+        raise BadInputError(f"{run} is no run on Walks")
+    walked = walk(vec, policy, module, seed)
     curve: list[list[float]] = []
     if not walked.module.modular:
         lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
@@ -138,27 +118,28 @@ def measure(run: Path) -> dict[str, Any]:
 
 
 def paths(run: Path, out: Path, episodes: int, seed: int) -> dict[str, Any]:
-    """Draw `episodes` walks of the newest checkpoint of `run` into `out`.
+    """Draw `episodes` of the newest checkpoint of `run` into `out`.
 
     Returns:
-        Values of F, less that of the start: `value_mean`, `value_max`, and those of `limits`. Of a
-        race `covered_mean` and `covered_max` in metres, and the `finish`.
+        Values of F, less that of the start: `value_mean`, `value_max`, and of walks those of
+        `limits`. Of a race `covered_mean` and `covered_max` in metres, and the `finish`.
     """
     from firstlight.envs.race import Race
+    from firstlight.envs.walks import Walks
+    from firstlight.scripts.gains import gained, rated
 
-    vec, policy = newest(run, episodes)
+    vec, policy, module = rated(run, episodes, seed)
+    told: dict[str, Any] = {"episodes": episodes, "picture": str(out)}
     if isinstance(vec, Race):
-        return races(vec, policy, out, seed)
-    walked = walk(run, vec, policy, seed)
-    worth = walked.worth()
-    draw(walked, out)
-    return {
-        "value_mean": float(worth.mean()),
-        "value_max": float(worth.max()),
-        **limits(walked),
-        "episodes": episodes,
-        "picture": str(out),
-    }
+        return races(vec, policy, out, seed) | told
+    if isinstance(vec, Walks):
+        walked = walk(vec, policy, module, seed)
+        draw(walked, out)
+        worth, told = walked.worth(), limits(walked) | told
+    else:
+        bodies(vec, policy, module, out, seed)
+        worth = gained(run, episodes, seed)
+    return {"value_mean": float(worth.mean()), "value_max": float(worth.max()), **told}
 
 
 def draw(walked: Walked, out: Path) -> None:
@@ -221,9 +202,37 @@ def races(race: Race, policy: Policy, out: Path, seed: int) -> dict[str, Any]:
         "covered_mean": float(covered.mean()),
         "covered_max": float(covered.max()),
         "finish": race.finish,
-        "episodes": race.num_envs,
-        "picture": str(out),
     }
+
+
+def bodies(vec: VecEnv, policy: Policy, module: Submodular, out: Path, seed: int) -> None:
+    """Draw where bodies went on the ground that `Binned` divides, an episode each, into `out`.
+
+    Raises:
+        BadInputError: if the items are no places in a plane.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from firstlight.envs.types import map_obs
+    from firstlight.intrinsic.submodular import Binned
+    from firstlight.scripts.gains import first_episodes
+
+    ground = module.items
+    if not isinstance(ground, Binned):
+        raise BadInputError(
+            "only items that are places, as on Walks, of Race and of Binned, have paths"
+        )
+    figure, axis = plt.subplots(figsize=(6, 6))
+    for rollout, rows in first_episodes(vec, policy, seed):
+        fields = (map_obs(lambda f: f[:-1].flatten(0, 1), f) for f in (rollout.obs, rollout.info))
+        at = ground.places(*fields).unflatten(0, rows.shape)  # [T, N, d]
+        for n in rows.any(0).nonzero()[:, 0].tolist():
+            axis.plot(*at[rows[:, n], n, :2].T, color="indigo", lw=1, alpha=0.5)
+    axis.set(xlim=(ground.low, ground.high), ylim=(ground.low, ground.high), aspect="equal")
+    _save(figure, out)
 
 
 def _save(figure: Any, out: Path) -> None:

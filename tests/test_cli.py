@@ -27,6 +27,7 @@ SMALL = (
 KEYS = ["return_mean", "return_std", "success_rate", "episodes", "length_mean"]
 KEYS += ["env", "step", "seed"]
 OUTSIDE = """
+import signal
 import gymnasium
 from firstlight.envs import Chain
 
@@ -53,6 +54,14 @@ class Fails(Stops):
 
 class Interrupted(Stops):
     kind = KeyboardInterrupt
+
+class Signalled(Chain):
+    heard = False
+    def step(self, action):
+        if not self.heard:
+            self.heard = True
+            signal.raise_signal(signal.SIGINT)
+        return super().step(action)
 """
 
 
@@ -623,10 +632,15 @@ def test_a_run_that_fails_says_so(empty, outside):
     assert (status["status"], status["error"]) == ("failed", "RuntimeError: stopped")
 
 
-def test_a_run_that_is_interrupted_says_so(empty, outside):
-    done = command(train.main, f"env._target_={outside}.Interrupted", "run_dir=run")
+@pytest.mark.parametrize("how", ["Interrupted", "Signalled"])
+def test_a_run_that_is_interrupted_says_so_once(empty, outside, how):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        done = command(train.main, f"env._target_={outside}.{how}", "run_dir=run")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert done.status == 130
-    assert done.lines() == ["firstlight: interrupted"]
+    assert [line for line in done.lines() if "steps" not in line] == ["firstlight: interrupted"]
     assert json.loads((empty / "run/status.json").read_text())["status"] == "interrupted"
 
 

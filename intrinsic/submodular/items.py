@@ -66,7 +66,8 @@ class Binned:
     """The cell of an even grid in which a body is, such as ``x * cells + y``; -1 outside of it.
 
     Args:
-        name: of a field of the observation, or else of the side channels, that has coordinates.
+        name: of a field of the observation, or else of the side channels: coordinates, or one
+            number.
         low: where the grid begins, on every axis.
         high: where it ends.
         cells: along each axis.
@@ -95,15 +96,30 @@ class Binned:
                 f"{columns} are some"
             )
         self.field, self.low, self.high, self.cells = Field(name), low, high, cells
-        self.columns = slice(None) if columns is None else list(columns)
+        self.columns = None if columns is None else list(columns)
 
     def __call__(self, obs: Obs, info: Obs) -> Tensor:
-        """See `Items`; ValueError if there is no such field."""
-        at = self.field(obs, info).double()[:, self.columns]  # [R, d]
+        """See `Items`; ValueError as `places`."""
+        at = self.places(obs, info)
         cell = ((at - self.low) * (self.cells / (self.high - self.low))).floor().long()
         inside = ((cell >= 0) & (cell < self.cells)).all(-1)
         strides = torch.tensor([self.cells**i for i in reversed(range(cell.shape[-1]))])
         return torch.where(inside, (cell * strides.to(cell.device)).sum(-1), -1)
+
+    def places(self, obs: Obs, info: Obs) -> Tensor:
+        """The coordinates of each row, [R, d] float64.
+
+        Raises:
+            ValueError: if there is no such field, or if it has no such columns.
+        """
+        field = self.field(obs, info)
+        body = field[:, None] if field.dim() == 1 else field
+        if body.dim() != 2 or max(self.columns or [0]) >= body.shape[1]:
+            raise ValueError(
+                f"{self.field.name!r} is {tuple(field.shape[1:])}, and no row of coordinates with "
+                f"the columns {self.columns}"
+            )
+        return body.double()[:, self.columns or slice(None)]
 
 
 class SeenCells:

@@ -8,11 +8,13 @@ there is cell 34.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from firstlight.envs.race import CELL
 from firstlight.intrinsic.submodular.collection import Collection
 from firstlight.intrinsic.submodular.coverage import Coverage
 from firstlight.intrinsic.submodular.facility import FacilityLocation
@@ -127,17 +129,17 @@ def ant() -> Coverage:
     return Coverage(10_000, senses=block(100, 100, -2, 2))
 
 
-def race(cells: int = 1640, cell: float = 0.01) -> FacilityLocation:
+def race(finish: float = 16.4) -> FacilityLocation:
     """How far a car of `Race` has got, in metres; its items are `progress`.
 
     A single client that is served by the farthest place: gains are progress beyond it, and a place
     alone is worth its s, as in the released code.
 
     Args:
-        cells: of the track.
-        cell: metres of one.
+        finish: that of the race, in metres.
     """
-    return FacilityLocation(cell * torch.arange(cells, dtype=torch.float64)[None])
+    cells = torch.arange(math.ceil(finish / CELL), dtype=torch.float64)
+    return FacilityLocation(CELL * cells[None])
 
 
 def block(width: int, height: int, low: int = 0, high: int = 1) -> Tensor:

@@ -358,6 +358,7 @@ def test_the_picture_shows_road_and_car():
         ({"finish": 0.0}, "finish 0.0 is above 0"),
         ({"half_width": 0.1}, "half_width 0.1 above 0.1"),
         ({"half_width": 0.3}, "too much for a bend of radius 0.29"),
+        ({"track": Track([(*c[:2], 1.99) for c in SQUARE], length=None)}, "0.020 m long"),
         ({"autoreset": "never"}, "'same_step' or 'next_step'"),
     ],
 )

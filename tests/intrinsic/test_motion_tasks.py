@@ -6,12 +6,15 @@ import math
 import hydra
 import pytest
 import torch
+from PIL import Image
 
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.intrinsic.submodular import Binned, Coverage, check_set_function, tasks
 from firstlight.scripts.build import make_modules, make_vec
 from firstlight.scripts.errors import BadInputError
-from firstlight.scripts.gains import gained, measure
+from firstlight.scripts.gains import first_episodes, gained, measure, rated
+from firstlight.scripts.paths import measure as walks_measure
+from firstlight.scripts.paths import paths
 from firstlight.scripts.train import train
 
 SMALL = ("total_steps=40", "eval_episodes=2", "device=cpu", "learner=subpo")
@@ -50,6 +53,15 @@ def test_cells_are_numbered_x_first_and_others_of_the_field_do_not_matter():
     body = torch.stack([at[:, 1], torch.full((5,), 9.0), at[:, 0]], 1)
     assert alone.tolist() == among({"body": body}, {}).tolist() == [1, 2, 3, -1, -1]
     assert among({"body": body[:0]}, {}).tolist() == []
+
+
+def test_one_number_is_a_place_on_a_line_and_what_is_no_place_is_refused():
+    line = Binned("x", low=0, high=4, cells=4)
+    assert line({}, {"x": torch.tensor([3.5, 0.0, 4.0])}).tolist() == [3, 0, -1]
+    with pytest.raises(ValueError, match=r"'x' is \(\), .* columns \[1\]"):
+        Binned("x", low=0, high=4, cells=4, columns=[1])({}, {"x": torch.zeros(3)})
+    with pytest.raises(ValueError, match=r"'x' is \(2, 2\)"):
+        line({}, {"x": torch.zeros(3, 2, 2)})
 
 
 @pytest.mark.parametrize(
@@ -107,19 +119,49 @@ def test_what_episodes_are_worth_is_f_however_they_were_paid(tmp_path):
             f"run_dir={run}",
         )
         train(config)
-        worth = gained(run, 20, seed=3)
+        worth = gained(run, 20, seed=3, steps=2)  # several rollouts an episode
         assert torch.equal(worth, gained(run, 20, seed=3))
-        assert ((worth >= 0) & (worth <= 8)).all()
-        assert worth.max() > 0
+        vec, policy, _ = rated(run, 20, seed=3)
+        ((rollout, rows),) = first_episodes(vec, policy, seed=3, steps=9)
+        farthest = rollout.next_info()["position"].where(rows, 0).amax(0)
+        assert worth.tolist() == farthest.tolist()
+        assert len(set(worth.tolist())) > 1
         said = measure(run)
         assert 0 < said["value"] < 8
         assert bool(said["curve"]) == (modular == "false")
+
+
+def test_an_ants_paths_are_drawn_and_valued(tmp_path):
+    train(
+        compose(
+            *("experiment=subrl_ant", "env.num_envs=2", "env.max_episode_steps=12", *SMALL),
+            *("encoder.hidden=[8]", f"run_dir={tmp_path / 'run'}"),
+        )
+    )
+    said = paths(tmp_path / "run", tmp_path / "paths.png", 3, seed=0)
+    assert said["value_mean"] == gained(tmp_path / "run", 3, seed=0).mean().item()
+    assert (said["episodes"], "bound" in said) == (3, False)
+    shown = Image.open(tmp_path / "paths.png").convert("RGB")
+    assert len(shown.getcolors(1 << 16)) > 10
+
+
+def test_items_that_are_no_places_have_no_paths(tmp_path):
+    run = tmp_path / "run"
+    config = compose("env=minigrid/doorkey_5x5", "intrinsic=[submodular]", "env.num_envs=2", *SMALL)
+    config.run_dir = str(run)
+    train(config)
+    with pytest.raises(BadInputError, match="only items that are places"):
+        paths(run, tmp_path / "paths.png", 2, seed=0)
+    with pytest.raises(BadInputError, match="no run on Walks"):
+        walks_measure(run)
 
 
 def test_a_run_without_a_set_function_has_no_gains(tmp_path):
     train(compose("env=chain", "trainer.num_steps=8", *SMALL, f"run_dir={tmp_path}"))
     with pytest.raises(BadInputError, match="no run with a submodular reward"):
         gained(tmp_path, 2, seed=0)
+    with pytest.raises(BadInputError, match="no run with a submodular reward"):
+        paths(tmp_path, tmp_path / "paths.png", 2, seed=0)
 
 
 def test_nowhere_covers_nothing():

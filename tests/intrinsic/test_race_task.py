@@ -39,6 +39,7 @@ def test_the_function_is_that_of_the_track_and_submodular():
     assert function.value([torch.arange(race.cells)]).item() == pytest.approx(race.finish, abs=CELL)
     assert function.value([torch.tensor([700, 200, 650])]).item() == pytest.approx(7.0)
     check_set_function(function, torch.arange(0, race.cells, 13), trials=60)
+    assert tasks.race(20.005).num_facilities == Race(1, finish=20.005).cells
 
 
 @pytest.mark.parametrize("autoreset", ["same_step", "next_step"])

@@ -286,13 +286,3 @@ def test_walks_of_a_run_are_drawn_and_valued(name, tmp_path):
     assert len(shown.getcolors(1 << 16)) > 10
     with pytest.raises(BadInputError, match="--episodes 0"):
         paths(tmp_path / "run", tmp_path / "none.png", 0, seed=0)
-
-
-def test_a_run_elsewhere_has_no_walks(tmp_path):
-    with hydra.initialize_config_module("firstlight.conf", version_base="1.3"):
-        config = hydra.compose(
-            "train", ["env=chain", "trainer.num_steps=8", *SMALL, f"run_dir={tmp_path / 'run'}"]
-        )
-    train(config)
-    with pytest.raises(BadInputError, match="no run on Walks"):
-        paths(tmp_path / "run", tmp_path / "none.png", 2, seed=0)
