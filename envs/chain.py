@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from firstlight.envs.saved import Saved
 from firstlight.envs.seeding import derive
-from firstlight.envs.types import Obs, Point, Step
+from firstlight.envs.types import Obs, Step
 from firstlight.envs.vec import checked_actions
 
 
-class Chain:
+class Chain(Saved):
     """`length` cells in a row; one of two actions leads on, the other back to the start.
 
     Which action leads on differs from cell to cell and is fixed by `seed`. Only the last cell pays
@@ -36,8 +35,8 @@ class Chain:
     (torch.Size([2, 5]), np.int64(2))
     """
 
+    _rows = ("position", "elapsed", "over")
     success_threshold: float | None = None
-    resume = "state"
 
     def __init__(
         self,
@@ -102,34 +101,6 @@ class Chain:
             final_info=self._info(final),
         )
 
-    def points(self) -> list[Point]:
-        """Where each environment stands, for `restore`."""
-        return [
-            Point(arrays={"position": p.clone(), "elapsed": e.clone(), "over": o.clone()})
-            for p, e, o in zip(self._position, self._elapsed, self._over, strict=True)
-        ]
-
-    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
-        """Set environments back to saved `points`; none is ever lost."""
-        self._position, self._elapsed = self._position.clone(), self._elapsed.clone()
-        self._over = self._over.clone()  # a step in inference mode leaves what cannot be written to
-        for i, point in zip(env_ids.tolist(), points, strict=True):
-            if point.arrays is None:
-                raise ValueError("a chain goes back to saved arrays, and the point has none")
-            self._position[i] = point.arrays["position"]
-            self._elapsed[i] = point.arrays["elapsed"]
-            self._over[i] = point.arrays["over"]
-        here = self._position[env_ids]
-        return self._obs(here), self._info(here), torch.zeros(len(env_ids), dtype=torch.bool)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where each environment stands."""
-        return {"points": [dataclasses.asdict(point) for point in self.points()]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
-        """Take such a state back."""
-        return self.restore(torch.arange(self.num_envs), [Point(**p) for p in state["points"]])
-
     def render(self, env_id: int = 0) -> np.ndarray:
         """The cells in a row, the agent's lit. Returns [16, 16 * (length + 1), 3] uint8."""
         cells = np.full((self.length + 1, 3), 40, np.uint8)
@@ -139,6 +110,10 @@ class Chain:
 
     def close(self) -> None:
         """Nothing to free."""
+
+    def _shown(self, ids: Tensor) -> tuple[Obs, Obs]:
+        here = self._position[ids]
+        return self._obs(here), self._info(here)
 
     def _obs(self, position: Tensor) -> Obs:
         return {"obs": self._onehot[position]}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,8 +12,9 @@ from torch import Tensor
 
 from firstlight.envs.race_kernels import drive
 from firstlight.envs.race_track import Track
+from firstlight.envs.saved import Saved
 from firstlight.envs.seeding import derive_many
-from firstlight.envs.types import Obs, Point, Step, take
+from firstlight.envs.types import Obs, Step, take
 from firstlight.envs.vec import checked_actions
 
 CELL = 0.01
@@ -27,10 +26,9 @@ _STEER = 0.35  # rad
 _SHORTEST = 0.1  # m, of a part of the track; in a substep cars get over one border at most
 _UNITS = (2.0, 0.5, 5.0)  # m/s, m/s and rad/s, in which vx, vy and r are shown
 _GOLDEN = (math.sqrt(5) - 1) / 2
-_ARRAYS = ("car", "farthest", "elapsed", "over", "draw")
 
 
-class Race:
+class Race(Saved):
     """A 1:43 race car on a track of 16.4 m (the car-racing task of Prajapat et al. 2024).
 
     The car is the dynamic bicycle model with Pacejka tyres and the constants of Liniger et al.
@@ -68,8 +66,8 @@ class Race:
     [True, False]
     """
 
+    _rows = ("car", "farthest", "elapsed", "over", "draw")
     success_threshold: float | None = None
-    resume = "state"
     reported = ("covered",)
 
     def __init__(
@@ -166,32 +164,6 @@ class Race:
             final_info=final_info,
         )
 
-    def points(self) -> list[Point]:
-        """Where each environment stands, for `restore`."""
-        arrays = {name: torch.from_numpy(getattr(self, f"_{name}").copy()) for name in _ARRAYS}
-        return [
-            Point(arrays={name: array[i].clone() for name, array in arrays.items()})
-            for i in range(self.num_envs)
-        ]
-
-    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
-        """Set environments back to saved `points`; none is ever lost."""
-        for i, point in zip(env_ids.tolist(), points, strict=True):
-            if point.arrays is None:
-                raise ValueError("a race goes back to saved arrays, and the point has none")
-            for name in _ARRAYS:
-                getattr(self, f"_{name}")[i] = point.arrays[name].numpy()
-        obs, info = take(self._obs(), env_ids), take(self._info(), env_ids)
-        return obs, info, torch.zeros(len(env_ids), dtype=torch.bool)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where each environment stands."""
-        return {"points": [dataclasses.asdict(point) for point in self.points()]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
-        """Take such a state back."""
-        return self.restore(torch.arange(self.num_envs), [Point(**p) for p in state["points"]])
-
     def render(self, env_id: int = 0) -> np.ndarray:
         """The road from above, x to the right and y up, the car lit. [H, W, 3] uint8."""
         s, d = np.meshgrid(np.arange(0, self.track.length, 0.02), np.linspace(-1, 1, 19))
@@ -215,6 +187,9 @@ class Race:
         self._car[rows, 1] = 0.2 * self._draw[rows] - 0.1
         self._farthest[rows], self._elapsed[rows] = 0, 0
         self._draw[rows] = (self._draw[rows] + _GOLDEN) % 1
+
+    def _shown(self, ids: Tensor) -> tuple[Obs, Obs]:
+        return take(self._obs(), ids), take(self._info(), ids)
 
     def _obs(self) -> Obs:
         s, d, mu, *velocity = self._car.T

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from firstlight.envs.saved import Saved
 from firstlight.envs.seeding import derive_many
-from firstlight.envs.types import Obs, Point, Step
+from firstlight.envs.types import Obs, Step
 from firstlight.envs.vec import checked_actions
 
 MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
 """Stay, right, up, left, down, as steps in x and y; the order of Submodular RL's released code."""
 
-_ARRAYS = ("cell", "elapsed", "over", "noise", "visited")
 
-
-class Walks:
+class Walks(Saved):
     """Walks of `horizon` moves over a grid (the tabular tasks of Prajapat et al. 2024).
 
     Five actions: stay, or a cell on in one of four directions; a move into a wall or over the edge
@@ -53,8 +51,8 @@ class Walks:
     [[0, 1], [1, 0]]
     """
 
+    _rows = ("cell", "elapsed", "over", "noise", "visited")
     success_threshold: float | None = None
-    resume = "state"
 
     def __init__(
         self,
@@ -150,33 +148,6 @@ class Walks:
             final_info=final_info,
         )
 
-    def points(self) -> list[Point]:
-        """Where each environment stands, for `restore`."""
-        arrays = {name: getattr(self, f"_{name}") for name in _ARRAYS}
-        return [
-            Point(arrays={name: array[i].clone() for name, array in arrays.items()})
-            for i in range(self.num_envs)
-        ]
-
-    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
-        """Set environments back to saved `points`; none is ever lost."""
-        for name in _ARRAYS:
-            whole = getattr(self, f"_{name}").clone()  # also of what inference mode has left
-            for i, point in zip(env_ids.tolist(), points, strict=True):
-                if point.arrays is None:
-                    raise ValueError("a walk goes back to saved arrays, and the point has none")
-                whole[i] = point.arrays[name]
-            setattr(self, f"_{name}", whole)
-        return self._obs(env_ids), self._info(env_ids), torch.zeros(len(env_ids), dtype=torch.bool)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where each environment stands."""
-        return {"points": [dataclasses.asdict(point) for point in self.points()]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
-        """Take such a state back."""
-        return self.restore(torch.arange(self.num_envs), [Point(**p) for p in state["points"]])
-
     def render(self, env_id: int = 0) -> np.ndarray:
         """The grid, x to the right and y down: walls grey, the agent lit. [H, W, 3] uint8."""
         cells = np.where(self.walls.T[..., None], 110, 40).astype(np.uint8).repeat(3, -1)
@@ -186,6 +157,9 @@ class Walks:
 
     def close(self) -> None:
         """Nothing to free."""
+
+    def _shown(self, ids: Tensor) -> tuple[Obs, Obs]:
+        return self._obs(ids), self._info(ids)
 
     def _obs(self, ids: Tensor) -> Obs:
         obs = {"cell": self._cell[ids], "time": self._elapsed[ids]}
