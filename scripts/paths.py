@@ -229,8 +229,10 @@ def bodies(vec: VecEnv, policy: Policy, module: Submodular, out: Path, seed: int
     for rollout, rows in first_episodes(vec, policy, seed):
         fields = (map_obs(lambda f: f[:-1].flatten(0, 1), f) for f in (rollout.obs, rollout.info))
         at = ground.places(*fields).unflatten(0, rows.shape)  # [T, N, d]
+        if at.shape[-1] != 2:
+            raise BadInputError(f"paths are drawn in a plane, and places have {at.shape[-1]} axes")
         for n in rows.any(0).nonzero()[:, 0].tolist():
-            axis.plot(*at[rows[:, n], n, :2].T, color="indigo", lw=1, alpha=0.5)
+            axis.plot(*at[rows[:, n], n].T, color="indigo", lw=1, alpha=0.5)
     axis.set(xlim=(ground.low, ground.high), ylim=(ground.low, ground.high), aspect="equal")
     _save(figure, out)
 

@@ -13,8 +13,8 @@ from firstlight.intrinsic.submodular import Binned, Coverage, check_set_function
 from firstlight.scripts.build import make_modules, make_vec
 from firstlight.scripts.errors import BadInputError
 from firstlight.scripts.gains import first_episodes, gained, measure, rated
+from firstlight.scripts.paths import bodies, paths
 from firstlight.scripts.paths import measure as walks_measure
-from firstlight.scripts.paths import paths
 from firstlight.scripts.train import train
 
 SMALL = ("total_steps=40", "eval_episodes=2", "device=cpu", "learner=subpo")
@@ -143,6 +143,11 @@ def test_an_ants_paths_are_drawn_and_valued(tmp_path):
     assert (said["episodes"], "bound" in said) == (3, False)
     shown = Image.open(tmp_path / "paths.png").convert("RGB")
     assert len(shown.getcolors(1 << 16)) > 10
+    vec, policy, module = rated(tmp_path / "run", 3, seed=0)
+    module.items.columns = [0]
+    with pytest.raises(BadInputError, match="places have 1 axes"):
+        bodies(vec, policy, module, tmp_path / "none.png", seed=0)
+    vec.close()
 
 
 def test_items_that_are_no_places_have_no_paths(tmp_path):
