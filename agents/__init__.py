@@ -7,19 +7,19 @@ if __name__ != "firstlight.agents":
     )
 
 from firstlight.agents.agent import Agent, load
-from firstlight.agents.callbacks import Evaluate, StopAt
-from firstlight.agents.encoders import MLP, Grid, NetHack, ONINet, Pixel, TwinMLP
+from firstlight.agents.algorithms.ppo import PPO
+from firstlight.agents.algorithms.subpo import SubPO
+from firstlight.agents.diagnostics.pictures import HeatMaps
+from firstlight.agents.diagnostics.reward_video import record_rewards
+from firstlight.agents.diagnostics.run_diagnostics import examine
 from firstlight.agents.evaluation import evaluate, record
-from firstlight.agents.examine import examine
-from firstlight.agents.pictures import HeatMaps
 from firstlight.agents.policy import ActorCritic, Policy
-from firstlight.agents.ppo import PPO
-from firstlight.agents.progress import Progress
-from firstlight.agents.reward_video import record_rewards
-from firstlight.agents.run import Run
-from firstlight.agents.spec import rebuildable
-from firstlight.agents.subpo import SubPO
+from firstlight.agents.session.callbacks import Evaluate, StopAt
+from firstlight.agents.session.progress import Progress
+from firstlight.agents.session.run import Run
 from firstlight.agents.trainer import Trainer
+from firstlight.networks.encoders import MLP, Grid, NetHack, ONINet, Pixel, TwinMLP
+from firstlight.networks.spec import rebuildable
 
 __all__ = [
     "MLP",

@@ -11,12 +11,12 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from firstlight.agents import checkpoint
-from firstlight.agents.checkpoint import CheckpointError
 from firstlight.agents.policy import Policy
-from firstlight.agents.spec import rebuild
+from firstlight.agents.session import checkpoint
+from firstlight.agents.session.checkpoint import CheckpointError
 from firstlight.envs.seeding import generator
 from firstlight.envs.types import Obs, State
+from firstlight.networks.spec import rebuild
 
 
 def load(

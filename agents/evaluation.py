@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from firstlight.agents.episodes import Episode, Tally, reported_means
+from firstlight.agents.session.episodes import Episode, Tally, reported_means
 from firstlight.envs.finite import tamed
 from firstlight.envs.runner import Actor
 from firstlight.envs.seeding import generator

@@ -9,11 +9,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from firstlight.agents.cores import Feedforward
-from firstlight.agents.distributions import Categorical, DiagGaussian, Distribution
-from firstlight.agents.encoders import orthogonal
-from firstlight.agents.spec import rebuildable
 from firstlight.envs.types import Obs, State, map_obs
+from firstlight.networks.cores import Feedforward
+from firstlight.networks.distributions import Categorical, DiagGaussian, Distribution
+from firstlight.networks.initialisation import orthogonal
+from firstlight.networks.spec import rebuildable
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from firstlight.agents.episodes import EpisodeStatistics
-from firstlight.agents.guards import Guard, check_state, whole
 from firstlight.agents.learner import Learner
-from firstlight.agents.lifetime import lifetime
 from firstlight.agents.policy import Policy
-from firstlight.agents.run import Callback, Last, Metrics
-from firstlight.agents.run_dir import RunDirectory
-from firstlight.agents.spec import SpecError, describe
-from firstlight.agents.stages import Stages
+from firstlight.agents.session.episodes import EpisodeStatistics
+from firstlight.agents.session.guards import Guard, check_state, whole
+from firstlight.agents.session.lifetime import lifetime
+from firstlight.agents.session.run import Callback, Last, Metrics
+from firstlight.agents.session.run_dir import RunDirectory
+from firstlight.agents.session.stage_timers import Stages
 from firstlight.envs.finite import NonFiniteError, check_finite, check_rollout
 from firstlight.envs.runner import Actor, RandomActor, Runner
 from firstlight.envs.seeding import global_rng_state, set_global_rng_state
@@ -27,6 +26,7 @@ from firstlight.envs.types import Rollout, check
 from firstlight.envs.vec import VecEnv, reported_of
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.mixer import RewardMixer, Term
+from firstlight.networks.spec import SpecError, describe
 
 log = logging.getLogger(__name__)
 

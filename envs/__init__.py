@@ -6,16 +6,16 @@ if __name__ != "firstlight.envs":
         "import it as 'firstlight.envs'."
     )
 
-from firstlight.envs.chain import Chain
 from firstlight.envs.check import check_vec
-from firstlight.envs.gym import GymVec
-from firstlight.envs.isolated import Isolated, WorkerDiedError
-from firstlight.envs.pool import PoolVec
-from firstlight.envs.race import Race
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.types import Obs, Point, Rollout, State, Step, check
 from firstlight.envs.vec import VecEnv
-from firstlight.envs.walks import Walks
+from firstlight.envs.vector.gym import GymVec
+from firstlight.envs.vector.isolated import Isolated, WorkerDiedError
+from firstlight.envs.vector.pool import PoolVec
+from firstlight.envs.worlds.chain import Chain
+from firstlight.envs.worlds.race import Race
+from firstlight.envs.worlds.walks import Walks
 
 __all__ = [
     "Chain",

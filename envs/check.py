@@ -43,7 +43,7 @@ def check_vec(vec: VecEnv, *, seed: int = 0, steps: int = 64, random: bool | Non
         AssertionError: one sentence that names the first broken rule.
         ValueError: if no episode ended, so that nothing can be said.
 
-    >>> from firstlight.envs.chain import Chain
+    >>> from firstlight.envs.worlds.chain import Chain
     >>> check_vec(Chain(4, length=3))
     """
     _Case(vec, seed, steps, random).check()

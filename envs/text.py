@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from gymnasium import spaces
-from torch import Tensor
 
-from firstlight.envs.cells import BOX, DOOR, GOAL, LAVA, LOCKED, OPEN, VIEW, name_of
-from firstlight.envs.types import Obs, Point, Step
 from firstlight.envs.vec import VecEnv
-from firstlight.envs.wrapper import VecWrapper
 
 MISSION_BYTES = 96
-_HAND, _FRONT = (VIEW // 2, VIEW - 1), (VIEW // 2, VIEW - 2)
-_PICKUP, _DROP, _TOGGLE = 3, 4, 5
-_LAST = "text.id"
-_IDS = spaces.Box(0, np.iinfo(np.int64).max, (), np.int64)
 
 
 def encode_text(text: str, size: int = MISSION_BYTES) -> np.ndarray:
@@ -84,164 +72,6 @@ class TextTable:
         self.__init__(state["texts"])  # type: ignore[misc]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One step of one environment, as its agent saw it.
-
-    Args:
-        before: [7, 7, 3] uint8, view before the action.
-        action: MiniGrid's.
-        after: [7, 7, 3] uint8, view after it.
-        reward: of the step.
-    """
-
-    before: np.ndarray
-    action: int
-    after: np.ndarray
-    reward: float
-
-
-Caption = Callable[[Event], str]
-"""Says what happened, "" for nothing worth a word."""
-
-
-def describe(event: Event) -> str:
-    """What the agent did to an object: picked it up, dropped, opened, unlocked or closed it.
-
-    Read off two cells of the view, what it carries and what lies before it, so that it knows
-    nothing that the policy was not shown.
-    """
-    hand, front = event.before[_HAND], event.before[_FRONT]
-    now_hand, now_front = event.after[_HAND], event.after[_FRONT]
-    if event.action == _PICKUP and now_hand[0] != hand[0]:
-        return f"picked up the {name_of(now_hand)}"
-    if event.action == _DROP and now_hand[0] != hand[0]:
-        return f"dropped the {name_of(hand)}"
-    if event.action == _TOGGLE and front[0] == BOX and now_front[0] != BOX:
-        return f"opened the {name_of(front)}"
-    if event.action == _TOGGLE and front[0] == DOOR and now_front[2] != front[2]:
-        verb = "unlocked" if front[2] == LOCKED else "opened" if now_front[2] == OPEN else "closed"
-        return f"{verb} the {name_of(front)}"
-    if event.action == 2 and front[0] == GOAL:
-        return "reached the goal"
-    if event.action == 2 and front[0] == LAVA:
-        return "fell into the lava"
-    return ""
-
-
-class Captions(VecWrapper):
-    """Adds what happened and what is to be done as numbers of sentences, for reward modules.
-
-    The side channel `text_id` is what the last action did (0 where it did nothing worth a word, and
-    for an episode's first observation), `mission_id` the task's sentence. The sentences lie in
-    `texts` (see `table_of`), which is saved with the environments' state where they have one.
-
-    Args:
-        vec: with the view as `image`, and `mission` [96] uint8 in its observation or side channels;
-            it is taken out.
-        caption: says what happened; default `describe`.
-        texts: table to add to; default a new one.
-    """
-
-    def __init__(self, vec: VecEnv, *, caption: Caption = describe, texts: TextTable | None = None):
-        shape = vec.obs_space["image"].shape
-        if shape != (VIEW, VIEW, 3):
-            raise ValueError(f"captions need MiniGrid's view [7, 7, 3], not {shape}")
-        super().__init__(vec)
-        self.caption = caption
-        self.texts = TextTable() if texts is None else texts
-        self.obs_space = spaces.Dict(_without_mission(vec.obs_space.spaces))
-        ids = {"text_id": _IDS, "mission_id": _IDS}
-        self.info_space = spaces.Dict(_without_mission(vec.info_space.spaces) | ids)
-        self._missions: dict[bytes, int] = {}
-        self._image = torch.zeros(0)
-        self._text_id = torch.zeros(self.num_envs, dtype=torch.int64)
-
-    def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
-        """Begin an episode everywhere."""
-        obs, info = self._vec.reset(seed)
-        self._image, self._text_id = obs["image"], torch.zeros(self.num_envs, dtype=torch.int64)
-        return self._told(obs, info, self._text_id)
-
-    def points(self) -> list[Point]:
-        """Where each environment stands, and what happened just before."""
-        return [
-            dataclasses.replace(point, arrays={**(point.arrays or {}), _LAST: last.clone()})
-            for point, last in zip(self._vec.points(), self._text_id, strict=True)
-        ]
-
-    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
-        """Set environments back to saved `points`."""
-        inner, last = [], []
-        for point in points:
-            arrays = dict(point.arrays or {})
-            last.append(int(arrays.pop(_LAST, 0)))
-            inner.append(dataclasses.replace(point, arrays=arrays or None))
-        obs, info, lost = self._vec.restore(env_ids, inner)
-        text_id = torch.where(lost, 0, torch.tensor(last, dtype=torch.int64))
-        self._image, self._text_id = self._image.clone(), self._text_id.clone()
-        self._image[env_ids], self._text_id[env_ids] = obs["image"], text_id
-        return *self._told(obs, info, text_id), lost
-
-    def state_dict(self) -> dict[str, Any]:
-        """That of the environments, and the sentences."""
-        texts = self.texts.state_dict()
-        return {"vec": self._vec.state_dict(), "texts": texts, "text_id": self._text_id.clone()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
-        """Take such a state back."""
-        self.texts.load_state_dict(state["texts"])
-        self._missions = {}
-        obs, info, lost = self._vec.load_state_dict(state["vec"])
-        self._image, self._text_id = obs["image"], torch.where(lost, 0, state["text_id"])
-        return *self._told(obs, info, self._text_id), lost
-
-    def kept(self) -> dict[str, Any]:
-        """The sentences, whose numbers reward modules may have learnt."""
-        return {**super().kept(), "texts": self.texts.state_dict()}
-
-    def keep(self, state: dict[str, Any]) -> None:
-        """Take them back."""
-        super().keep(state)
-        self.texts.load_state_dict(state["texts"])
-        self._missions = {}
-
-    def _changed(self, step: Step, action: Tensor) -> Step:
-        after = step.obs["image"].numpy()
-        if len(step.final_ids):
-            after = after.copy()
-            after[step.final_ids.numpy()] = step.final_obs["image"].numpy()
-        happened = torch.from_numpy(self._captions(action.numpy(), after, step))
-        self._image, self._text_id = step.obs["image"], torch.where(step.is_first, 0, happened)
-        obs, info = self._told(step.obs, step.info, self._text_id)
-        last = happened[step.final_ids]
-        final_obs, final_info = self._told(step.final_obs, step.final_info, last)
-        return dataclasses.replace(
-            step, obs=obs, info=info, final_obs=final_obs, final_info=final_info
-        )
-
-    def _captions(self, action: np.ndarray, after: np.ndarray, step: Step) -> np.ndarray:
-        """Number of what happened in each environment, [N] int64."""
-        before, ids = self._image.numpy(), np.zeros(self.num_envs, np.int64)
-        worth = step.valid.numpy()
-        if self.caption is describe:
-            worth = worth & _touched(before, action, after)
-        for n in np.flatnonzero(worth).tolist():
-            event = Event(before[n], int(action[n]), after[n], float(step.reward[n]))
-            ids[n] = self.texts.intern(self.caption(event))
-        return ids
-
-    def _told(self, obs: Obs, info: Obs, text_id: Tensor) -> tuple[Obs, Obs]:
-        missions = (obs if "mission" in obs else info)["mission"].numpy()
-        rows = [row.tobytes() for row in np.ascontiguousarray(missions)]
-        for row in {*rows} - self._missions.keys():
-            sentence = row.rstrip(b"\0").decode(errors="replace")
-            self._missions[row] = self.texts.intern(sentence)
-        mission_id = torch.tensor([self._missions[row] for row in rows], dtype=torch.int64)
-        told = _without_mission(info) | {"text_id": text_id, "mission_id": mission_id}
-        return _without_mission(obs), told
-
-
 def table_of(vec: VecEnv) -> TextTable:
     """The sentences of environments with captions, whatever is wrapped around them.
 
@@ -254,16 +84,3 @@ def table_of(vec: VecEnv) -> TextTable:
         if inner is None:
             raise ValueError("these environments tell no text: make them with text=True")
     return inner.texts
-
-
-def _touched(before: np.ndarray, action: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Where `describe` may have something to say, [N] bool."""
-    changed = (before[:, *_HAND] != after[:, *_HAND]).any(-1)
-    changed |= (before[:, *_FRONT] != after[:, *_FRONT]).any(-1)
-    front = before[:, *_FRONT, 0]
-    stepped = (action == 2) & ((front == GOAL) | (front == LAVA))
-    return stepped | (changed & (action >= _PICKUP))
-
-
-def _without_mission(fields: Any) -> dict[str, Any]:
-    return {name: field for name, field in fields.items() if name != "mission"}

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from firstlight.envs.chain import Chain
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.seeding import generator
 from firstlight.envs.types import Obs, Rollout, map_obs
 from firstlight.envs.vec import VecEnv
+from firstlight.envs.worlds.chain import Chain
 from firstlight.intrinsic.base import IntrinsicModule
-from firstlight.intrinsic.episodic import hash_rows
+from firstlight.intrinsic.memory import hash_rows
 
 _VISITS = 1000
 _SIT = 16  # steps of a rollout that sits in one state: short, so that modules learn often

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from firstlight.scripts.benchmarks.peer_process import ScriptError
 from firstlight.scripts.errors import FAILED, BadInputError, nearest, reports_bad_input
-from firstlight.scripts.timed import ScriptError
 
 USAGE = """firstlight-bench measures, and writes what it measured into docs/results.
 
@@ -114,7 +114,7 @@ def run(words: Sequence[str], options: Mapping[str, Any]) -> None:
     """Carry a command out."""
     command, *rest = words
     if command == "learning":
-        from firstlight.scripts.learning import run_table, tables
+        from firstlight.scripts.benchmarks.learning import run_table, tables
 
         if not rest:
             raise BadInputError(f"learning takes the name of a table{nearest('', tables())}")
@@ -123,29 +123,29 @@ def run(words: Sequence[str], options: Mapping[str, Any]) -> None:
         hint = nearest(rest[0], OPTIONS[command])
         raise BadInputError(f"{rest[0]!r} is one word too many for {command}{hint}")
     if command == "throughput":
-        from firstlight.scripts.throughput import measure as measure_throughput
+        from firstlight.scripts.benchmarks.throughput import measure as measure_throughput
 
         measure_throughput(**options)
     elif command == "stages":
-        from firstlight.scripts.stages import measure as measure_stages
+        from firstlight.scripts.benchmarks.stages import measure as measure_stages
 
         measure_stages(**options)
     elif command == "views":
-        from firstlight.scripts.views import measure as measure_views
+        from firstlight.scripts.benchmarks.adapter_overhead import measure as measure_views
 
         measure_views(**options)
     elif command == "modules":
-        from firstlight.scripts.modules import measure as measure_modules
+        from firstlight.scripts.benchmarks.modules import measure as measure_modules
 
         measure_modules(**options)
     elif command == "pools":
-        from firstlight.scripts.pools import measure as measure_pools
+        from firstlight.scripts.benchmarks.pools import measure as measure_pools
 
         measure_pools(**options)
     elif command == "learning":
         run_table(table, **options)
     else:
-        from firstlight.scripts.report import write
+        from firstlight.scripts.report.tables import write
 
         write()
 

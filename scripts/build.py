@@ -15,6 +15,7 @@ import hydra.utils
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
+from firstlight.networks.moved import current
 from firstlight.scripts.errors import BadInputError, nearest
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ _CLASHES = (TypeError, LookupError)
 
 
 def locate(target: str) -> Any:
-    """What lies at an import path."""
+    """Import what lies at an import path; a path of an older version stands for its new one."""
+    target = current(target)
     module, _, name = target.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
@@ -39,10 +41,19 @@ def locate(target: str) -> Any:
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A node as a dict of its own, interpolations resolved."""
-    if not OmegaConf.is_config(config):
-        return dict(config)
-    return {str(k): v for k, v in OmegaConf.to_container(config, resolve=True).items()}  # type: ignore[union-attr]
+    """A node as a dict of its own: interpolations resolved, import paths those of this version."""
+    if OmegaConf.is_config(config):
+        config = OmegaConf.to_container(config, resolve=True)
+    return {str(key): _with_current_targets(value, key) for key, value in config.items()}
+
+
+def _with_current_targets(value: Any, key: Any = None) -> Any:
+    """Translate every ``_target_`` in a nested node."""
+    if isinstance(value, dict):
+        return {name: _with_current_targets(item, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_current_targets(item) for item in value]
+    return current(value) if key == "_target_" and isinstance(value, str) else value
 
 
 def within(target: str, packages: Sequence[str]) -> bool:
@@ -107,7 +118,7 @@ def make_vec(config: DictConfig, **changes: Any) -> VecEnv:
     target = str(options["_target_"])
     if within(target, ["firstlight"]):
         return make(options)
-    from firstlight.envs.gym import GymVec
+    from firstlight.envs.vector.gym import GymVec
 
     if "num_envs" not in inspect.signature(locate(target)).parameters:
         del options["num_envs"]

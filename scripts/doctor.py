@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from firstlight.scripts.errors import say
 
 if TYPE_CHECKING:
-    from firstlight.agents.doctor import Evidence
-    from firstlight.agents.examine import Examination
+    from firstlight.agents.diagnostics.doctor import Evidence
+    from firstlight.agents.diagnostics.run_diagnostics import Examination
 
 _COLUMNS = ("source", "weight", "paid a step", "share", "falls with visits", "without it", "is")
 
@@ -32,7 +32,7 @@ def doctor(cfg: DictConfig) -> int:
     """
     import torch
 
-    from firstlight.agents.examine import examine
+    from firstlight.agents.diagnostics.run_diagnostics import examine
     from firstlight.scripts.build import build, make_vec
 
     if cfg.num_threads is not None:
@@ -52,7 +52,7 @@ def doctor(cfg: DictConfig) -> int:
 
 def report(seen: Examination) -> list[str]:
     """Lines of text: a table with one for each source, and a sentence for each defect."""
-    from firstlight.agents.doctor import shares_of
+    from firstlight.agents.diagnostics.doctor import shares_of
 
     shares = list(shares_of(seen.evidence))
     defects = {name: [f.kind for f in seen.findings if f.source == name] for name in seen.evidence}

@@ -43,8 +43,8 @@ def film(cfg: DictConfig, config: DictConfig, policy: Policy, step: int, seed: i
         step: at which that was written.
         seed: of the episode.
     """
+    from firstlight.agents.diagnostics.reward_video import record_rewards
     from firstlight.agents.evaluation import record
-    from firstlight.agents.reward_video import record_rewards
     from firstlight.scripts.build import make_mixer, make_modules, make_vec
 
     folder = Path(cfg.run) / "videos"
@@ -72,7 +72,7 @@ def restore(
     run: Path, which: str, modules: Mapping[str, IntrinsicModule], mixer: RewardMixer
 ) -> None:
     """Give modules and mixer what they knew when the policy of the run was saved."""
-    from firstlight.agents import checkpoint
+    from firstlight.agents.session import checkpoint
 
     folder = run / "checkpoints"
     path = checkpoint.best(folder) if which == "best" else None
@@ -93,7 +93,7 @@ def main(cfg: DictConfig) -> None:
     """The command: prints one JSON object as its last line."""
     from firstlight.agents.agent import load
     from firstlight.agents.evaluation import evaluate
-    from firstlight.agents.files import to_json
+    from firstlight.agents.session.files import to_json
     from firstlight.envs.seeding import derive
     from firstlight.scripts.build import make_modules, make_vec
 

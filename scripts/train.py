@@ -81,10 +81,9 @@ def differences(cfg: DictConfig, run_dir: Path, overrides: Sequence[str] = ()) -
     path = run_dir / "config.yaml"
     if not path.exists():
         return []
-    before, now = (
-        dict(_leaves(OmegaConf.to_container(config, resolve=True)))
-        for config in (OmegaConf.load(path), cfg)
-    )
+    from firstlight.scripts.build import plain
+
+    before, now = (dict(_leaves(plain(config))) for config in (OmegaConf.load(path), cfg))
     for old, new in _RENAMED.items():
         if old in before:
             before[new] = before.pop(old)
@@ -142,7 +141,7 @@ def check_options(cfg: DictConfig) -> None:
 
 def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
     """Refuse a config that cannot be run in its directory, before anything is made."""
-    from firstlight.agents.run_dir import RunDirectory
+    from firstlight.agents.session.run_dir import RunDirectory
 
     check_options(cfg)
     if cfg.resume == "auto" and (changed := differences(cfg, Path(cfg.run_dir), overrides)):
@@ -160,7 +159,7 @@ def _is_number(value: Any, least: float | None = None) -> bool:
 
 def heat_maps(cfg: DictConfig, vec: VecEnv) -> list[Any]:
     """The callback that draws rewards by position, if it is wanted."""
-    from firstlight.agents.pictures import HeatMaps
+    from firstlight.agents.diagnostics.pictures import HeatMaps
 
     if not cfg.heat_maps:
         return []
@@ -174,9 +173,9 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     """Build and run; everything is left in ``cfg.run_dir``. Returns the evaluation at the end."""
     import torch
 
-    from firstlight.agents.callbacks import Evaluate, StopAt
-    from firstlight.agents.files import write_text
-    from firstlight.agents.progress import Progress
+    from firstlight.agents.session.callbacks import Evaluate, StopAt
+    from firstlight.agents.session.files import write_text
+    from firstlight.agents.session.progress import Progress
     from firstlight.envs.seeding import derive
     from firstlight.scripts.build import build, make_vec
 
@@ -210,7 +209,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
 @command("train")
 def main(cfg: DictConfig) -> None:
     """The command."""
-    from firstlight.agents.status import read_status
+    from firstlight.agents.session.status import read_status
 
     if cfg.doctor:
         check_options(cfg)

@@ -40,7 +40,7 @@ def soak(request):
     began = time.perf_counter()
     yield told
     if path:
-        from firstlight.scripts.results import commit, hardware
+        from firstlight.scripts.benchmarks.results import commit, hardware
 
         line = {
             "test": request.node.nodeid.partition("/")[2],

@@ -12,9 +12,9 @@ import torch
 from command_line import command
 
 from firstlight.agents import MLP, PPO, ActorCritic, Trainer, load
-from firstlight.agents.spec import SpecError
 from firstlight.envs import Chain, GymVec
 from firstlight.intrinsic import RND, Heads, RewardMixer, Term, check_module
+from firstlight.networks.spec import SpecError
 from firstlight.scripts import evaluate, train
 from firstlight.scripts.build import build, make_vec
 

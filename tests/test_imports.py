@@ -1,4 +1,4 @@
-"""Imports point downwards, `firstlight.envs.types <- envs <- intrinsic <- agents <- scripts`."""
+"""Imports point downwards, `envs <- networks <- intrinsic <- agents <- scripts`."""
 
 import ast
 import subprocess
@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("envs", "intrinsic", "agents", "scripts")
+FOLDERS = ("envs", "networks", "intrinsic", "agents", "scripts")
 LAYERS = (  # lowest first; the first prefix that fits a name is its layer
     "firstlight.envs.types",
     "firstlight.envs",
+    "firstlight.networks",
     "firstlight.intrinsic",
     "firstlight.agents",
     "firstlight.scripts",

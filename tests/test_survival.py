@@ -14,9 +14,9 @@ import pytest
 import submitit
 import torch
 
-from firstlight.agents import checkpoint
-from firstlight.agents.signals import Signals
-from firstlight.agents.status import read_status
+from firstlight.agents.session import checkpoint
+from firstlight.agents.session.signals import Signals
+from firstlight.agents.session.status import read_status
 
 COMMAND = [sys.executable, "-P", "-m", "firstlight.scripts.train"]
 CHAIN = [
@@ -137,7 +137,7 @@ def save_for_ever(folder, step, pipe):
 
 def test_a_kill_inside_a_save_leaves_the_save_before_it(soak, tmp_path):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["firstlight.agents.checkpoint"])
+    context.set_forkserver_preload(["firstlight.agents.session.checkpoint"])
     dice, finished, inside = random.Random(2), 1, 0
     checkpoint.save(tmp_path, {"weights": torch.arange(500_000), "steps": 1}, 1)
     for _ in soak.times(50, 200):
@@ -239,7 +239,7 @@ def test_an_error_ends_the_workers_too(words, status, said, tmp_path):
 
 BROKEN = """
 import functools
-from firstlight.envs.gym import GymVec
+from firstlight.envs.vector.gym import GymVec
 from gymnasium.envs.classic_control import CartPoleEnv
 
 class World(CartPoleEnv):
@@ -383,7 +383,7 @@ class Job:
 
 NAPS = """
 import os, time
-from firstlight.envs.chain import Chain
+from firstlight.envs.worlds.chain import Chain
 
 class Naps(Chain):
     "Takes its time, if it is told to."

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.base import IntrinsicModule
-from firstlight.intrinsic.episodic import EpisodicVisits, StateKeys, VisitTable
+from firstlight.intrinsic.memory import EpisodicVisits, StateKeys, VisitTable
 from firstlight.intrinsic.mixer.terms import Term
 
 Scope = Literal["global", "episodic", "first_visit"]

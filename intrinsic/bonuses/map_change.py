@@ -6,7 +6,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from firstlight.envs.map_memory import CHANNELS, MapMemory, check_view, has_map
+from firstlight.envs.minigrid.map_memory import CHANNELS, MapMemory, check_view, has_map
 from firstlight.envs.types import Rollout
 from firstlight.envs.vec import VecEnv
 from firstlight.intrinsic.base import IntrinsicModule

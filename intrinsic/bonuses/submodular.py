@@ -6,14 +6,15 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from firstlight.envs.minigrid.seen_cells import POSE, SeenCells
+from firstlight.envs.minigrid.seen_map import SEEN, SeenMap
 from firstlight.envs.types import Obs, Rollout, map_obs
 from firstlight.envs.vec import VecEnv
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.submodular.base import SetFunction
 from firstlight.intrinsic.submodular.coverage import Coverage
-from firstlight.intrinsic.submodular.items import POSE, ExploredTiles, Items, SeenCells
-from firstlight.intrinsic.submodular.seen_map import SEEN, SeenMap
+from firstlight.intrinsic.submodular.items import ExploredTiles, Items
 
 
 class Submodular(IntrinsicModule):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from firstlight.envs.types import Rollout
-from firstlight.intrinsic.mixer.rows import known, mean, sums
+from firstlight.intrinsic.mixer.segments import known, mean, sums
 from firstlight.intrinsic.state import GrowingBuffers
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from firstlight.intrinsic.mixer.combine import Joint, Stream
 from firstlight.intrinsic.mixer.terms import Term
-from firstlight.intrinsic.shapes import geometric_and
+from firstlight.intrinsic.shaping import geometric_and
 
 
 class _Joined(ABC):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.mixer.combine import Heads, Stream
-from firstlight.intrinsic.mixer.rows import known, sums
+from firstlight.intrinsic.mixer.segments import known, sums
 from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.mixer.thresholds import ThresholdSearch
 from firstlight.intrinsic.state import GrowingBuffers

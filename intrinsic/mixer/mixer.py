@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from firstlight.envs.types import Rollout
+from firstlight.intrinsic.mixer.apply_budgets import contributions, joint_of, spend
 from firstlight.intrinsic.mixer.combine import AdaptiveCombine, Combine, Heads
 from firstlight.intrinsic.mixer.metrics import Alarm, source_metrics
 from firstlight.intrinsic.mixer.potentials import Potential
 from firstlight.intrinsic.mixer.rewards import Part, Rewards
-from firstlight.intrinsic.mixer.spending import contributions, joint_of, spend
 from firstlight.intrinsic.mixer.terms import Term
 
 

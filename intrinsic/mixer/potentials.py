@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from firstlight.envs.types import Rollout
-from firstlight.intrinsic.mixer.rows import following, known, previous
+from firstlight.intrinsic.mixer.segments import following, known, previous
 from firstlight.intrinsic.state import GrowingBuffers
 
 

@@ -1,7 +1,9 @@
 """Set functions whose marginal gains are a reward (Submodular RL, Prajapat et al. 2024)."""
 
+from firstlight.envs.minigrid.seen_cells import SeenCells
 from firstlight.intrinsic.submodular.base import SetFunction
 from firstlight.intrinsic.submodular.bounds import Greedy, best_set, best_walk, greedy, greedy_walk
+from firstlight.intrinsic.submodular.callable_set_function import Own
 from firstlight.intrinsic.submodular.check import check_set_function
 from firstlight.intrinsic.submodular.collection import Collection
 from firstlight.intrinsic.submodular.coverage import Coverage, disc, line_of_sight
@@ -19,10 +21,8 @@ from firstlight.intrinsic.submodular.items import (
     ExploredTiles,
     Field,
     Items,
-    SeenCells,
 )
 from firstlight.intrinsic.submodular.logdet import DDesign, LogDet
-from firstlight.intrinsic.submodular.own import Own
 
 __all__ = [
     "Binned",

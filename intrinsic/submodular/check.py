@@ -11,7 +11,7 @@ from torch import Tensor
 
 from firstlight.envs.seeding import generator
 from firstlight.intrinsic.submodular.base import SetFunction
-from firstlight.intrinsic.submodular.own import Own, plain
+from firstlight.intrinsic.submodular.callable_set_function import Own, plain
 
 
 def check_set_function(

@@ -10,14 +10,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from firstlight.envs.map_kernels import SIDE
-from firstlight.envs.map_memory import check_view
 from firstlight.envs.types import Obs
 
-POSE = "pose"
-"""Side channel of `SeenMap`: x, y and heading."""
-
-_DX, _DY = torch.tensor([1, 0, -1, 0]), torch.tensor([0, 1, 0, -1])  # east, south, west, north
 _STONE, _NO_GLYPH = 2359, 5976  # NetHack 3.6: what is blank, and what is no glyph at all
 _ROWS, _COLUMNS = 21, 79
 _DUNGEONS, _LEVELS = 8, 64
@@ -122,46 +116,6 @@ class Binned:
         return body.double()[:, self.columns or slice(None)]
 
 
-class SeenCells:
-    """The cells that a MiniGrid agent sees, for `Coverage`: [C] int64, -1 for those out of view.
-
-    They are numbered by where they are in the grid. Where the agent stands is read from the side
-    channel `pose` (see `SeenMap`), or else from `agent_pos` and the field `direction`. With
-    `MapMemory` around the environments the view is the map; what it has shown is seen.
-
-    Args:
-        obs_space: with MiniGrid's view or a map of it as `image`, and `direction`.
-        info_space: side channels.
-
-    Raises:
-        ValueError: if there is no such view, or a map but no `agent_pos`.
-    """
-
-    num_cells = SIDE * SIDE
-
-    def __init__(self, obs_space: spaces.Dict, info_space: spaces.Dict | None = None):
-        channels = set() if info_space is None else set(info_space.spaces)
-        self.is_map = {"visits", "visited"} <= set(obs_space.spaces)
-        self.placed = bool({POSE, "agent_pos"} & channels)
-        if not self.is_map:
-            check_view(obs_space)
-        elif not self.placed:
-            raise ValueError("cells of a shown map can be told only with a side channel agent_pos")
-        self.size: int = obs_space["image"].shape[0]  # type: ignore[index]
-        self.item_size = self.size**2
-
-    def __call__(self, obs: Obs, info: Obs) -> Tensor:
-        """See `Items`."""
-        if POSE in info:
-            pose = info[POSE]
-        elif "agent_pos" in info:
-            pose = torch.cat([info["agent_pos"].long(), obs["direction"].long()[:, None]], 1)
-        else:
-            raise ValueError(f"no info {POSE!r}: step the environments that `wrap` returns")
-        cells = cells_around(pose, self.size, centred=self.is_map).flatten(1)
-        return torch.where(obs["image"][..., 0].flatten(1) > 0, cells, -1)
-
-
 class ExploredTiles:
     """The tiles of a NetHack level that the map shows, for `Coverage`: [1659] int64, else -1.
 
@@ -185,26 +139,3 @@ class ExploredTiles:
         tiles = torch.arange(self.item_size, device=glyphs.device)
         known = (glyphs != _STONE) & (glyphs != _NO_GLYPH)
         return torch.where(known, level[:, None] * self.item_size + tiles, -1)
-
-
-def cells_around(pose: Tensor, size: int, *, centred: bool) -> Tensor:
-    """Numbers ``x * SIDE + y`` of the cells in a picture that is turned as the agent looks.
-
-    Args:
-        pose: [R, 3] int64, x, y and MiniGrid's heading.
-        size: of the picture.
-        centred: the agent is in the middle, else in the middle of the lowest row, as in a view.
-
-    Returns:
-        [R, size, size] int64, axes as in MiniGrid's view; -1 outside of the grid.
-    """
-    x, y, heading = (column[:, None, None] for column in pose.unbind(1))
-    dx, dy = _DX.to(pose.device), _DY.to(pose.device)
-    right = (heading + 1) % 4
-    steps = torch.arange(size, device=pose.device)
-    aside = steps[:, None] - size // 2
-    forward = (size // 2 if centred else size - 1) - steps[None, :]
-    u = x + forward * dx[heading] + aside * dx[right]
-    v = y + forward * dy[heading] + aside * dy[right]
-    inside = (u >= 0) & (u < SIDE) & (v >= 0) & (v < SIDE)
-    return torch.where(inside, u * SIDE + v, -1)

@@ -8,13 +8,13 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from firstlight.agents import checkpoint
 from firstlight.agents.agent import Agent, load
-from firstlight.agents.checkpoint import CheckpointError
-from firstlight.agents.distributions import Categorical, DiagGaussian
-from firstlight.agents.encoders import MLP
 from firstlight.agents.policy import ActorCritic
-from firstlight.agents.spec import SpecError, describe, rebuildable
+from firstlight.agents.session import checkpoint
+from firstlight.agents.session.checkpoint import CheckpointError
+from firstlight.networks.distributions import Categorical, DiagGaussian
+from firstlight.networks.encoders import MLP
+from firstlight.networks.spec import SpecError, describe, rebuildable
 
 OBS = spaces.Dict({"obs": spaces.Box(-1, 1, (3,), np.float32)})
 

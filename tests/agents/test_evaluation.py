@@ -10,9 +10,9 @@ from PIL import Image
 from torch import nn
 
 from firstlight.agents.evaluation import evaluate, record
-from firstlight.envs.chain import Chain
 from firstlight.envs.runner import RandomActor
 from firstlight.envs.types import Step
+from firstlight.envs.worlds.chain import Chain
 
 
 class Clocks:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from firstlight.agents.returns import gae, successor_values, transparent, vtrace
-from firstlight.envs.chain import Chain
 from firstlight.envs.runner import Runner
+from firstlight.envs.worlds.chain import Chain
 from firstlight.intrinsic.mixer import Heads, RewardMixer, Term
 
 

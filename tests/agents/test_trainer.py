@@ -8,17 +8,17 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from firstlight.agents import checkpoint
-from firstlight.agents.callbacks import Evaluate, StopAt
-from firstlight.agents.encoders import MLP
+from firstlight.agents.algorithms.ppo import PPO
 from firstlight.agents.evaluation import Evaluation
 from firstlight.agents.policy import ActorCritic
-from firstlight.agents.ppo import PPO
-from firstlight.agents.status import read_status
+from firstlight.agents.session import checkpoint
+from firstlight.agents.session.callbacks import Evaluate, StopAt
+from firstlight.agents.session.status import read_status
 from firstlight.agents.trainer import Trainer
-from firstlight.envs.chain import Chain
+from firstlight.envs.worlds.chain import Chain
 from firstlight.intrinsic import HashCount, Heads, Linear, ReturnScale, RewardMixer, Sum, Term
 from firstlight.intrinsic.base import IntrinsicModule
+from firstlight.networks.encoders import MLP
 
 N, T = 4, 8
 ROUND = N * T  # environment steps of an iteration, with no idle rows
@@ -488,7 +488,7 @@ class Scripted:
 
     def __init__(self, monkeypatch, returns):
         self.returns, self.seeds, self.steps = list(returns), [], []
-        monkeypatch.setattr("firstlight.agents.callbacks.evaluate", self)
+        monkeypatch.setattr("firstlight.agents.session.callbacks.evaluate", self)
 
     def __call__(self, policy, vec, *, episodes, seed):
         self.seeds.append(seed)

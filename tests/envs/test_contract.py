@@ -26,8 +26,8 @@ from adapters import (
 )
 
 from firstlight.envs import Chain, GymVec, Isolated, Walks, check_vec, minigrid
-from firstlight.envs.envpool import make
-from firstlight.envs.race import Race
+from firstlight.envs.vector.envpool import make
+from firstlight.envs.worlds.race import Race
 
 LENGTHS = (2, 3, 5, 8)
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from adapters import Joined, cartpole, pool
 
-from firstlight.agents.episodes import EpisodeStatistics
 from firstlight.agents.returns import gae, successor_values, vtrace
+from firstlight.agents.session.episodes import EpisodeStatistics
 from firstlight.envs import RandomActor, Runner
 from firstlight.intrinsic.mixer import Heads, RewardMixer, Term
 

@@ -9,12 +9,12 @@ import torch
 from gymnasium import spaces
 
 from firstlight.agents import MLP, ActorCritic
-from firstlight.envs.chain import Chain
-from firstlight.envs.envpool import EnvPoolVec
-from firstlight.envs.gym import GymVec
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import check
+from firstlight.envs.vector.envpool import EnvPoolVec
+from firstlight.envs.vector.gym import GymVec
+from firstlight.envs.worlds.chain import Chain
 
 VECS = {
     "same step": lambda: Chain(5, length=2, horizon=3),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from firstlight.envs.gym import GymVec
 from firstlight.envs.seeding import derive, derive_many, generator
+from firstlight.envs.vector.gym import GymVec
 
 NAMES = ("envs", "actions", "ppo", "envpool", "evaluation", "rnd", "networks")
 

@@ -8,7 +8,8 @@ import torch
 from omegaconf import OmegaConf
 
 from firstlight.envs import minigrid
-from firstlight.envs.cells import (
+from firstlight.envs.minigrid.captions import Captions, Event, describe
+from firstlight.envs.minigrid.cells import (
     BALL,
     BLUE,
     BOX,
@@ -25,9 +26,9 @@ from firstlight.envs.cells import (
     RED,
     YELLOW,
 )
-from firstlight.envs.gridworld import GridWorld
+from firstlight.envs.minigrid.gridworld import GridWorld
 from firstlight.envs.runner import RandomActor, Runner
-from firstlight.envs.text import Captions, Event, TextTable, describe, encode_text, table_of
+from firstlight.envs.text import TextTable, encode_text, table_of
 from firstlight.envs.types import Point
 from firstlight.envs.vec import in_background
 from firstlight.scripts.build import make_vec

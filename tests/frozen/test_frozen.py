@@ -15,9 +15,9 @@ import safetensors.torch
 import torch
 from hydra import compose, initialize_config_module
 
+from firstlight.scripts.benchmarks.results import hardware
 from firstlight.scripts.build import build, make_vec
 from firstlight.scripts.evaluate import main as evaluate
-from firstlight.scripts.results import hardware
 from firstlight.scripts.train import main as train
 
 HERE = Path(__file__).parent

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from firstlight.envs.chain import Chain
+from firstlight.envs.worlds.chain import Chain
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.bonuses import RND, HashCount
 from firstlight.intrinsic.check import check_module

@@ -1,0 +1,1 @@
+"""Learners: what turns reward streams into an update of a policy."""

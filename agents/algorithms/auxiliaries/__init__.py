@@ -1,0 +1,7 @@
+"""Auxiliaries: what a learner does beside its algorithm, see `firstlight.agents.learner`."""
+
+from firstlight.agents.algorithms.auxiliaries.group import Auxiliaries
+from firstlight.agents.algorithms.auxiliaries.lucy import RewardPrediction, StateReconstruction
+from firstlight.agents.algorithms.auxiliaries.rapid import Rapid
+
+__all__ = ["Auxiliaries", "Rapid", "RewardPrediction", "StateReconstruction"]

@@ -1,0 +1,258 @@
+"""Proximal policy optimisation over any number of reward streams."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from firstlight.agents.algorithms.auxiliaries.group import Auxiliaries
+from firstlight.agents.learner import Auxiliary, Batch, at, final_value, minibatches
+from firstlight.agents.losses import approx_kl, clipped_policy_loss, explained_variance, value_loss
+from firstlight.agents.policy import Policy
+from firstlight.agents.returns import gae, successor_values
+from firstlight.agents.session.guards import is_out_of_memory
+from firstlight.envs.finite import NonFiniteError
+from firstlight.envs.seeding import generator
+from firstlight.envs.types import Rollout, map_obs
+from firstlight.intrinsic.mixer import Rewards, Schedule
+
+_LOGS = ("policy_loss", "value_loss", "entropy", "loss", "approx_kl", "clipfrac", "grad_norm")
+_OWN_LOGS = ("an auxiliary's loss", "grad_norm")
+_Loss = Callable[[Batch], tuple[Tensor, Tensor]]
+"""Rows to a scalar to descend and a vector of logs."""
+
+log = logging.getLogger(__name__)
+
+
+class PPO:
+    """PPO with clipping (Schulman et al. 2017) and one value head for each reward stream.
+
+    Advantages are estimated stream by stream, weighted and added (Burda et al. 2018, §2.3), as
+    `Rewards.advantage` says. Rows that are not valid enter no loss and no mean.
+
+    Args:
+        policy: what learns; its `K` is that of the rewards.
+        lr: of Adam; a number, or a schedule over training progress.
+        num_epochs: passes over a rollout.
+        minibatch_size: rows of a gradient step, about.
+        gae_lambda: lambda.
+        clip_range: of the probability ratio.
+        clip_range_vf: of the change of a value; None for none.
+        entropy_coef: weight of the entropy; a number or a schedule.
+        value_coef: weight of the value loss (half squared error, summed over streams).
+        max_grad_norm: bound on the norm of the gradient.
+        normalize_advantage: to mean 0 and deviation 1 in each minibatch, all streams together.
+        auxiliaries: see `Auxiliary`.
+        seed: of the order of rows.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        lr: float | Schedule = 3e-4,
+        num_epochs: int = 4,
+        minibatch_size: int = 2048,
+        gae_lambda: float = 0.95,
+        clip_range: float = 0.2,
+        clip_range_vf: float | None = None,
+        entropy_coef: float | Schedule = 0.01,
+        value_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        normalize_advantage: bool = True,
+        auxiliaries: Sequence[Auxiliary] = (),
+        seed: int = 0,
+    ):
+        self.policy = policy
+        self.lr, self.entropy_coef = lr, entropy_coef
+        self.num_epochs, self.minibatch_size = num_epochs, minibatch_size
+        self.gae_lambda, self.clip_range, self.clip_range_vf = gae_lambda, clip_range, clip_range_vf
+        self.value_coef, self.max_grad_norm = value_coef, max_grad_norm
+        self.normalize_advantage, self.auxiliaries = normalize_advantage, Auxiliaries(auxiliaries)
+        self.generator = generator(seed, "ppo")
+        self._passes = 1
+        self._module = cast(nn.Module, policy)
+        learnt = [*self._module.parameters(), *self.auxiliaries.parameters()]
+        self._parameters = list(dict.fromkeys(learnt))
+        self.optimizer = torch.optim.Adam(self._parameters, lr=at(lr, 0.0), eps=1e-5, fused=True)
+
+    def update(self, rollout: Rollout, rewards: Rewards, progress: float = 0.0) -> dict[str, float]:
+        """Learn from a rollout once.
+
+        Args:
+            rollout: collected by this policy.
+            rewards: of the same steps.
+            progress: of training, in [0, 1].
+
+        Raises:
+            NonFiniteError: for a loss or a gradient that is not finite. The weights are spoilt
+                then; a trainer puts back those from before.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = at(self.lr, progress)
+        entropy_coef = at(self.entropy_coef, progress)
+        self.auxiliaries.to(self._parameters[0].device)
+        self.auxiliaries.observe(rollout, progress)
+        batch = self._batch(rollout, rewards)
+        if int(batch.valid.sum()) < 2:
+            return {}  # every environment only reset itself: there is nothing to learn from
+        live = (rewards.weight != 0).float()
+        logs = []
+        for _ in range(self.num_epochs):
+            for part in minibatches(batch, self.minibatch_size, self.generator):
+                logs.append(self._step(part, live, entropy_coef))
+        own = [
+            self._descend(part, partial(self._own_loss, auxiliary))
+            for auxiliary, part in self.auxiliaries.batches()
+        ]
+        table = torch.stack(logs).cpu()  # [steps, logs]
+        _check_logs(table)
+        if own:
+            _check_logs(torch.stack(own).cpu(), _OWN_LOGS)
+        means = table.mean(0).tolist()
+        metrics = {f"train/{name}": mean for name, mean in zip(_LOGS, means, strict=True)}
+        metrics |= {"train/lr": at(self.lr, progress), "train/entropy_coef": entropy_coef}
+        rows = batch.valid[0]
+        fit = explained_variance(batch.value[0, rows], batch.target[0, rows]).tolist()
+        for name, value in zip(rewards.streams, fit, strict=True):
+            metrics[f"value/{name}/explained_variance"] = value
+        return metrics | self.auxiliaries.metrics()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Policy, optimiser, the generator of row orders, and the auxiliaries."""
+        state = {
+            "policy": self._module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "passes": self._passes,
+        }
+        return state | ({"auxiliaries": self.auxiliaries.state_dict()} if self.auxiliaries else {})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take such a state back."""
+        self.auxiliaries.to(self._parameters[0].device)  # the optimiser's moments go where they are
+        self.auxiliaries.load_state_dict(state.get("auxiliaries", []))
+        self._module.load_state_dict(state["policy"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self._passes = state.get("passes", 1)
+
+    def _step(self, batch: Batch, live: Tensor, entropy_coef: float) -> Tensor:
+        """One gradient step. Returns `_LOGS`, on the device, so that nothing waits for them."""
+        if self.normalize_advantage:
+            advantage = batch.advantage - batch.advantage.mean()
+            advantage = advantage / (batch.advantage.std() + 1e-8)
+            batch = dataclasses.replace(batch, advantage=advantage)
+        return self._descend(batch, partial(self._loss, live=live, entropy_coef=entropy_coef))
+
+    def _descend(self, batch: Batch, loss: _Loss) -> Tensor:
+        """One gradient step down the loss of a minibatch. Returns its logs and the gradient's."""
+        logs = None
+        try:
+            logs = self._backward(batch, loss)
+        except Exception as error:
+            if not is_out_of_memory(error) or self._passes > 1:
+                raise
+        if logs is None:  # out here nothing of the failed pass is held any longer
+            self._passes = 2  # from now on
+            log.warning("out of memory: minibatches go through in %d parts", self._passes)
+            logs = self._backward(batch, loss)
+        norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
+        self.optimizer.step()
+        return torch.cat([logs, norm[None]])
+
+    def _backward(self, batch: Batch, loss: _Loss) -> Tensor:
+        """Leave the gradient of a minibatch, by one pass or several. Returns what is logged."""
+        self.optimizer.zero_grad()
+        total = batch.valid.shape[1]
+        passes = min(self._passes, total)
+        logs = torch.zeros((), device=batch.advantage.device)
+        for rows in torch.arange(total, device=logs.device).tensor_split(passes):
+            share = len(rows) / total
+            value, terms = loss(batch.take(rows) if share < 1 else batch)
+            (share * value).backward()
+            logs = logs + share * terms
+        return logs
+
+    def _own_loss(self, auxiliary: Auxiliary, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss of a minibatch that an auxiliary brought."""
+        loss = auxiliary.loss(self.policy, batch)
+        assert loss is not None, f"{type(auxiliary).__name__} has no loss for its own minibatch"
+        return loss, loss.detach()[None]
+
+    def _loss(self, batch: Batch, live: Tensor, entropy_coef: float) -> tuple[Tensor, Tensor]:
+        """The loss of some rows, and what is logged of it."""
+        out = self.policy(batch.obs, batch.state, batch.is_first)
+        logratio = out.dist.log_prob(batch.action) - batch.log_prob
+        policy_loss = clipped_policy_loss(logratio, batch.advantage, self.clip_range)
+        v_loss = value_loss(
+            out.value.flatten(0, 1),
+            batch.target.flatten(0, 1),
+            batch.value.flatten(0, 1),
+            live,
+            self.clip_range_vf,
+        )
+        entropy = out.dist.entropy().mean()
+        loss = policy_loss + self.value_coef * v_loss - entropy_coef * entropy
+        extra = self.auxiliaries.loss(self.policy, batch)
+        loss = loss if extra is None else loss + extra
+        with torch.no_grad():
+            clipfrac = ((logratio.exp() - 1).abs() > self.clip_range).float().mean()
+            kl = approx_kl(logratio)
+            return loss, torch.stack([policy_loss, v_loss, entropy, loss, kl, clipfrac])
+
+    @torch.no_grad()
+    def _batch(self, rollout: Rollout, rewards: Rewards) -> Batch:
+        """The whole rollout as rows [1, T*N] with advantages and targets."""
+        T = rollout.num_steps
+        value = rollout.value[:-1]
+        next_value = successor_values(
+            rollout, rollout.value, final_value(self.policy, rollout), rewards.carry
+        )
+        advantages = gae(
+            rewards.reward,
+            value,
+            next_value,
+            rewards.discount,
+            rewards.carry,
+            rollout.valid,
+            self.gae_lambda,
+        )  # [T, N, K]
+        advantage = rewards.advantage(advantages, rollout.valid)  # [T, N, K] -> [T, N]
+        past = map_obs(lambda field: field[:T], rollout.obs)
+        says = partial(self.policy, past, rollout.state, rollout.is_first[:T])
+        for extra in self.auxiliaries.advantages(rollout, says):
+            advantage = advantage + extra
+
+        def rows(field: Tensor) -> Tensor:
+            return field.flatten(0, 1)[None]  # [T, N, ...] -> [1, T*N, ...]
+
+        return Batch(
+            obs=map_obs(rows, past),
+            state={},
+            is_first=rows(rollout.is_first[:T]),
+            action=rows(rollout.action),
+            log_prob=rows(rollout.log_prob),
+            value=rows(value),
+            advantage=rows(advantage),
+            target=rows(advantages + value),
+            valid=rows(rollout.valid),
+            rows=torch.arange(rollout.valid.numel(), device=rollout.device)[None],
+        )
+
+
+def _check_logs(table: Tensor, names: Sequence[str] = _LOGS) -> None:
+    """Refuse gradient steps [steps, logs] of which a loss or the gradient was not finite."""
+    bad = ~torch.isfinite(table)
+    bad[:, [names.index(name) for name in ("approx_kl", "clipfrac") if name in names]] = False
+    if bad.any():
+        step, column = bad.nonzero()[0].tolist()
+        raise NonFiniteError(
+            f"{names[column]} is {table[step, column].item()} in gradient step {step}"
+        )

@@ -1,0 +1,1 @@
+"""Tools that show what rewards do: doctor, heat maps, reward video."""

@@ -1,0 +1,275 @@
+"""A film of an episode, with every reward drawn beneath the frames."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+
+from firstlight.agents.diagnostics.pictures import short, write
+from firstlight.agents.evaluation import frozen
+from firstlight.envs.runner import Actor, Runner
+from firstlight.envs.seeding import generator
+from firstlight.envs.types import Obs, Rollout, State, Step
+from firstlight.envs.vec import VecEnv
+from firstlight.envs.video import write_gif
+from firstlight.intrinsic.base import IntrinsicModule
+from firstlight.intrinsic.mixer import Part, RewardMixer, Rewards
+
+_WIDTH = 256  # pixels that the words need
+_WORDS, _PLOT, _GAP = 13, 24, 5  # heights of a strip's parts
+_DARK, _PALE = (18, 18, 22), (225, 225, 225)
+_FLOOR, _CURSOR = (70, 70, 78), (255, 255, 255)
+_HUES = ((250, 214, 80), (90, 200, 250), (255, 130, 100), (130, 230, 130), (220, 150, 255))
+
+
+def record_rewards(
+    policy: Actor,
+    vec: VecEnv,
+    modules: Mapping[str, IntrinsicModule],
+    mixer: RewardMixer,
+    path: Path | str,
+    *,
+    seed: int,
+    progress: float = 1.0,
+    deterministic: bool = False,
+    max_steps: int = 1000,
+    scale: float = 1.0,
+    fps: float = 10,
+) -> Rewards:
+    """Write a GIF of an episode in environment 0, with a strip under the frames for each source.
+
+    A strip shows a source over the time of the episode, on a scale of its own: weight times scaled
+    value, as it counts. A cursor goes along; beside the name stands what is paid at its step. The
+    frame shows where that step led; frame 0 is the beginning, and a last observation that the
+    environment hid is shown as the one before it.
+
+    The rewards are those that a run with these `modules` would have given for this episode, had it
+    come next. Modules and mixer are copied: nothing of a run changes.
+
+    Args:
+        policy: on one device with the modules; left in the mode that it came in.
+        vec: environments of its own, wrapped by the modules that wish it, and able to `render`.
+        modules: name to reward module.
+        mixer: with a term for each of them.
+        path: of the GIF.
+        seed: of the environments and of sampled actions.
+        progress: of training, in [0, 1], for weights that follow a schedule.
+        deterministic: the likeliest actions instead of sampled ones.
+        max_steps: to show at most.
+        scale: factor on height and width of the frames.
+        fps: frames per second.
+
+    Returns:
+        The rewards of the T steps that are shown; its `parts` hold each source, [T, N].
+    """
+    modules, mixer = copy.deepcopy((dict(modules), mixer))
+    if hasattr(vec, "enable_rendering"):
+        vec.enable_rendering()
+    with frozen(policy):
+        rollout, frames = _film(policy, vec, seed, deterministic, max_steps)
+    live = {name: m for name, m in modules.items() if mixer.active(name, progress)}
+    rewards = mixer(rollout, {n: m.compute(rollout) for n, m in live.items()}, progress)
+    strips = Strips(rewards.parts)
+    pictures = [strips.under(_scaled(frame, scale), t) for t, frame in enumerate(frames)]
+    write_gif(path, pictures, fps=fps)
+    return rewards
+
+
+class Strips:
+    """Draws what each source pays over an episode.
+
+    Args:
+        parts: source name to what it gave, of which column 0 is drawn.
+    """
+
+    def __init__(self, parts: Mapping[str, Part]):
+        self.parts = dict(parts)
+        self.paid = {  # [T] each
+            name: np.nan_to_num((part.weight * part.scaled[:, 0]).double().cpu().numpy())
+            for name, part in self.parts.items()
+        }
+        self._plots: dict[int, np.ndarray] = {}
+
+    def under(self, frame: np.ndarray, step: int) -> np.ndarray:
+        """A frame with the strips beneath it.
+
+        Args:
+            frame: [H, W, 3] uint8.
+            step: steps taken before it; the cursor stands at the last of them.
+
+        Returns:
+            [h, w, 3] uint8; all of one size for frames of one size.
+        """
+        height, width = frame.shape[:2]
+        wide = max(width, _WIDTH)
+        if wide not in self._plots:
+            self._plots[wide] = self._draw(wide)
+        canvas = np.full((height + len(self._plots[wide]), wide, 3), _DARK, np.uint8)
+        left = (wide - width) // 2
+        canvas[:height, left : left + width] = frame
+        canvas[height:] = self._plots[wide]
+        image = Image.fromarray(canvas)
+        draw = ImageDraw.Draw(image)
+        for row, name in enumerate(self.parts):
+            top = height + row * (_WORDS + _PLOT + _GAP)
+            write(draw, (wide - 2, top), self._words(name, step - 1), _PALE, right=True)
+            if step > 0:
+                x = min(math.ceil((step - 1) * wide / len(self.paid[name])), wide - 1)
+                draw.line([(x, top + _WORDS), (x, top + _WORDS + _PLOT)], fill=_CURSOR)
+        return np.asarray(image)
+
+    def _words(self, name: str, t: int) -> str:
+        if t < 0:
+            return ""
+        part = self.parts[name]
+        scaled = float(part.scaled[t, 0])
+        if part.weight == 1:
+            return short(scaled)
+        return f"{short(part.weight)} * {short(scaled)} = {short(self.paid[name][t])}"
+
+    def _draw(self, width: int) -> np.ndarray:
+        """Everything but the cursor and what it points at, [h, width, 3]."""
+        pitch = _WORDS + _PLOT + _GAP
+        canvas = np.full((pitch * len(self.paid), width, 3), _DARK, np.uint8)
+        if not self.paid:
+            return canvas
+        for row, values in enumerate(self.paid.values()):
+            top = row * pitch + _WORDS
+            plot = _bars(values, width, _HUES[row % len(_HUES)])
+            canvas[top : top + _PLOT] = plot
+        image = Image.fromarray(canvas)
+        draw = ImageDraw.Draw(image)
+        for row, (name, values) in enumerate(self.paid.items()):
+            most = short(float(values[np.abs(values).argmax()]))
+            write(draw, (2, row * pitch), f"{name}, to {most}", _HUES[row % len(_HUES)])
+        return np.asarray(image)
+
+
+def _bars(values: np.ndarray, width: int, hue: tuple[int, int, int]) -> np.ndarray:
+    """Values [T] as bars from 0, on their own scale, [_PLOT, width, 3]."""
+    plot = np.full((_PLOT, width, 3), _DARK, np.uint8)
+    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    span = (high - low) or 1.0
+    floor = round((_PLOT - 1) * high / span) if high > low else _PLOT - 1
+    first, stop = _columns(len(values), width)
+    for x, (a, b) in enumerate(zip(first, stop, strict=True)):
+        value = values[a:b][np.abs(values[a:b]).argmax()]
+        length = round((_PLOT - 1) * abs(value) / span)
+        length = max(length, int(value != 0))
+        plot[floor - length : floor, x] = hue if value > 0 else plot[0, x]
+        if value < 0:
+            plot[floor + 1 : floor + 1 + length, x] = hue
+    plot[floor] = _FLOOR
+    return plot
+
+
+def _columns(steps: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """First step, and the one after the last, that each of `width` columns of pixels shows."""
+    edges = np.arange(width + 1) * steps // width
+    return edges[:-1], np.maximum(edges[1:], edges[:-1] + 1)
+
+
+def _scaled(frame: np.ndarray, scale: float) -> np.ndarray:
+    if scale == 1.0:
+        return frame
+    height, width = (max(1, round(side * scale)) for side in frame.shape[:2])
+    kind = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
+    return np.asarray(Image.fromarray(np.ascontiguousarray(frame)).resize((width, height), kind))
+
+
+class _Watched:
+    """Environments that begin with a seed of the film's own, and keep their pictures."""
+
+    def __init__(self, vec: VecEnv, seed: int):
+        self.vec, self.seed = vec, seed
+        self.frames: list[np.ndarray] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.vec, name)
+
+    def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
+        answer = self.vec.reset(self.seed)
+        self.frames.append(self.vec.render(0))
+        return answer
+
+    def step(self, action: Tensor) -> Step:
+        step = self.vec.step(action)
+        over = bool((step.terminated | step.truncated)[0])
+        hidden = over and bool(step.is_first[0])  # what is to see belongs to the next episode
+        self.frames.append(self.frames[-1] if hidden else self.vec.render(0))
+        return step
+
+
+class _Likeliest:
+    """A policy that takes its likeliest actions."""
+
+    def __init__(self, policy: Actor):
+        self.policy = policy
+
+    def initial_state(self, num_envs: int) -> State:
+        return self.policy.initial_state(num_envs)
+
+    def __call__(self, obs: Obs, state: State, is_first: Tensor) -> Any:
+        out = self.policy(obs, state, is_first)
+        dist = SimpleNamespace(sample=lambda _: out.dist.mode(), log_prob=out.dist.log_prob)
+        return SimpleNamespace(dist=dist, value=out.value, state=out.state)
+
+
+def _film(
+    policy: Actor, vec: VecEnv, seed: int, deterministic: bool, max_steps: int
+) -> tuple[Rollout, list[np.ndarray]]:
+    """An episode of environment 0 as a rollout of T steps, and its T + 1 frames."""
+    parameter = next(policy.parameters(), None) if isinstance(policy, nn.Module) else None
+    device = torch.device("cpu") if parameter is None else parameter.device
+    watched: Any = _Watched(vec, seed)
+    runner = Runner(watched, seed=seed, device=device)
+    runner.generator = generator(seed, "evaluation", device)  # so that `record` shows the same
+    actor = _Likeliest(policy) if deterministic else policy
+    steps: list[Rollout] = []
+    over = False
+    while not over and len(steps) < max_steps:
+        steps.append(runner.collect(actor, 1))
+        over = bool((steps[-1].terminated | steps[-1].truncated)[0, 0])
+    return _joined(steps).to(device), watched.frames
+
+
+def _joined(parts: Sequence[Rollout]) -> Rollout:
+    """Rollouts that follow each other as one."""
+
+    def rows(name: str) -> Any:
+        """A field whose parts stand one after the other."""
+        fields = [getattr(part, name) for part in parts]
+        if isinstance(fields[0], dict):
+            return {key: torch.cat([field[key] for field in fields]) for key in fields[0]}
+        return torch.cat(fields)
+
+    def moments(fields: Sequence[Tensor]) -> Tensor:
+        """A field [T+1, ...] whose last row is the next part's first."""
+        return torch.cat([*(field[:-1] for field in fields), fields[-1][-1:]])
+
+    names = ("action", "log_prob", "reward", "terminated", "truncated", "valid")
+    starts = np.cumsum([0, *(part.num_steps for part in parts)])
+    final_at = [
+        part.final_at + torch.tensor([int(start), 0])
+        for part, start in zip(parts, starts, strict=False)
+    ]
+    return dataclasses.replace(
+        parts[0],
+        **{name: rows(name) for name in (*names, "final_obs", "final_info", "final_state")},
+        obs={key: moments([part.obs[key] for part in parts]) for key in parts[0].obs},
+        info={key: moments([part.info[key] for part in parts]) for key in parts[0].info},
+        value=moments([part.value for part in parts]),
+        is_first=moments([part.is_first for part in parts]),
+        final_at=torch.cat(final_at),
+        lost=None,
+    )

@@ -1,0 +1,1 @@
+"""What any trainer stands in: run directory, checkpoints, signals, guards, metrics."""

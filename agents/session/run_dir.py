@@ -1,0 +1,107 @@
+"""The directory of a run: metrics, pictures, checkpoints and status."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from firstlight.agents.session import checkpoint
+from firstlight.agents.session.metrics import MetricsWriter
+from firstlight.agents.session.status import write_status
+
+log = logging.getLogger(__name__)
+
+KEEP = {"config.yaml"}
+"""Files that may lie in a run directory before the run begins."""
+
+
+class RunDirectory:
+    """Writes everything that a run leaves behind.
+
+    Args:
+        path: made if missing.
+        resume: go on in a directory that holds a run; without it a used directory is refused.
+
+    Raises:
+        FileExistsError: if the directory is in use and `resume` is False.
+    """
+
+    def __init__(self, path: str | Path, *, resume: bool = False):
+        self.path = Path(path).absolute()  # the process may change folder
+        used = self.in_use(self.path)
+        if used and not resume:
+            raise FileExistsError(
+                f"{path} already holds a run: give another run_dir, or go on by resume=auto"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.checkpoints = self.path / "checkpoints"
+        newest = checkpoint.newest(self.checkpoints) if used else None
+        self.restored: dict[str, Any] | None = checkpoint.load(newest) if newest else None
+        steps = None if self.restored is None else int(self.restored["steps"])
+        self._purge = 0 if used and steps is None else steps
+        self._writer: MetricsWriter | None = None
+
+    @staticmethod
+    def in_use(path: Path) -> bool:
+        """Whether a run has left anything there."""
+        return path.is_dir() and any(p.name not in KEEP for p in path.iterdir())
+
+    def open(self) -> None:
+        """Begin to write; what was said about steps after the checkpoint goes."""
+        if self._writer is None:
+            self._writer = MetricsWriter(self.path, purge_step=self._purge)
+            self._purge = None  # the next part goes on where this one ends
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """One line of metrics.jsonl and the same TensorBoard scalars."""
+        self.open()
+        assert self._writer is not None
+        self._writer.write(step, metrics)
+
+    def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """``pictures/step_N_NAME.png``, and in TensorBoard, of `pixels` [H, W, 3] uint8."""
+        self.open()
+        assert self._writer is not None
+        name = name.replace("/", "-")
+        self._writer.image(step, f"pictures/{name}", pixels)
+        path = self.path / "pictures" / f"step_{step}_{name}.png"
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(temporary, format="PNG", optimize=True)
+            temporary.replace(path)
+        except OSError as error:
+            log.warning("no picture at step %s: %s", f"{step:,}", error)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+    def save(self, state: dict[str, Any], step: int) -> Path:
+        """A checkpoint of everything."""
+        return checkpoint.save(self.checkpoints, state, step)
+
+    def save_best(self, state: dict[str, Any], step: int, return_mean: float) -> Path:
+        """The checkpoint of the best evaluation so far."""
+        return checkpoint.save_best(self.checkpoints, {**state, "return_mean": return_mean}, step)
+
+    def best_return(self) -> float:
+        """Mean return of the best evaluation so far, also before a resume; -inf without one."""
+        path, nothing = checkpoint.best(self.checkpoints), float("-inf")
+        return nothing if path is None else checkpoint.load(path).get("return_mean", nothing)
+
+    def status(self, status: str, step: int, error: str | None, resume: str) -> None:
+        """Tell the world how the run stands; a full disk leaves what it was told last."""
+        try:
+            write_status(self.path, status, step, error, resume)
+        except OSError as complaint:
+            log.warning("status.json does not say that the run is %s: %s", status, complaint)
+
+    def close(self) -> None:
+        """Flush."""
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = None

@@ -1,0 +1,58 @@
+"""How a run stands, in ``status.json``, for people and for schedulers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from firstlight.agents.session.files import write_json
+
+STATUSES = ("running", "finished", "interrupted", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What ``status.json`` says.
+
+    Args:
+        status: one of `STATUSES`.
+        step: environment steps so far.
+        error: one sentence, if it failed.
+        resume: how the environments would come back: state, replay, barrier or dropped episodes.
+    """
+
+    status: str
+    step: int
+    error: str | None = None
+    resume: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"status is {self.status!r}, expected one of {', '.join(STATUSES)}")
+
+
+def write_status(
+    run_dir: Path | str,
+    status: str,
+    step: int,
+    error: str | None = None,
+    resume: str | None = None,
+) -> None:
+    """Replace ``status.json`` in `run_dir`, atomically."""
+    write_json(Path(run_dir) / "status.json", asdict(Status(status, step, error, resume)))
+
+
+def read_status(run_dir: Path | str) -> Status | None:
+    """The status of the run in `run_dir`, None if it has none.
+
+    Raises:
+        ValueError: naming a file that is no status.
+    """
+    path = Path(run_dir) / "status.json"
+    try:
+        return Status(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no status: {error}") from error

@@ -1,0 +1,5 @@
+"""MiniGrid: its tasks by three backends, views, map memory and captions."""
+
+from firstlight.envs.minigrid.backends import make
+
+__all__ = ["make"]

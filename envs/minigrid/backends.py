@@ -1,0 +1,148 @@
+"""MiniGrid tasks by three backends: our own world, EnvPool and the Python package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from firstlight.envs.vec import VecEnv
+
+if TYPE_CHECKING:
+    from firstlight.envs.minigrid.captions import Event
+
+Backend = Literal["auto", "native", "envpool", "python"]
+View = Literal["partial", "map", "full"]
+
+
+def make(
+    task: str,
+    *,
+    num_envs: int = 64,
+    backend: Backend = "auto",
+    view: View = "partial",
+    full_grid: bool = False,
+    text: bool = False,
+    caption: Callable[[Event], str] | None = None,
+    max_steps: int | None = None,
+    num_threads: int = 0,
+    isolated: bool = False,
+    **options: Any,
+) -> VecEnv:
+    """MiniGrid environments; every backend gives the same fields.
+
+    Policies see `image` and `direction`, reward modules also `agent_pos` (column and row) and what
+    is asked for. Success is a return above 0. The backends draw different levels from equal seeds:
+    never mix them in one comparison.
+
+    ========  =====================================================================================
+    native    our own world: MultiRoom (levels that can be solved), NoisyTV, DoorKey, KeyCorridor,
+              ObstructedMaze, Unlock; fast; saves its state, so that runs resume exactly
+    envpool   every task in C++, but NoisyTV; most of its MultiRoom levels cannot be solved
+    python    every task, some fifty times slower; resumes by replay
+    ========  =====================================================================================
+
+    Args:
+        task: such as "MiniGrid-DoorKey-8x8-v0", also those that papers use and nobody registers,
+            such as "MiniGrid-MultiRoom-N7-S8-v0" and "MiniGrid-KeyCorridorS8R5-v0".
+        num_envs: `N`.
+        backend: "auto" is our own world for MultiRoom, where EnvPool's levels are broken, else
+            EnvPool.
+        view: what policies see as `image`: "partial" the 7 x 7 cells before the agent, "map" the
+            agent's own map of what these have shown (`MapMemory`), "full" the whole grid.
+        full_grid: carry the whole grid as the side channel `full_grid`, [W, H, 3] uint8, first axis
+            from left to right as in MiniGrid's images. Not with EnvPool, which does not show it.
+        text: carry `text_id` and `mission_id`, see `captions.Captions`.
+        caption: with `text`, says what happened in a step; default `captions.describe`.
+        max_steps: of an episode; default as in the papers.
+        num_threads: of EnvPool.
+        isolated: let EnvPool run in a process of its own.
+        **options: keywords of the backend's environment, or, with view "map", of `MapMemory`.
+
+    Raises:
+        ValueError: for a task or a choice that does not exist, or a backend that lacks the task or
+            the view.
+    """
+    for name, value, kind in (("backend", backend, Backend), ("view", view, View)):
+        if value not in get_args(kind):
+            known = " or ".join(map(repr, get_args(kind)))
+            raise ValueError(f"{name} is {known}, not {value!r}")
+    if caption is not None and not text:
+        raise ValueError("a caption tells text: it goes with text=True")
+    if text and view == "full":
+        raise ValueError('text is told from the partial view: it does not go with view="full"')
+    chosen = _choose(task, backend, view == "full" or full_grid)
+    map_options = {k: options.pop(k) for k in ("size", "show") if view == "map" and k in options}
+    if chosen == "envpool":
+        threads = {"num_threads": num_threads, "isolated": isolated}
+        vec = _envpool(task, num_envs, text, max_steps, {**threads, **options})
+    else:
+        wanted = {"view": "full" if view == "full" else "partial", "full_grid": full_grid}
+        vec = _own(chosen, task, num_envs, {**wanted, "mission": text, **options}, max_steps)
+    if text:
+        from firstlight.envs.minigrid.captions import Captions, describe
+
+        vec = Captions(vec, caption=caption or describe)
+    if view == "map":
+        from firstlight.envs.minigrid.map_memory import MapMemory
+
+        vec = MapMemory(vec, **map_options)
+    return vec
+
+
+def _choose(task: str, backend: Backend, whole: bool) -> str:
+    """The backend to use, of those that have the task and, if need be, show the whole grid."""
+    from firstlight.envs.minigrid.tasks import TASKS, backends_of
+
+    if backend == "native" and task in TASKS:
+        return backend
+    have = backends_of(task)
+    if backend == "auto":
+        ours = "MultiRoom" in task or whole
+        backend = "native" if ours and "native" in have else "envpool"
+        backend = "python" if backend not in have or (whole and backend == "envpool") else backend
+    if backend not in have:
+        raise ValueError(f"backend {backend!r} has no {task}; {' and '.join(have)} have it")
+    if whole and backend == "envpool":
+        others = " and ".join(name for name in have if name != "envpool")
+        raise ValueError(f"EnvPool does not show the whole grid of {task}; {others} can")
+    return backend
+
+
+def _envpool(
+    task: str, num_envs: int, text: bool, max_steps: int | None, options: dict[str, Any]
+) -> VecEnv:
+    from firstlight.envs.minigrid.tasks import TASKS
+    from firstlight.envs.vector import envpool
+
+    known, name = TASKS.get(task), task
+    if known is not None and known.envpool is not None:
+        name, words = known.envpool
+        options = {**words, "max_episode_steps": known.max_steps, **options}
+    if max_steps is not None:
+        options["max_episode_steps"] = max_steps
+    return envpool.make(
+        name,
+        num_envs=num_envs,
+        obs_keys=("image", "direction", *(["mission"] if text else [])),
+        info_keys=("agent_pos",),
+        success_threshold=0.0,
+        **options,
+    )
+
+
+def _own(
+    backend: str, task: str, num_envs: int, options: dict[str, Any], max_steps: int | None
+) -> VecEnv:
+    if max_steps is not None:
+        options["max_steps"] = max_steps
+    if backend == "native":
+        from firstlight.envs.minigrid.gridworld import GridWorld
+
+        return GridWorld(task, num_envs=num_envs, **options)
+    import minigrid  # noqa: F401  (registers the ids)
+
+    from firstlight.envs.minigrid.python_backend import make_python
+    from firstlight.envs.minigrid.tasks import TASKS
+
+    made = TASKS[task].python if task in TASKS else None
+    return make_python(task, made, num_envs=num_envs, **options)

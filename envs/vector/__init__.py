@@ -1,0 +1,1 @@
+"""Ways of stepping many environments at once: Gymnasium, EnvPool, processes."""

@@ -1,0 +1,1 @@
+"""Environments of our own, kept as arrays: chain, walks, race."""

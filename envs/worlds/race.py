@@ -1,0 +1,215 @@
+"""A small race car on a closed track, paid for the lap and punished for leaving the road."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from firstlight.envs.seeding import derive_many
+from firstlight.envs.types import Obs, Step, take
+from firstlight.envs.vec import checked_actions
+from firstlight.envs.worlds.array_backed import Saved
+from firstlight.envs.worlds.race_kernels import drive
+from firstlight.envs.worlds.race_track import Track
+
+CELL = 0.01
+"""Metres of the centre line that are one cell of `progress`."""
+
+AHEAD, STRETCH = 12, 0.2  # stretches of road that are shown, and their length in metres
+_DT, _SUBSTEPS = 0.03, 6  # seconds a step, and parts in which it is integrated
+_STEER = 0.35  # rad
+_SHORTEST = 0.1  # m, of a part of the track; in a substep cars get over one border at most
+_UNITS = (2.0, 0.5, 5.0)  # m/s, m/s and rad/s, in which vx, vy and r are shown
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+class Race(Saved):
+    """A 1:43 race car on a track of 16.4 m (the car-racing task of Prajapat et al. 2024).
+
+    The car is the dynamic bicycle model with Pacejka tyres and the constants of Liniger et al.
+    (2015), at 0.03 s a step. Two actions from -1 to 1: throttle, negative brakes, and steering, to
+    the left by up to 0.35 rad. It begins at rest at s = 0, up to 0.1 m beside the centre line:
+    offsets of later episodes follow the golden ratio from a number of each environment's own.
+
+    The reward is that of the paper's released code without its progress: -0.01 a step, -1 for a
+    centre of mass off the road, 1 at the `finish`; either of the last two ends the episode. The
+    horizon belongs to the task and time is shown, so an episode *terminates* there as well: what
+    can still be won depends on what time is left. The track is our own, `race_track.CORNERS`.
+
+    A policy sees `car`: d by half widths, sine and cosine of the heading relative to the road, and
+    the velocities vx, vy and r in units of 2 m/s, 0.5 m/s and 5 rad/s. `road` is the curvature of
+    the 12 stretches of 0.2 m ahead, 1 for the tightest bend. `place` is s, the farthest s so far,
+    and time, as shares of `finish` and `horizon`: what new progress pays is Markov in these. Reward
+    modules read `progress`, the number of the cell of 1 cm at s, `position`, x and y in metres,
+    `covered`, the farthest s, and `success`, 1 at the finish.
+
+    Args:
+        num_envs: `N`.
+        finish: metres, by default the length of a lap.
+        horizon: steps of an episode. The released code gives up after 700.
+        half_width: of the road, m, more than the 0.1 that cars may start beside its middle.
+        track: default is the one above.
+        autoreset: "same_step" shows the new episode at once, "next_step" spends a call on it.
+
+    Raises:
+        ValueError: for numbers out of range, a road too wide for the tightest bend, or a track of
+            parts shorter than 0.1 m.
+
+    >>> race = Race(num_envs=2)
+    >>> step = race.step(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))  # go, and brake
+    >>> step.info["covered"].gt(0).tolist()
+    [True, False]
+    """
+
+    _rows = ("car", "farthest", "elapsed", "over", "draw")
+    success_threshold: float | None = None
+    reported = ("covered",)
+
+    def __init__(
+        self,
+        num_envs: int = 16,
+        *,
+        finish: float | None = None,
+        horizon: int = 700,
+        half_width: float = 0.185,
+        track: Track | None = None,
+        autoreset: Literal["same_step", "next_step"] = "same_step",
+    ):
+        if autoreset not in ("same_step", "next_step"):
+            raise ValueError(f"autoreset is 'same_step' or 'next_step', not {autoreset!r}")
+        self.track = Track() if track is None else track
+        self.finish = self.track.length if finish is None else finish
+        if min(num_envs, horizon) < 1 or self.finish <= 0 or half_width <= 0.1:
+            raise ValueError(
+                f"num_envs {num_envs} and horizon {horizon} are at least 1, finish {self.finish} "
+                f"is above 0, and half_width {half_width} above 0.1, where cars may start"
+            )
+        if (shortest := np.diff(self.track.ends, prepend=0).min()) < _SHORTEST:
+            raise ValueError(f"a part of the track is {shortest:.3f} m long, at least {_SHORTEST}")
+        self._tightest = float(np.abs(self.track.curvature).max())
+        if half_width * self._tightest > 0.8:
+            raise ValueError(
+                f"half_width {half_width} is too much for a bend of radius {1 / self._tightest:.2f}"
+            )
+        self.num_envs, self.horizon, self.half_width = num_envs, horizon, half_width
+        self.autoreset, self.cells = autoreset, math.ceil(self.finish / CELL)
+        self.obs_space = spaces.Dict(
+            {
+                "car": spaces.Box(-np.inf, np.inf, (6,)),
+                "road": spaces.Box(-1, 1, (AHEAD,)),
+                "place": spaces.Box(-np.inf, np.inf, (3,)),
+            }
+        )
+        self.info_space = spaces.Dict(
+            {
+                "progress": spaces.Discrete(self.cells),
+                "position": spaces.Box(-np.inf, np.inf, (2,)),
+                "covered": spaces.Box(0, np.inf, ()),
+                "success": spaces.Box(-1, 1, (), np.int8),
+            }
+        )
+        self.act_space: spaces.Space = spaces.Box(-1, 1, (2,))
+        self._draw = np.zeros(num_envs)
+        self.reset(0)
+
+    def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
+        """Begin an episode everywhere; `seed` is of where cars start, None goes on with that."""
+        N = self.num_envs
+        if seed is not None:
+            self._draw = derive_many(seed, "race", N) / 2.0**31
+        self._car, self._farthest = np.zeros((N, 6)), np.zeros(N)
+        self._elapsed, self._over = np.zeros(N, np.int64), np.zeros(N, bool)
+        self._open(np.ones(N, bool))
+        return self._obs(), self._info()
+
+    def step(self, action: Tensor) -> Step:
+        """Step with `action` [N, 2] float32: throttle and steering, clipped to -1 and 1."""
+        inputs = checked_actions(action, self.act_space, self.num_envs) * np.array((1.0, _STEER))
+        valid = ~self._over  # next-step autoreset: this call resets those that are over
+        road = (self.track.ends, self.track.curvature, self.half_width, self.finish)
+        cars = self._car[valid]
+        drive(cars, inputs[valid], *road, _DT, _SUBSTEPS)
+        self._car[valid] = cars
+        self._farthest = np.maximum(self._farthest, self._car[:, 0])
+        self._elapsed += 1
+        self._open(~valid)
+        off = valid & (np.abs(self._car[:, 1]) > self.half_width)
+        won = valid & ~off & (self._car[:, 0] >= self.finish)
+        done = off | won | valid & (self._elapsed >= self.horizon)
+        reward = (1.0 * won - off - 0.01 * valid).astype(np.float32)
+        obs, info = self._obs(), self._info()
+        same = self.autoreset == "same_step"
+        final_ids = torch.from_numpy(done.nonzero()[0] if same else np.arange(0))
+        final_obs, final_info = take(obs, final_ids), take(info, final_ids)
+        if same and len(final_ids):
+            self._open(done)
+            obs, info = self._obs(), self._info()
+        if not same:
+            self._over = done
+        return Step(
+            obs=obs,
+            info=info,
+            reward=torch.from_numpy(reward),
+            terminated=torch.from_numpy(done.copy()),
+            truncated=torch.zeros(self.num_envs, dtype=torch.bool),
+            valid=torch.from_numpy(valid),
+            is_first=torch.from_numpy(done.copy() if same else ~valid),
+            final_ids=final_ids,
+            final_obs=final_obs,
+            final_info=final_info,
+        )
+
+    def render(self, env_id: int = 0) -> np.ndarray:
+        """The road from above, x to the right and y up, the car lit. [H, W, 3] uint8."""
+        s, d = np.meshgrid(np.arange(0, self.track.length, 0.02), np.linspace(-1, 1, 19))
+        road = self.track.position(s.ravel(), d.ravel() * self.half_width)
+        low = road.min(0) - 0.1
+        width, height = np.ceil((road.max(0) + 0.1 - low) * 50).astype(int)  # 2 cm a pixel
+        picture = np.full((height, width, 3), 40, np.uint8)
+        car = self.track.position(self._car[env_id, :1], self._car[env_id, 1:2])
+        beside = np.stack(np.meshgrid([-0.03, 0, 0.03], [-0.03, 0, 0.03]), -1).reshape(-1, 2)
+        for places, colour in ((road, (110, 110, 110)), (car + beside, (250, 210, 80))):
+            x, y = ((places - low) * 50).astype(int).T
+            picture[height - 1 - y.clip(0, height - 1), x.clip(0, width - 1)] = colour
+        return picture
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def _open(self, rows: np.ndarray) -> None:
+        """Begin episodes in the `rows` [N] bool."""
+        self._car[rows] = 0
+        self._car[rows, 1] = 0.2 * self._draw[rows] - 0.1
+        self._farthest[rows], self._elapsed[rows] = 0, 0
+        self._draw[rows] = (self._draw[rows] + _GOLDEN) % 1
+
+    def _shown(self, ids: Tensor) -> tuple[Obs, Obs]:
+        return take(self._obs(), ids), take(self._info(), ids)
+
+    def _obs(self) -> Obs:
+        s, d, mu, *velocity = self._car.T
+        heading = self.track.heading(s[:, None] + STRETCH * np.arange(AHEAD + 1))
+        shares = s / self.finish, self._farthest / self.finish, self._elapsed / self.horizon
+        speeds = (speed / unit for speed, unit in zip(velocity, _UNITS, strict=True))
+        fields = {
+            "car": np.stack((d / self.half_width, np.sin(mu), np.cos(mu), *speeds), 1),
+            "road": np.clip(np.diff(heading) / (STRETCH * self._tightest), -1, 1),
+            "place": np.stack(shares, 1),
+        }
+        return {name: torch.from_numpy(f.astype(np.float32)) for name, f in fields.items()}
+
+    def _info(self) -> Obs:
+        s, d = self._car[:, :2].T
+        won = (s >= self.finish) & (np.abs(d) <= self.half_width)
+        fields = {
+            "progress": np.clip(s / CELL, 0, self.cells - 1).astype(np.int64),
+            "position": self.track.position(s, d).astype(np.float32),
+            "covered": self._farthest.astype(np.float32),
+            "success": won.astype(np.int8),
+        }
+        return {name: torch.from_numpy(field) for name, field in fields.items()}

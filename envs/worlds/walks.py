@@ -1,0 +1,220 @@
+"""Grids in which an agent walks, and is paid nothing: worlds for rewards that are set functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from firstlight.envs.seeding import derive_many
+from firstlight.envs.types import Obs, Step
+from firstlight.envs.vec import checked_actions
+from firstlight.envs.worlds.array_backed import Saved
+
+MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
+"""Stay, right, up, left, down, as steps in x and y; the order of Submodular RL's released code."""
+
+
+class Walks(Saved):
+    """Walks of `horizon` moves over a grid (the tabular tasks of Prajapat et al. 2024).
+
+    Five actions: stay, or a cell on in one of four directions; a move into a wall or over the edge
+    is none. The environment's reward is 0: what a walk is worth says a reward module. The horizon
+    belongs to the task and time is shown, so an episode *terminates* there and nothing comes after.
+
+    A policy sees where it is and when, each as a number of its own (encoders make it one-hot). That
+    is a Markov policy; with `history` it sees the set of its cells as well. Reward modules read the
+    side channels `cell`, numbered ``x * height + y``, and `position`, x and y.
+
+    Args:
+        num_envs: `N`.
+        width: of the grid, along x; ignored with a `plan`.
+        height: of the grid, along y; ignored with a `plan`.
+        plan: one string for each x, with a character for each y: ``#`` a wall, ``.`` free.
+        horizon: moves of an episode. What the paper calls H counts states, of which there is one
+            more.
+        start: number of the cell in which episodes begin.
+        slip: probability with which an action is replaced by one of the five at random.
+        history: show `visited` [cells] uint8, 1 where the episode has been.
+        autoreset: "same_step" shows the new episode at once, "next_step" spends a call on it.
+
+    Raises:
+        ValueError: for a plan that is no rectangle, a start outside or in a wall, or numbers out of
+            range.
+
+    >>> walks = Walks(num_envs=2, width=4, height=3, start=0, horizon=5)
+    >>> walks.step(torch.tensor([1, 2])).info["position"].tolist()
+    [[0, 1], [1, 0]]
+    """
+
+    _rows = ("cell", "elapsed", "over", "noise", "visited")
+    success_threshold: float | None = None
+
+    def __init__(
+        self,
+        num_envs: int = 16,
+        *,
+        width: int = 30,
+        height: int = 30,
+        plan: Sequence[str] | None = None,
+        horizon: int = 39,
+        start: int = 34,
+        slip: float = 0.0,
+        history: bool = False,
+        autoreset: Literal["same_step", "next_step"] = "same_step",
+    ):
+        if autoreset not in ("same_step", "next_step"):
+            raise ValueError(f"autoreset is 'same_step' or 'next_step', not {autoreset!r}")
+        if min(num_envs, width, height, horizon) < 1 or not 0 <= slip <= 1:
+            raise ValueError(
+                f"num_envs {num_envs}, width {width}, height {height} and horizon {horizon} are at "
+                f"least 1, and slip {slip} is 0 to 1"
+            )
+        self.walls = _walls(plan) if plan is not None else np.zeros((width, height), bool)
+        self.width, self.height = self.walls.shape
+        cells = self.walls.size
+        if not 0 <= start < cells or self.walls.flat[start]:
+            raise ValueError(f"start {start} is no free cell of {cells}, numbered from 0")
+        self.num_envs, self.horizon, self.start = num_envs, horizon, start
+        self.slip, self.history, self.autoreset = slip, history, autoreset
+        self.successor = successors(self.walls)  # [cells, 5]
+        seen: dict[str, spaces.Space] = {
+            "cell": spaces.Discrete(cells),
+            "time": spaces.Discrete(horizon + 1),
+        }
+        if history:
+            seen["visited"] = spaces.Box(0, 1, (cells,), np.uint8)
+        self.obs_space = spaces.Dict(seen)
+        most = np.array([self.width - 1, self.height - 1])
+        self.info_space = spaces.Dict(
+            {
+                "cell": spaces.Discrete(cells),
+                "position": spaces.Box(np.zeros(2, np.int64), most, dtype=np.int64),
+            }
+        )
+        self.act_space: spaces.Space = spaces.Discrete(len(MOVES))
+        self._noise = torch.zeros(num_envs, dtype=torch.int64)
+        self.reset(0)
+
+    def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
+        """Begin an episode everywhere; `seed` is of the slips, None goes on with theirs."""
+        N = self.num_envs
+        if seed is not None:
+            self._noise = torch.from_numpy(derive_many(seed, "walks", N))
+        self._cell = torch.full((N,), self.start)
+        self._elapsed = torch.zeros(N, dtype=torch.int64)
+        self._over = torch.zeros(N, dtype=torch.bool)
+        self._visited = torch.zeros(N, self.walls.size if self.history else 0, dtype=torch.uint8)
+        self._mark(torch.ones(N, dtype=torch.bool))
+        every = torch.arange(N)
+        return self._obs(every), self._info(every)
+
+    def step(self, action: Tensor) -> Step:
+        """Step with `action` [N] int64 of 0 to 4."""
+        checked_actions(action, self.act_space, self.num_envs)
+        valid = ~self._over  # next-step autoreset: this call resets those that are over
+        if self.slip:
+            action = self._slipped(action, valid)
+        self._cell = torch.where(valid, self.successor[self._cell, action], self.start)
+        self._elapsed = torch.where(valid, self._elapsed + 1, 0)
+        self._mark(~valid)
+        done = valid & (self._elapsed >= self.horizon)
+        final_ids = torch.zeros(0, dtype=torch.int64)
+        if self.autoreset == "same_step":
+            final_ids = done.nonzero()[:, 0]
+        final_obs, final_info = self._obs(final_ids), self._info(final_ids)
+        if self.autoreset == "next_step":
+            self._over, is_first = done, ~valid
+        else:
+            is_first = done
+            self._cell = torch.where(done, self.start, self._cell)
+            self._elapsed = torch.where(done, 0, self._elapsed)
+            self._mark(done)
+        every = torch.arange(self.num_envs)
+        return Step(
+            obs=self._obs(every),
+            info=self._info(every),
+            reward=torch.zeros(self.num_envs),
+            terminated=done,
+            truncated=torch.zeros(self.num_envs, dtype=torch.bool),
+            valid=valid,
+            is_first=is_first.clone(),
+            final_ids=final_ids,
+            final_obs=final_obs,
+            final_info=final_info,
+        )
+
+    def render(self, env_id: int = 0) -> np.ndarray:
+        """The grid, x to the right and y down: walls grey, the agent lit. [H, W, 3] uint8."""
+        cells = np.where(self.walls.T[..., None], 110, 40).astype(np.uint8).repeat(3, -1)
+        x, y = divmod(int(self._cell[env_id]), self.height)
+        cells[y, x] = (250, 210, 80)
+        return np.kron(cells, np.ones((12, 12, 1), np.uint8))
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def _shown(self, ids: Tensor) -> tuple[Obs, Obs]:
+        return self._obs(ids), self._info(ids)
+
+    def _obs(self, ids: Tensor) -> Obs:
+        obs = {"cell": self._cell[ids], "time": self._elapsed[ids]}
+        return obs | ({"visited": self._visited[ids]} if self.history else {})
+
+    def _info(self, ids: Tensor) -> Obs:
+        cell = self._cell[ids]
+        x = torch.div(cell, self.height, rounding_mode="floor")
+        return {"cell": cell, "position": torch.stack([x, cell % self.height], -1)}
+
+    def _mark(self, opens: Tensor) -> None:
+        """Count the cells at hand as visited, where an episode `opens` [N] as the only ones."""
+        if not self.history:
+            return
+        self._visited = self._visited * ~opens[:, None]
+        self._visited[torch.arange(self.num_envs), self._cell] = 1
+
+    def _slipped(self, action: Tensor, valid: Tensor) -> Tensor:
+        """Replace some of the actions [N]; the noise of rows that are not `valid` stays."""
+        noise, slips = _splitmix(self._noise.numpy())
+        after, which = _splitmix(noise)
+        self._noise = torch.where(valid, torch.from_numpy(after), self._noise)
+        other = torch.from_numpy((which * len(MOVES)).astype(np.int64))
+        return torch.where(torch.from_numpy(slips < self.slip), other, action)
+
+
+def successors(walls: np.ndarray) -> Tensor:
+    """Where each of `MOVES` leads from each cell of a grid.
+
+    Args:
+        walls: [width, height] bool.
+
+    Returns:
+        [width * height, 5] int64; what is impossible leads nowhere else.
+    """
+    width, height = walls.shape
+    x, y = np.divmod(np.arange(walls.size), height)
+    table = np.empty((walls.size, len(MOVES)), np.int64)
+    for move, (dx, dy) in enumerate(MOVES):
+        u, v = x + dx, y + dy
+        inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
+        free = inside & ~walls[u.clip(0, width - 1), v.clip(0, height - 1)]
+        table[:, move] = np.where(free, u * height + v, x * height + y)
+    return torch.from_numpy(table)
+
+
+def _walls(plan: Sequence[str]) -> np.ndarray:
+    if not plan or not plan[0] or len({*map(len, plan)}) > 1 or set("".join(plan)) - set("#."):
+        raise ValueError(f"a plan is strings of one length, of # and . only, not {list(plan)}")
+    return np.array([[character == "#" for character in row] for row in plan])
+
+
+def _splitmix(state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Next states [N] int64 and numbers [N] in [0, 1) (splitmix64, Steele et al. 2014)."""
+    after = state.view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    z = (after ^ (after >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return after.view(np.int64), ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) / 2.0**53

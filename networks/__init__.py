@@ -1,0 +1,12 @@
+"""Networks: encoders, cores, action distributions, initialisation, rebuildable specs."""
+
+if __name__ != "firstlight.networks":
+    raise ImportError(
+        f"{__name__!r} is a folder of the firstlight repository, not a package of its own: "
+        "import it as 'firstlight.networks'."
+    )
+
+from firstlight.networks.encoders import MLP, Grid, NetHack, ONINet, Pixel, TwinMLP, auto
+from firstlight.networks.spec import rebuildable
+
+__all__ = ["MLP", "Grid", "NetHack", "ONINet", "Pixel", "TwinMLP", "auto", "rebuildable"]

@@ -1,0 +1,136 @@
+"""The encoder for vectors, and for anything small enough to be flattened."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from firstlight.envs.types import Obs
+from firstlight.networks.initialisation import orthogonal
+from firstlight.networks.spec import rebuildable
+
+
+class Flat(nn.Module):
+    """Joins every field into one float vector; Discrete fields become one-hot.
+
+    Args:
+        obs_space: of one environment. The field "action_mask" is left out.
+    """
+
+    def __init__(self, obs_space: spaces.Dict):
+        super().__init__()
+        self.fields = {
+            name: space for name, space in obs_space.spaces.items() if name != "action_mask"
+        }
+        self.out_dim = sum(_width(name, space) for name, space in self.fields.items())
+
+    def forward(self, obs: Obs) -> Tensor:
+        """Fields [B, ...] to [B, out_dim] float32."""
+        parts = []
+        for name, space in self.fields.items():
+            field = obs[name]
+            if isinstance(space, spaces.Discrete):
+                field = _one_hot(field.long() - int(space.start), int(space.n))
+            elif isinstance(space, spaces.MultiDiscrete):
+                start = torch.as_tensor(space.start.flatten(), device=field.device)
+                ids = (field.flatten(1).long() - start).unbind(1)
+                hot = [_one_hot(i, int(n)) for i, n in zip(ids, space.nvec.flat, strict=True)]
+                field = torch.cat(hot, 1)
+            parts.append(field[:, None].flatten(1).float())  # a scalar field is [B]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _one_hot(ids: Tensor, n: int) -> Tensor:
+    """[B] int64 to [B, n] float32; torch's own looks for the greatest number first."""
+    return torch.zeros(len(ids), n, device=ids.device).scatter_(1, ids[:, None], 1.0)
+
+
+def _width(name: str, space: spaces.Space) -> int:
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return int(space.nvec.sum())
+    if isinstance(space, spaces.Box | spaces.MultiBinary):
+        return int(np.prod(space.shape))
+    raise ValueError(f"observation {name!r} is a {type(space).__name__}, which cannot be flattened")
+
+
+@rebuildable
+class MLP(nn.Module):
+    """Fully connected layers over the flattened observation.
+
+    Args:
+        obs_space: of one environment.
+        hidden: width of each layer.
+        activation: class of the nonlinearity after each layer.
+    """
+
+    def __init__(
+        self,
+        obs_space: spaces.Dict,
+        *,
+        hidden: Sequence[int] = (64, 64),
+        activation: type[nn.Module] = nn.Tanh,
+    ):
+        super().__init__()
+        self.flat = Flat(obs_space)
+        widths = [self.flat.out_dim, *hidden]
+        layers: list[nn.Module] = []
+        for i, o in itertools.pairwise(widths):
+            layers += [orthogonal(nn.Linear(i, o)), activation()]
+        self.layers = nn.Sequential(*layers)
+        self.out_dim = widths[-1]
+
+    def forward(self, obs: Obs) -> Tensor:
+        """Fields [B, ...] to [B, out_dim]."""
+        return self.layers(self.flat(obs))
+
+
+@rebuildable
+class TwinMLP(nn.Module):
+    """Two `MLP`s of one shape, for the policy and for the values, computed side by side.
+
+    The same networks as two `MLP`s, in half as many operations.
+
+    Args:
+        obs_space: of one environment.
+        hidden: width of each layer of each, one or more.
+        activation: class of the nonlinearity after each layer.
+
+    Raises:
+        ValueError: without a layer.
+    """
+
+    twin = True
+
+    def __init__(
+        self,
+        obs_space: spaces.Dict,
+        *,
+        hidden: Sequence[int] = (64, 64),
+        activation: type[nn.Module] = nn.Tanh,
+    ):
+        super().__init__()
+        if not hidden:
+            raise ValueError("a TwinMLP needs a layer")
+        pair = [MLP(obs_space, hidden=hidden, activation=activation) for _ in range(2)]
+        self.flat, self.out_dim, self.activation = pair[0].flat, pair[0].out_dim, activation()
+        linear = [[layer for layer in mlp.layers if isinstance(layer, nn.Linear)] for mlp in pair]
+        weights = (
+            torch.stack([policy.weight.detach().T, values.weight.detach().T])
+            for policy, values in zip(*linear, strict=True)
+        )
+        self.weights = nn.ParameterList(weights)  # [2, in, out] each
+        self.biases = nn.ParameterList(torch.zeros(2, 1, w.shape[2]) for w in self.weights)
+
+    def forward(self, obs: Obs) -> Tensor:
+        """Fields [B, ...] to [2, B, out_dim]: the policy's features and the values'."""
+        hidden = self.flat(obs).expand(2, -1, -1)  # [B, in] -> [2, B, in]
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            hidden = self.activation(torch.baddbmm(bias, hidden, weight))
+        return hidden

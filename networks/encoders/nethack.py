@@ -1,0 +1,221 @@
+"""The encoder for NetHack and MiniHack: surroundings, map, bottom line, message, inventory."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from firstlight.envs.types import Obs
+from firstlight.networks.encoders.grid_kernels import SumRows
+from firstlight.networks.encoders.nethack_kernels import BestWindows, number_glyphs, patch_rows
+from firstlight.networks.encoders.nethack_parts import STATISTICS, STONE, X, Y, crop, statistics
+from firstlight.networks.initialisation import orthogonal
+from firstlight.networks.spec import rebuildable
+
+_KNOWN = ("glyphs", "blstats", "message", "inv_glyphs")
+
+
+@rebuildable
+class NetHack(nn.Module):
+    """Looks closely at what is around the hero, coarsely at the whole level, and reads.
+
+    Glyphs have an embedding, shared by three views: a crop centred on the hero, through a
+    convolution that keeps each cell apart; the whole map, through one of large patches; and the
+    inventory, summed. The bottom line enters by `statistics`, the message by a convolution over
+    its characters and the maximum over its length. What the observation lacks is left out.
+
+    Blank stone, and so what lies beyond the map, is all zeros. On the CPU the convolutions look
+    up rows of tables (`nethack_kernels`), elsewhere they are torch's; both give the same.
+
+    Args:
+        obs_space: of one environment, with `glyphs` int16 [H, W] and `blstats` [26 or 27];
+            `message` uint8 [M] and `inv_glyphs` int16 [I] are used if they are there.
+        hidden: width of the features.
+        crop_size: rows and columns around the hero, odd.
+        embedding: width of a glyph's.
+        whole_map: look at the whole map too.
+
+    Raises:
+        ValueError: without `glyphs` and `blstats`, or with a field that would go unseen.
+    """
+
+    def __init__(
+        self,
+        obs_space: spaces.Dict,
+        *,
+        hidden: int = 256,
+        crop_size: int = 9,
+        embedding: int = 32,
+        whole_map: bool = True,
+    ):
+        super().__init__()
+        fields = {name: s for name, s in obs_space.spaces.items() if name != "action_mask"}
+        check_fields("NetHack", fields, ("glyphs", "blstats"), _KNOWN)
+        if crop_size < 5 or crop_size % 2 == 0:
+            raise ValueError(f"crop_size is {crop_size}, expected an odd number from 5 on")
+        self.size, self.out_dim = (crop_size, crop_size), hidden
+        num_glyphs = int(fields["glyphs"].high.max()) + 1  # type: ignore[attr-defined]
+        self.glyphs = nn.Embedding(num_glyphs, embedding, padding_idx=STONE)
+        with torch.no_grad():
+            self.glyphs.weight *= embedding**-0.5
+        self.near = _Patches(self.size, embedding, 24, hidden, kernel=(3, 3), stride=(1, 1))
+        self.line = nn.Sequential(_linear(STATISTICS, 64), nn.ReLU(), _linear(64, 64), nn.ReLU())
+        width = hidden + 64
+        self.far: _Patches | None = None
+        if whole_map:
+            size: tuple[int, int] = fields["glyphs"].shape  # type: ignore[assignment]
+            self.far = _Patches(size, embedding, 16, 128, kernel=(5, 7), stride=(4, 6))
+            width += 128
+        self.text = _Characters(64) if "message" in fields else None
+        width += 64 if self.text is not None else 0
+        self.items = _linear(embedding, 64) if "inv_glyphs" in fields else None
+        width += 64 if self.items is not None else 0
+        self.join = _linear(width, hidden)
+
+    def forward(self, obs: Obs) -> Tensor:
+        """Fields [B, ...] to [B, hidden]."""
+        glyphs, blstats = obs["glyphs"], obs["blstats"]
+        parts = (self._look_up if glyphs.device.type == "cpu" else self._convolve)(glyphs, blstats)
+        parts.append(self.line(statistics(blstats)))
+        if self.text is not None:
+            parts.append(self.text(obs["message"]))
+        if self.items is not None:
+            items, weight = obs["inv_glyphs"].long(), self.glyphs.weight
+            none = len(weight) - 1  # the glyph of a place that is free
+            bag = nn.functional.embedding_bag(items, weight, mode="sum", padding_idx=none)
+            parts.append(torch.relu(self.items(bag)))
+        return torch.relu(self.join(torch.cat(parts, 1)))
+
+    def _look_up(self, glyphs: Tensor, blstats: Tensor) -> list[Tensor]:
+        """What `near` and `far` see."""
+        glyphs = glyphs.contiguous()
+        numbers, chosen = number_glyphs(glyphs.numpy(), len(self.glyphs.weight), STONE)
+        rows = self.glyphs.weight[torch.from_numpy(chosen)]  # [G, E]
+        corner = blstats[:, [Y, X]].long() - self.size[0] // 2
+        parts = [self.near.look_up(glyphs, corner, numbers, rows)]
+        if self.far is not None:
+            parts.append(self.far.look_up(glyphs, torch.zeros_like(corner), numbers, rows))
+        return parts
+
+    def _convolve(self, glyphs: Tensor, blstats: Tensor) -> list[Tensor]:
+        """The same by torch alone."""
+        parts = [self.near.convolve(self.glyphs(crop(glyphs, blstats, self.size, STONE)))]
+        if self.far is not None:
+            parts.append(self.far.convolve(self.glyphs(glyphs.long())))
+        return parts
+
+
+class _Patches(nn.Module):
+    """A convolution over embedded glyphs, then a linear layer over all it gives."""
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        embedding: int,
+        channels: int,
+        width: int,
+        *,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+    ):
+        super().__init__()
+        self.conv = nn.Conv2d(embedding, channels, kernel, stride)
+        self.kernel, self.stride = kernel, stride
+        sides = zip(size, kernel, stride, strict=True)
+        down, across = (max(math.ceil((n - k) / s), 0) + 1 for n, k, s in sides)
+        self.shape = down, across  # so many patches that every cell is in one
+        over = [(n - 1) * s + k for n, k, s in zip(self.shape, kernel, stride, strict=True)]
+        self.padding = (0, over[1] - size[1], 0, over[0] - size[0])
+        # [in, out]: torch's own way round takes twice as long for a few rows
+        linear = _linear(down * across * channels, width)
+        self.weight = nn.Parameter(linear.weight.detach().T.contiguous())
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def look_up(self, glyphs: Tensor, corner: Tensor, numbers: np.ndarray, rows: Tensor) -> Tensor:
+        """Maps [B, H, W] from `corner` [B, 2] on, by `number_glyphs`, to [B, width].
+
+        `rows` [G, E] are the embeddings of the glyphs that have a number.
+        """
+        found = patch_rows(
+            glyphs.numpy(),
+            corner.numpy(),
+            numbers,
+            kernel=self.kernel,
+            stride=self.stride,
+            shape=self.shape,
+        )
+        table = tabulate(rows, self.conv.weight).flatten(0, 1)  # [G * P, C]
+        seen = SumRows.apply(*map(torch.from_numpy, found), table, self.conv.bias)
+        return self._join(seen.view(len(glyphs), len(self.weight)))
+
+    def convolve(self, embedded: Tensor) -> Tensor:
+        """The same, from the embeddings [B, H, W, E] of every cell."""
+        padded = nn.functional.pad(embedded.permute(0, 3, 1, 2), self.padding)  # [B, E, H, W]
+        seen = self.conv(padded).permute(0, 2, 3, 1)  # [B, C, h, w] -> [B, h, w, C]
+        return self._join(seen.flatten(1))
+
+    def _join(self, seen: Tensor) -> Tensor:
+        return torch.relu(torch.addmm(self.bias, torch.relu_(seen), self.weight))
+
+
+class _Characters(nn.Module):
+    """A sentence [B, M] uint8, zeros after its end, as [B, width]: what stands in it anywhere."""
+
+    def __init__(self, width: int, embedding: int = 16, places: int = 5):
+        super().__init__()
+        self.letters = nn.Embedding(256, embedding, padding_idx=0)
+        # so much padding that one window is empty, even of a sentence without an end
+        self.conv = nn.Conv1d(embedding, width, places, padding=places, bias=False)
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, message: Tensor) -> Tensor:
+        best = self.look_up if message.device.type == "cpu" else self.convolve
+        return torch.relu(best(message) + self.bias)
+
+    def look_up(self, message: Tensor) -> Tensor:
+        """The greatest answer of each channel, [B, width]."""
+        table = tabulate(self.letters.weight, self.conv.weight)  # [256, K, C]
+        return BestWindows.apply(message.contiguous(), table)
+
+    def convolve(self, message: Tensor) -> Tensor:
+        """The same by torch alone."""
+        return self.conv(self.letters(message.long()).transpose(1, 2)).amax(
+            2
+        )  # over [B, C, M + K + 1]
+
+
+def tabulate(codes: Tensor, weight: Tensor) -> Tensor:
+    """What each code adds at each place of a kernel.
+
+    Args:
+        codes: [G, E], embeddings.
+        weight: [C, E, *kernel] of a convolution whose kernel has P places.
+
+    Returns:
+        [G, P, C].
+    """
+    flat = weight.flatten(2).permute(1, 2, 0)  # [C, E, *kernel] -> [E, P, C]
+    return (codes @ flat.flatten(1)).view(len(codes), *flat.shape[1:])
+
+
+def check_fields(
+    who: str, fields: dict[str, spaces.Space], needed: tuple[str, ...], known: tuple[str, ...]
+) -> None:
+    """Raise ValueError for a field that is missing, or that the encoder would not see."""
+    for name in needed:
+        if name not in fields:
+            raise ValueError(f"the encoder {who} needs the observation {name!r}: add it to keys")
+    for name in fields:
+        if name not in known:
+            raise ValueError(
+                f"the encoder {who} does not look at {name!r}: leave it out of keys, or take "
+                "another encoder"
+            )
+
+
+def _linear(i: int, o: int) -> nn.Linear:
+    return orthogonal(nn.Linear(i, o))

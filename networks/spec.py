@@ -1,0 +1,262 @@
+"""Objects as JSON: which class with which arguments, so that a checkpoint can build its policy.
+
+`@rebuildable` makes a class remember how each instance was made; `describe` writes that down and
+`rebuild` makes an equal one. A description is data, so `rebuild` imports nothing but firstlight
+and what its caller allows, and calls nothing but rebuildable classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from gymnasium import spaces
+from torch import nn
+
+from firstlight.networks.moved import current
+
+T = TypeVar("T")
+
+_ACTIVATIONS = "torch.nn.modules.activation"
+_TAGS = {"target", "class", "space", "tuple", "float", "dict"}
+
+
+class SpecError(ValueError):
+    """Something that cannot be described or must not be rebuilt; says in one sentence why."""
+
+
+def rebuildable(cls: type[T]) -> type[T]:
+    """Make instances remember their constructor's arguments, defaults included, in `init_kwargs`.
+
+    A subclass with a constructor of its own needs the decorator too: what counts are the arguments
+    of the outermost class.
+
+    >>> @rebuildable
+    ... class Net(nn.Module):
+    ...     def __init__(self, width: int, *, depth: int = 2):
+    ...         super().__init__()
+    >>> Net(8).init_kwargs
+    {'width': 8, 'depth': 2}
+    """
+    init = cls.__init__
+    plain = init in (object.__init__, nn.Module.__init__)  # these take anything and want nothing
+    signature = inspect.signature((lambda self: None) if plain else init)
+    self_name, *parameters = signature.parameters.values()
+    for parameter in parameters:
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
+            raise TypeError(f"{cls.__name__}({parameter}) cannot be rebuilt: give it a name")
+    rest = [p.name for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
+
+    @functools.wraps(init)
+    def remember(self: Any, *args: Any, **kwargs: Any) -> None:
+        if type(self).__init__ is remember:
+            with contextlib.suppress(TypeError):  # `init` says it better
+                bound = signature.bind(self, *args, **kwargs)
+                bound.apply_defaults()
+                given = {k: v for k, v in bound.arguments.items() if k != self_name.name}
+                for name in rest:
+                    given |= given.pop(name)
+                object.__setattr__(self, "init_kwargs", given)  # no submodules of an nn.Module
+        init(self, *args, **kwargs)
+
+    remember.__rebuildable__ = True  # type: ignore[attr-defined]
+    cls.__init__ = remember  # type: ignore[method-assign]
+    return cls
+
+
+def describe(obj: object) -> dict[str, Any]:
+    """A rebuildable `obj` as a JSON value, ``{"target": "pkg.module.Class", "kwargs": {...}}``.
+
+    Arguments may be JSON values, tuples, numbers that are not finite, Gymnasium spaces, activation
+    classes of `torch.nn` and other rebuildable objects, nested as you like.
+
+    Raises:
+        SpecError: naming the class that cannot be described, and what to do about it.
+    """
+    cls = type(obj)
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    if not hasattr(obj, "init_kwargs"):
+        raise SpecError(
+            f"{name} cannot be rebuilt from a checkpoint: decorate it with @rebuildable"
+        )
+    if "." in cls.__qualname__:
+        raise SpecError(f"{name} cannot be imported: define it at the top level of a module")
+    return {"target": name, "kwargs": {k: _encode(v) for k, v in obj.init_kwargs.items()}}
+
+
+def rebuild(spec: dict[str, Any], allow: Sequence[str] = ()) -> Any:
+    """The object that `spec` describes.
+
+    Args:
+        spec: what `describe` gave.
+        allow: packages or modules beside `firstlight` whose rebuildable classes may be made.
+
+    Raises:
+        SpecError: for a target outside of these, or one that is not there or not rebuildable.
+    """
+    match spec:
+        case {"target": str(target), "kwargs": dict(kwargs)}:
+            target = current(target)
+            cls = _import(target, ("firstlight", *allow))
+        case _:
+            raise SpecError(f"this is no description of an object: {spec!r:.200}")
+    arguments = {key: _decode(value, allow) for key, value in kwargs.items()}
+    try:
+        inspect.signature(cls).bind(**arguments)
+    except TypeError as error:
+        raise SpecError(
+            f"{target} no longer takes the arguments it was made with: {error}"
+        ) from None
+    return cls(**arguments)
+
+
+def _import(target: str, allow: Sequence[str]) -> Callable[..., Any]:
+    module, _, name = target.rpartition(".")
+    if not any(f"{module}.".startswith(f"{package}.") for package in allow):
+        package = target.partition(".")[0]
+        raise SpecError(
+            f"{target} lies outside of firstlight: if you trust it, say allow=[{package!r}]"
+        )
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise SpecError(f"{target} cannot be imported: {error}") from error
+    # a module also holds what it imported itself: only classes of its own count
+    own = isinstance(cls, type) and f"{cls.__module__}.{cls.__qualname__}" == target
+    if not own or not hasattr(cls.__init__, "__rebuildable__"):
+        raise SpecError(f"{target} is not a class decorated with @rebuildable")
+    return cls
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"float": str(value)}
+    if isinstance(value, list):
+        return [_encode(item) for item in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_encode(item) for item in value]}
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise SpecError(f"only string keys can be described, not those of {value!r:.200}")
+        encoded = {key: _encode(item) for key, item in value.items()}
+        return {"dict": encoded} if _TAGS & value.keys() else encoded
+    if isinstance(value, spaces.Space):
+        return _encode_space(value)
+    if isinstance(value, type) and issubclass(value, nn.Module):
+        if value.__module__ == _ACTIVATIONS:
+            return {"class": f"{_ACTIVATIONS}.{value.__name__}"}
+        raise SpecError(f"the class {value.__module__}.{value.__qualname__} is no torch activation")
+    return describe(value)
+
+
+def _decode(value: Any, allow: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, allow) for item in value]
+    if not isinstance(value, dict):
+        return value
+    match value:
+        case {"target": _}:
+            return rebuild(value, allow)
+        case {"class": name}:
+            return _activation(name)
+        case {"space": _}:
+            try:
+                return _decode_space(value)
+            except (LookupError, TypeError, AssertionError) as error:
+                raise SpecError(f"this is no description of a space: {value!r:.200}") from error
+        case {"tuple": items}:
+            return tuple(_decode(items, allow))
+        case {"float": text}:
+            return float(text)
+        case {"dict": items}:
+            return {key: _decode(item, allow) for key, item in items.items()}
+    return {key: _decode(item, allow) for key, item in value.items()}
+
+
+def _activation(name: str) -> type[nn.Module]:
+    module, _, short = name.rpartition(".")
+    cls: Any = getattr(nn.modules.activation, short, None)
+    if module != _ACTIVATIONS or getattr(cls, "__module__", None) != _ACTIVATIONS:
+        raise SpecError(f"{name} is no activation class of torch.nn")
+    return cls
+
+
+def _encode_space(space: spaces.Space) -> dict[str, Any]:
+    kind = {"space": type(space).__name__}
+    # subclasses may mean more than their arguments say, so exact types only
+    if type(space) is spaces.Box:
+        return {
+            **kind,
+            "low": _encode_bound(space.low, space.bounded_below, -math.inf),
+            "high": _encode_bound(space.high, space.bounded_above, math.inf),
+            "shape": list(space.shape),
+            "dtype": np.dtype(space.dtype).name,
+        }
+    if type(space) is spaces.Discrete:
+        return {**kind, "n": int(space.n), "start": int(space.start)}
+    if type(space) is spaces.MultiDiscrete:
+        nvec, start = space.nvec.tolist(), space.start.tolist()
+        return {**kind, "nvec": nvec, "start": start, "dtype": np.dtype(space.dtype).name}
+    if type(space) is spaces.MultiBinary:
+        return {**kind, "n": space.n if isinstance(space.n, int) else list(map(int, space.n))}
+    if type(space) is spaces.Text:
+        charset = "".join(sorted(space.character_set))
+        lengths = {"min_length": space.min_length, "max_length": space.max_length}
+        return {**kind, **lengths, "charset": charset}
+    if type(space) is spaces.Dict:
+        return {**kind, "spaces": {key: _encode_space(sub) for key, sub in space.spaces.items()}}
+    if type(space) is spaces.Tuple:
+        return {**kind, "spaces": [_encode_space(sub) for sub in space.spaces]}
+    raise SpecError(f"a {type(space).__module__}.{type(space).__qualname__} cannot be described")
+
+
+def _decode_space(spec: dict[str, Any]) -> spaces.Space:
+    kind, given = spec["space"], {key: value for key, value in spec.items() if key != "space"}
+    match kind:
+        case "Box":
+            dtype, shape = np.dtype(given["dtype"]), tuple(given["shape"])
+            low, bounded_below = _decode_bound(given["low"], shape, dtype)
+            high, bounded_above = _decode_bound(given["high"], shape, dtype)
+            box = spaces.Box(low, high, shape, dtype.type)
+            box.bounded_below, box.bounded_above = bounded_below, bounded_above
+            return box
+        case "Discrete" | "MultiBinary" | "Text":
+            return getattr(spaces, kind)(**given)
+        case "MultiDiscrete":
+            nvec, start = np.array(given["nvec"]), np.array(given["start"])
+            return spaces.MultiDiscrete(nvec, dtype=np.dtype(given["dtype"]).type, start=start)
+        case "Dict":  # pairs keep their order, a dict would be sorted
+            return spaces.Dict([(key, _decode_space(sub)) for key, sub in given["spaces"].items()])
+        case "Tuple":
+            return spaces.Tuple([_decode_space(sub) for sub in given["spaces"]])
+    raise SpecError(f"{kind!r} is no kind of space that firstlight knows")
+
+
+def _encode_bound(bound: np.ndarray, bounded: np.ndarray, infinity: float) -> Any:
+    """One number if all elements share it, else nested lists; infinite where not `bounded`."""
+    values = np.where(bounded, bound.astype(object), infinity)
+    distinct = set(values.flat) or {0}
+    return _encode(distinct.pop() if len(distinct) == 1 else values.tolist())
+
+
+def _decode_bound(
+    spec: Any, shape: tuple[int, ...], dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bound and where it is finite; integers have no infinity, so theirs is the last number."""
+    values = np.array(_decode(spec, ()), dtype=object)
+    finite = np.vectorize(math.isfinite, otypes=[bool])(values)
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        last = np.vectorize(lambda v: limits.min if v < 0 else limits.max, otypes=[object])(values)
+        values = np.where(finite, values, last)
+    return np.broadcast_to(values, shape).astype(dtype), np.broadcast_to(finite, shape).copy()

@@ -1,0 +1,1 @@
+"""Tables, curves and pictures drawn from docs/results."""

@@ -1,0 +1,282 @@
+"""Draws ``docs/benchmarks.md`` and the curves from the lines in ``docs/results``."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from firstlight.scripts.benchmarks.learning import cells, key_of, spec, tables
+from firstlight.scripts.benchmarks.results import read
+from firstlight.scripts.report.markdown import markdown, provenance, span
+from firstlight.scripts.report.pictures import Groups, curves
+from firstlight.scripts.report.submodular_report import worth
+
+PAGE = Path("docs/benchmarks.md")
+HEAD = """# Benchmarks
+
+Written by `firstlight-bench report` from the lines in `docs/results`; not edited by hand.
+Every line there names its command, its commit and the hardware.
+"""
+
+
+def write() -> None:
+    """Write the page and its pictures."""
+    parts = [HEAD, throughput(read("throughput")), stages(read("stages"))]
+    parts += [views(read("views")), pools(read("pools")), modules(read("modules"))]
+    for table in tables():
+        if lines := read(table):
+            parts.append((worth if "measure" in spec(table) else learning)(table, lines))
+    parts.append(soak(read("soak")))
+    PAGE.write_text("\n".join(part for part in parts if part), encoding="utf-8")
+    print(f"wrote {PAGE}")
+
+
+def throughput(lines: list[dict[str, Any]]) -> str:
+    """The table of steps per second, of the latest measurement of each row."""
+    latest = {line["row"]: line for line in lines}
+    if not latest:
+        return ""
+    rates = {name: statistics.median(line["steps_per_second"]) for name, line in latest.items()}
+    lean = [n for n in rates if n.startswith("Stable") and "Monitor" not in n]
+    best = max(lean, key=rates.__getitem__)
+    base = latest[best]["steps_per_second"]
+    rows = []
+    for name, line in latest.items():
+        ratio = sorted(a / b for a, b in zip(line["steps_per_second"], base, strict=True))
+        spread = f"{statistics.median(ratio):.2f} ({ratio[0]:.2f} to {ratio[-1]:.2f})"
+        rows.append([name, f"{rates[name]:,.0f}", spread, f"`{line['command']}`"])
+    first = next(iter(latest.values()))
+    return "\n".join(
+        [
+            "## Training throughput",
+            "",
+            "PPO with separate tanh networks of 64-64 on the flattened view of EnvPool's "
+            "DoorKey-8x8, 64 environments × 128 steps, 4 epochs, minibatch 2048, after three "
+            f"rollouts to warm up; rows alternated, medians of {len(base)} rounds; the ratio is to "
+            f"*{best}*, round by round. {first['hardware']}, commit {first['commit']}. "
+            "Command: `firstlight-bench throughput`. GPU: not measured.",
+            "",
+            *markdown(["row", "steps/s", "ratio", "timed script"], rows),
+            "",
+        ]
+    )
+
+
+def stages(lines: list[dict[str, Any]]) -> str:
+    """For each set-up, steps per second and share of time of each stage."""
+    latest = {(line["setup"], line["row"]): line for line in lines}
+    if not latest:
+        return ""
+    parts = [
+        "## Training time by stage",
+        "",
+        "One torch thread; medians (ranges) of rounds, after the first iterations. The stages and "
+        "the rest (statistics, logs) make up all of training; environments alone, stepped with "
+        "random actions through EnvPool's own interface and through ours, are a part of *collect*. "
+        f"{provenance(latest.values())} GPU: not measured.",
+        "",
+    ]
+    for setup in dict.fromkeys(name for name, _ in latest):
+        mine = [line for (name, _), line in latest.items() if name == setup]
+        rows = [
+            [
+                line["row"],
+                span(line["steps_per_second"], "{:,.0f}"),
+                span(line["share"], "{:.1%}"),
+            ]
+            for line in mine
+        ]
+        parts += [f"*{setup}*: {mine[-1]['about']}.", ""]
+        parts += [*markdown(["row", "steps/s", "share of time"], rows), ""]
+    return "\n".join(parts)
+
+
+def views(lines: list[dict[str, Any]]) -> str:
+    """Share of EnvPool's own speed, and training speed of each view of MiniGrid."""
+    latest = {line["row"]: line for line in lines}
+    if not latest:
+        return ""
+    rows = [
+        [
+            name,
+            span(line["steps_per_second"], "{:,.0f}") if "steps_per_second" in line else "",
+            span(line["ratio"], "{:.2f}"),
+            line["about"],
+        ]
+        for name, line in latest.items()
+    ]
+    return "\n".join(
+        [
+            "## Cost of the adapter and of MiniGrid's views",
+            "",
+            "One torch thread; medians (ranges) of rounds in which everything took its turn. The "
+            "first rows step environments with the same random actions and one EnvPool thread, "
+            "raw and through our adapter; the others train, after the first iterations, and the "
+            "ratio is to the first of them, round by round. "
+            f"{provenance(latest.values())} GPU: not measured.",
+            "",
+            *markdown(["row", "trained steps/s", "ratio", "what"], rows),
+            "",
+        ]
+    )
+
+
+def pools(lines: list[dict[str, Any]]) -> str:
+    """Steps per second of NetHack, by number of environments, and ratios to the peer."""
+    latest = {(line["row"], line["num_envs"]): line for line in lines}
+    if not latest:
+        return ""
+    sizes, names = (list(dict.fromkeys(key[i] for key in latest)) for i in (1, 0))
+    rates = {key: statistics.median(line["steps_per_second"]) for key, line in latest.items()}
+    best = {name: max(rates[name, size] for size in sizes) for name in names}
+    rows = [
+        [
+            name,
+            *(span(latest[name, size]["steps_per_second"], "{:,.0f}") for size in sizes),
+            f"{best['pool'] / best[name]:.2f}",
+            f"{min(rates['pool', n] / rates[name, n] for n in sizes):.2f} to "
+            f"{max(rates['pool', n] / rates[name, n] for n in sizes):.2f}",
+            latest[name, sizes[0]]["about"],
+        ]
+        for name in names
+    ]
+    head = ["row", *(f"{size} environments" for size in sizes), "pool, best against best"]
+    return "\n".join(
+        [
+            "## NetHack in a pool of processes",
+            "",
+            "Environment steps per second under random actions, resets included, training not; "
+            "NetHackScore-v0 with glyphs, blstats and message; medians (ranges) of rounds in which "
+            "everything took its turn. The last ratios are the pool's to the row's at equal "
+            f"numbers of environments. {provenance(latest.values())}",
+            "",
+            *markdown([*head, "at equal numbers", "what"], rows),
+            "",
+        ]
+    )
+
+
+def modules(lines: list[dict[str, Any]]) -> str:
+    """Microseconds per environment step of each reward module and of a peer's."""
+    latest = {line["row"]: line for line in lines}
+    if not latest:
+        return ""
+    columns = [(f"{part}_us", "{:.2f}") for part in ("compute", "update", "mixer", "peer")]
+    columns.append(("ratio", "{:.2f}"))
+    rows = [
+        [name, line["rollout"]]
+        + [span(line[key], form) if key in line else "" for key, form in columns]
+        + [f"`{line['peer_command']}`" if "peer_command" in line else ""]
+        for name, line in latest.items()
+    ]
+    head = ["row", "rollout", "compute", "update", "mixer", "RLeXplore", "ratio"]
+    return "\n".join(
+        [
+            "## Cost of the reward modules",
+            "",
+            "Microseconds per environment step on rollouts of a random agent, one torch thread, "
+            "medians (ranges) of rounds, ours and the peer's in turn. The peer is RLeXplore "
+            "(rllte-core 1.0.1): its `compute(sync=True)` rates, learns and scales, so the ratio "
+            "is its time to our compute, update and mixer together, round by round: above 1, ours "
+            "is faster. *Equal widths*: our predictor has the two further layers of the published "
+            "one; *equal work*: narrower layers, as many multiplications. Its pseudo-counts are "
+            "another method than our counts, hence no ratio. "
+            f"{provenance(latest.values())} GPU: not measured.",
+            "",
+            *markdown([*head, "the peer's script"], rows),
+            "",
+        ]
+    )
+
+
+def soak(lines: list[dict[str, Any]]) -> str:
+    """The latest run of each repeated test."""
+    latest = {line["test"]: line for line in lines}
+    if not latest:
+        return ""
+    known = ("test", "repeats", "passed", "seconds", "commit", "hardware")
+    rows = []
+    for test, line in latest.items():
+        further = [f"{k.replace('_', ' ')} {v}" for k, v in line.items() if k not in known]
+        passed = "yes" if line["passed"] else "**no**"
+        seconds = f"{line['seconds']:.0f}"
+        rows.append([f"`{test}`", f"{line['repeats']:,}", passed, seconds, ", ".join(further)])
+    return "\n".join(
+        [
+            "## Soak",
+            "",
+            "Repeated tests, run in full: the latest run of each. "
+            f"{provenance(latest.values(), 'make soak')} On the CPU; GPU: not measured.",
+            "",
+            *markdown(["test", "repeats", "passed", "seconds", "found"], rows),
+            "",
+        ]
+    )
+
+
+def learning(table: str, lines: list[dict[str, Any]]) -> str:
+    """One learning table: what was reached when, per task and method."""
+    groups: Groups = {}
+    for line in lines:
+        groups.setdefault((line["task"], line["method"], line["cap"]), []).append(line)
+    rows, shown = [], spec(table).get("show", [])
+    for (task, method, cap), runs in groups.items():
+        aim = runs[0]["threshold"]
+        hits = [run for run in runs if run["reached_at"]]
+        steps = span([run["reached_at"] / 1e6 for run in hits], "{:.2f}") if hits else "not reached"
+        clock = span([run["seconds"] for run in runs], "{:.0f}")
+        returns = span([run["eval_return"] for run in runs], "{:.3f}")
+        success = [run["eval_success"] for run in runs if run["eval_success"] is not None]
+        rows.append(
+            [
+                task,
+                method,
+                "" if aim is None else f"{aim:.2f}",
+                f"{len(runs)}" if aim is None else f"{len(hits)} of {len(runs)}",
+                "" if aim is None else steps,
+                f"{cap / 1e6:g}",
+                clock,
+                returns,
+                span(success, "{:.0%}") if success else "",
+                *(reported(runs, name) for name in shown),
+            ]
+        )
+    wanted = {cell.key for cell in cells(table)}
+    missing = wanted - {key_of(line) for line in lines}
+    picture = curves(table, groups)
+    head = ["task", "method", "threshold", "seeds (that reached it)", "M steps to it", "cap (M)"]
+    head += ["seconds", "return in evaluation", "solved in evaluation"]
+    head += [f"{name} in evaluation" for name in shown]
+    lacks = f"Missing cells: {len(missing)}." if missing else "No cell is missing."
+    hard = sorted({line["hardware"] for line in lines})
+    note = spec(table).get("note", "")
+    return "\n".join(
+        [
+            f"## Learning: {table}",
+            "",
+            f"Median (range) over seeds. `firstlight-bench learning {table}`; each cell's own "
+            f"command is in `docs/results/{table}.jsonl`. Training stops once the mean return of "
+            "the last 100 training episodes reaches the threshold, if there is one; then the "
+            "frozen policy is evaluated on unseen levels with sampled actions (100, MultiRoom "
+            f"500). {lacks} {', '.join(hard)}; GPU: not measured. {note}",
+            "",
+            *markdown(head, rows),
+            "",
+            f"![learning curves]({picture})",
+            "",
+            *published(table),
+        ]
+    )
+
+
+def reported(runs: list[dict[str, Any]], name: str) -> str:
+    """What the environments reported of `name`, or nothing."""
+    told = [run.get("eval_reported", {}).get(name) for run in runs]
+    return "" if None in told else span(told, "{:.2f}")
+
+
+def published(table: str) -> list[str]:
+    """What others report on these tasks, with the source."""
+    lines = [f"- {note}" for note in spec(table).get("published", [])]
+    return ["Published, for comparison:", "", *lines, ""] if lines else []

@@ -1,0 +1,306 @@
+"""PPO: its laws about weights, rows and streams, and that a bonus turns never into solved."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from firstlight.agents import MLP, PPO, ActorCritic, Trainer
+from firstlight.agents.losses import approx_kl, clipped_policy_loss, explained_variance, value_loss
+from firstlight.envs import Chain, Runner
+from firstlight.envs.minigrid.gridworld import GridWorld
+from firstlight.envs.minigrid.map_memory import MapMemory
+from firstlight.intrinsic import RND, HashCount, Heads, MapChange, RewardMixer, Sum, Term
+from firstlight.intrinsic.mixer import Lagrangian
+
+
+def make_policy(vec, num_streams=1, seed=0):
+    torch.manual_seed(seed)
+    encoder = MLP(vec.obs_space, hidden=(32,))
+    return ActorCritic(vec.obs_space, vec.act_space, encoder=encoder, num_streams=num_streams)
+
+
+def world(module):
+    """Somewhere that a module knows its way about."""
+    if module is MapChange:
+        return MapMemory(GridWorld("MiniGrid-DoorKey-5x5-v0", num_envs=8), show=False)
+    return Chain(8, length=3)
+
+
+def train(combine, weight, *, module=RND, iterations=3, seed=0):
+    """Parameters after some iterations with a module of this weight; None is no module at all."""
+    vec = world(module)
+    modules = {} if weight is None else {"extra": module(vec.obs_space)}
+    for extra in modules.values():
+        extra.warmup_steps = 0
+    terms = {"reward": Term()} | {n: Term(weight=weight, clip=5.0) for n in modules}
+    mixer = RewardMixer(terms, combine)
+    learner = PPO(make_policy(vec, mixer.num_streams, seed), minibatch_size=64)
+    trainer = Trainer(vec, learner, modules, mixer, num_steps=32, seed=seed)
+    trainer.total_steps = 10_000
+    for _ in range(iterations):
+        trainer.iterate()
+    return dict(learner.policy.state_dict())
+
+
+@pytest.mark.parametrize("module", [RND, HashCount, MapChange])
+def test_weight_zero_under_sum_is_bit_identical_to_no_module(module):
+    without, zero = train(Sum(), None, module=module), train(Sum(), 0.0, module=module)
+    assert all(torch.equal(without[name], zero[name]) for name in without)
+
+
+@pytest.mark.parametrize("module", [RND, HashCount, MapChange])
+def test_weight_one_changes_the_update(module):
+    without, one = train(Sum(), None, module=module), train(Sum(), 1.0, module=module)
+    assert any(not torch.equal(without[name], one[name]) for name in without)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_weight_under_heads_decides_whether_the_policy_moves(weight):
+    """A stream of weight 0 has no value loss; the policy and other heads agree to 1e-6."""
+    vec = Chain(8, length=3)
+    policy = make_policy(vec, num_streams=2)
+    rollout = Runner(vec).collect(policy, 32)
+    bonus = {"b": torch.rand(rollout.reward.shape)}
+
+    def updated(terms, live):
+        copied = copy.deepcopy(policy)
+        mixer = RewardMixer(terms, Heads())
+        PPO(copied, minibatch_size=64).update(rollout, mixer(rollout, live))
+        return copied
+
+    zero = updated({"reward": Term(), "b": Term(weight=0.0)}, {})
+    other = updated({"reward": Term(), "b": Term(weight=weight)}, bonus if weight else {})
+    assert torch.equal(zero.value_head.weight[1], policy.value_head.weight[1])
+    gap = (zero.policy_head.weight - other.policy_head.weight).abs().max()
+    assert gap <= 1e-6 if weight == 0 else gap > 1e-4
+    single = make_policy(vec, num_streams=1)
+    single.load_state_dict(
+        {k: v[:1] if k.startswith("value_head") else v for k, v in policy.state_dict().items()}
+    )
+    alone = dataclasses.replace(rollout, value=rollout.value[..., :1])
+    PPO(single, minibatch_size=64).update(alone, RewardMixer({"reward": Term()})(alone, {}))
+    torch.testing.assert_close(
+        single.policy_head.weight, zero.policy_head.weight, atol=1e-6, rtol=0
+    )
+    torch.testing.assert_close(
+        single.value_head.weight[0], zero.value_head.weight[0], atol=1e-6, rtol=0
+    )
+
+
+def test_rows_that_are_not_valid_change_nothing():
+    vec = Chain(8, length=3, autoreset="next_step")
+    policy = make_policy(vec)
+    rollout = Runner(vec).collect(policy, 32)
+    assert not rollout.valid.all()
+    scrambled = dataclasses.replace(
+        rollout,
+        action=torch.where(rollout.valid, rollout.action, 1 - rollout.action),
+        log_prob=torch.where(rollout.valid, rollout.log_prob, -50.0),
+        reward=torch.where(rollout.valid, rollout.reward, 1e6),
+    )
+    updated = []
+    for case in (rollout, scrambled):
+        copied = copy.deepcopy(policy)
+        PPO(copied, minibatch_size=64).update(case, RewardMixer({})(case, {}))
+        updated.append(copied.state_dict())
+    assert all(torch.equal(updated[0][name], updated[1][name]) for name in updated[0])
+
+
+def test_saved_and_loaded_learner_repeats_the_next_update():
+    vec = Chain(8, length=3)
+    learner = PPO(make_policy(vec), minibatch_size=64)
+    rollout = Runner(vec).collect(learner.policy, 32)
+    rewards = RewardMixer({})(rollout, {})
+    learner.update(rollout, rewards)
+    twin = PPO(make_policy(vec, seed=9), minibatch_size=64)
+    twin.load_state_dict(copy.deepcopy(learner.state_dict()))
+    learner.update(rollout, rewards)
+    twin.update(rollout, rewards)
+    ours, theirs = learner.policy.state_dict(), twin.policy.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_first_epoch_on_policy_has_ratio_one():
+    vec = Chain(8, length=3)
+    learner = PPO(make_policy(vec), minibatch_size=10**6, num_epochs=1)
+    rollout = Runner(vec).collect(learner.policy, 32)
+    metrics = learner.update(rollout, RewardMixer({})(rollout, {}))
+    assert metrics["train/approx_kl"] == pytest.approx(0, abs=1e-6)
+    assert metrics["train/clipfrac"] == 0
+
+
+def naive_advantages(rollout, rewards, lam=0.95):
+    """[T, N, K] by plain loops; every row is valid, and every end a termination."""
+    T, N, K = rewards.reward.shape
+    out = torch.zeros(T, N, K)
+    for n in range(N):
+        for k in range(K):
+            later = 0.0
+            for t in reversed(range(T)):
+                ended = bool(rollout.terminated[t, n])
+                after = rollout.value[t + 1, n, k].item()
+                if ended:
+                    after = 0.0
+                delta = (
+                    rewards.reward[t, n, k].item() + 0.99 * after - rollout.value[t, n, k].item()
+                )
+                later = delta + (0.0 if ended else 0.99 * lam * later)
+                out[t, n, k] = later
+    return out
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_streams_are_normalised_one_by_one_before_they_are_weighted(normalize):
+    """What reaches the loss, row by row, against loops over episodes and streams."""
+
+    class Told:
+        def loss(self, policy, batch):
+            rows = zip(batch.rows[0].tolist(), batch.advantage[0].tolist(), strict=True)
+            seen.update(rows)
+
+    seen: dict[int, float] = {}
+    vec = Chain(8, length=3, horizon=10**6)  # nothing is truncated
+    mixer = RewardMixer(
+        {"b": Term(weight=0.5)}, Lagrangian(thresholds={"b": 1.0}, normalize=normalize)
+    )
+    rollout = Runner(vec).collect(make_policy(vec, 2), 32)
+    rewards = mixer(rollout, {"b": 100 * torch.rand(rollout.reward.shape)})
+    assert not rollout.truncated.any()
+    assert rollout.terminated.any()
+    learner = PPO(
+        make_policy(vec, 2), normalize_advantage=False, num_epochs=1, auxiliaries=[Told()]
+    )
+    learner.update(rollout, rewards)
+    assert len(seen) == rollout.reward.numel()
+    streams = naive_advantages(rollout, rewards).flatten(0, 1)
+    if normalize:
+        streams = (streams - streams.mean(0)) / streams.std(0, correction=0)
+    expected = 0.5 * streams[:, 0] + 0.5 * 0.5 * streams[:, 1]  # lambda begins at 1/2
+    got = torch.tensor([seen[row] for row in range(len(seen))])
+    torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_units_of_a_source_do_not_reach_the_policy_where_streams_are_normalised():
+    vec = Chain(8, length=3, horizon=10**6)  # nothing is truncated, no value enters
+    policy = make_policy(vec, num_streams=2)
+    rollout = Runner(vec).collect(policy, 32)
+    rollout = dataclasses.replace(rollout, value=torch.zeros_like(rollout.value))
+    bonus, moved = torch.rand(rollout.reward.shape), {}
+    for normalize in (True, False):
+        for scale in (1e-3, 1e3):
+            mixer = RewardMixer({"b": Term()}, Heads(normalize=normalize))
+            learner = PPO(copy.deepcopy(policy), minibatch_size=64, value_coef=0.0)
+            learner.update(rollout, mixer(rollout, {"b": scale * bonus}))
+            moved[normalize, scale] = learner.policy.policy_head.weight - policy.policy_head.weight
+    torch.testing.assert_close(moved[True, 1e-3], moved[True, 1e3], atol=1e-4, rtol=0)
+    assert (moved[False, 1e-3] - moved[False, 1e3]).abs().max() > 1e-3
+
+
+def test_auxiliaries_reach_advantage_and_loss():
+    class Both:
+        def advantage(self, rollout, out):
+            assert out.value.shape[:2] == rollout.reward.shape
+            return torch.randn(rollout.reward.shape, generator=torch.Generator().manual_seed(0))
+
+        def loss(self, policy, batch):
+            return policy.value_head.bias.sum() * 100
+
+    vec = Chain(8, length=3)
+    policy = make_policy(vec)
+    rollout = Runner(vec).collect(policy, 32)
+    rewards = RewardMixer({})(rollout, {})
+    plain, extra = copy.deepcopy(policy), copy.deepcopy(policy)
+    PPO(plain, minibatch_size=64).update(rollout, rewards)
+    PPO(extra, minibatch_size=64, auxiliaries=[Both()]).update(rollout, rewards)
+    assert (extra.value_head.bias < plain.value_head.bias).all()
+    assert not torch.equal(extra.policy_head.weight, plain.policy_head.weight)
+
+
+def test_losses_against_their_formulas():
+    g = torch.Generator().manual_seed(0)
+    logratio, advantage = torch.randn(50, generator=g) * 0.3, torch.randn(50, generator=g)
+    terms = []
+    for log, a in zip(logratio.tolist(), advantage.tolist(), strict=True):
+        ratio = torch.tensor(log).exp().item()
+        terms.append(-min(ratio * a, min(max(ratio, 0.8), 1.2) * a))
+    expected = sum(terms) / 50
+    assert clipped_policy_loss(logratio, advantage, 0.2).item() == pytest.approx(expected, rel=1e-5)
+    value, target = torch.randn(50, 2, generator=g), torch.randn(50, 2, generator=g)
+    live = torch.tensor([1.0, 0.0])
+    half = 0.5 * (value - target)[:, 0].square().mean().item()
+    assert value_loss(value, target, value, live, None).item() == pytest.approx(half, rel=1e-5)
+    near = value_loss(value + 1, target, value, torch.ones(2), 0.1)
+    assert near >= value_loss(value + 1, target, value, torch.ones(2), None)
+    assert approx_kl(torch.zeros(5)) == 0
+    assert explained_variance(target, target).tolist() == [1.0, 1.0]
+    assert explained_variance(value, torch.ones(50, 2)).isnan().all()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("bonus", ["none", "count", "rnd"])
+def test_only_a_bonus_opens_the_lock(bonus, seed):
+    """2^-24 an attempt: plain PPO never sees a reward, with a bonus the task is solved."""
+    vec = Chain(32, length=24)
+    modules = {}
+    if bonus == "count":
+        modules["bonus"] = HashCount(vec.obs_space)
+    if bonus == "rnd":
+        small = {"embedding_dim": 32, "warmup_steps": 64, "num_epochs": 1}
+        modules["bonus"] = RND(vec.obs_space, lr=1e-3, seed=seed, **small)
+    changes = {"weight": 0.5, "episodic": False}
+    terms = {n: dataclasses.replace(m.default_term(), **changes) for n, m in modules.items()}
+    mixer = RewardMixer(terms, Heads())
+    learner = PPO(make_policy(vec, mixer.num_streams, seed), lr=2e-3, minibatch_size=512, seed=seed)
+    trainer = Trainer(vec, learner, modules, mixer, num_steps=64, seed=seed)
+    returns = []
+
+    def solved(run, metrics):
+        returns.append(metrics.get("rollout/return_mean", 0.0))
+        return returns[-1] > 0.9
+
+    trainer.run(160_000, [solved])
+    if bonus == "none":
+        assert max(returns) == 0
+    else:
+        assert max(returns) > 0.9
+
+
+def test_solves_a_continuous_bandit():
+    """One step, reward -(a - 0.5)^2: the mean goes to 0.5."""
+    import gymnasium
+    import numpy as np
+
+    from firstlight.envs import GymVec
+
+    class Bandit(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+        action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action):
+            return np.zeros(1, np.float32), -float((action[0] - 0.5) ** 2), True, False, {}
+
+    vec = GymVec([Bandit] * 16)
+    policy = make_policy(vec)
+    Trainer(vec, PPO(policy, lr=1e-2, minibatch_size=256), num_steps=32).run(20_000)
+    first = torch.ones((1, 1), dtype=torch.bool)
+    mean = policy({"obs": torch.zeros(1, 1, 1)}, {}, first).dist.mode()
+    assert mean.item() == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_mask_forbids_actions():
+    from gymnasium import spaces
+
+    space = spaces.Dict({"obs": spaces.Box(0, 1, (3,)), "action_mask": spaces.MultiBinary(4)})
+    policy = ActorCritic(space, spaces.Discrete(4), encoder=MLP(space))
+    nn.init.normal_(policy.policy_head.weight)
+    mask = torch.tensor([True, False, True, False]).expand(1, 500, 4)
+    obs = {"obs": torch.rand(1, 500, 3), "action_mask": mask}
+    out = policy(obs, {}, torch.ones((1, 500), dtype=torch.bool))
+    assert set(out.dist.sample().unique().tolist()) <= {0, 2}
+    assert torch.isfinite(out.dist.entropy()).all()

@@ -1,0 +1,32 @@
+"""status.json says how a run stands."""
+
+import json
+
+import pytest
+
+from firstlight.agents.session.status import STATUSES, Status, read_status, write_status
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_round_trip(tmp_path, status):
+    write_status(tmp_path, "running", 0)
+    write_status(tmp_path, status, 12, error="ValueError: no", resume="state")
+    assert read_status(tmp_path) == Status(status, 12, "ValueError: no", "state")
+    assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
+    assert set(json.loads((tmp_path / "status.json").read_text())) == {
+        "status",
+        "step",
+        "error",
+        "resume",
+    }
+
+
+def test_unknown_and_missing_and_damaged(tmp_path):
+    assert read_status(tmp_path) is None
+    with pytest.raises(ValueError, match="'done', expected one of running, finished"):
+        write_status(tmp_path, "done", 1)
+    assert read_status(tmp_path) is None
+    for text in ("{", "[]", '{"status": "running"}', '{"status": "odd", "step": 1}'):
+        (tmp_path / "status.json").write_text(text)
+        with pytest.raises(ValueError, match=r"status\.json"):
+            read_status(tmp_path)

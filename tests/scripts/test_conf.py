@@ -1,0 +1,282 @@
+"""The configuration fits the code: every target, every keyword, every choice."""
+
+import importlib
+import inspect
+import json
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+
+from firstlight.intrinsic import Term
+from firstlight.scripts.build import make_learner, make_vec
+from firstlight.scripts.errors import BadInputError
+from firstlight.scripts.train import train
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+RUNTIME = {  # what scripts/build.py passes, because only a run knows it
+    *("obs_space", "act_space", "info_space", "num_streams", "vec", "policy", "encoder"),
+    *("critic_encoder", "learner", "modules", "mixer", "run_dir", "resume", "seed", "device"),
+    "in_dim",
+}
+STATED = ("learner/", "intrinsic/", "trainer/", "auxiliary/")  # groups that state the defaults
+OVERLAYS = ("bench", "experiment")
+FILES = sorted(CONF.rglob("*.yaml"))
+CHOICES = [
+    (path.relative_to(CONF).parts[0], path.relative_to(CONF / path.relative_to(CONF).parts[0]))
+    for path in FILES
+    if path.parent != CONF and path.relative_to(CONF).parts[0] not in OVERLAYS
+]
+NEEDED = {
+    "custom": ["env._target_=firstlight.envs.Chain"],
+    "gym": ["env.id=CartPole-v1"],
+    "envpool": ["env.id=CartPole-v1"],
+    "pool": ["env.id=CartPole-v1"],
+    "minigrid/any": ["env.task=MiniGrid-Empty-5x5-v0"],
+    "nethack/any": ["env.task=NetHackScore-v0"],
+    "minihack/any": ["env.task=MiniHack-River-v0"],
+}
+HOME = {  # of modules that `chain` is no world for
+    "map_change": "env=minigrid/doorkey_5x5",
+    "submodular": "env=minigrid/doorkey_5x5",
+}
+SMALL = (
+    *("trainer.num_steps=8", "env.num_envs=2", "total_steps=32", "eval_episodes=2"),
+    *("learner.minibatch_size=16", "learner.num_epochs=1", "device=cpu"),
+)
+
+
+def name_of(path: Path) -> str:
+    return path.with_suffix("").as_posix()
+
+
+def nodes(config: Any, where: str) -> Iterator[Any]:
+    """Every node with a target, with the place where it stands."""
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield pytest.param(config, id=where)
+        for key, value in config.items():
+            yield from nodes(value, f"{where}.{key}")
+    elif isinstance(config, list):
+        for i, value in enumerate(config):
+            yield from nodes(value, f"{where}[{i}]")
+
+
+def read(path: Path) -> dict[str, Any]:
+    config = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(config, dict)
+    return config
+
+
+NODES = [
+    node
+    for path in FILES
+    for node in nodes(read(path), name_of(path.relative_to(CONF)))
+    if node.values[0]["_target_"] != "???"
+]
+
+
+def locate(target: str) -> Any:
+    module, _, name = target.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def keywords(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+def alike(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def compose(*overrides: str) -> Any:
+    with hydra.initialize_config_module("firstlight.conf", version_base="1.3"):
+        return hydra.compose("train", list(overrides))
+
+
+def choose(group: str, name: str) -> str:
+    return f"{group}=[{name}]" if group == "intrinsic" else f"{group}={name}"
+
+
+def test_there_is_something_to_check():
+    assert {group for group, _ in CHOICES} == {
+        *("auxiliary", "encoder", "env", "intrinsic", "learner", "mixer", "policy", "trainer")
+    }
+    assert len(NODES) >= len(CHOICES)
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_target_imports_and_takes_the_keys(node):
+    parameters = inspect.signature(locate(node["_target_"])).parameters
+    kinds = {parameter.kind for parameter in parameters.values()}
+    if inspect.Parameter.VAR_KEYWORD not in kinds:
+        assert set(keywords(node)) <= set(parameters)
+    required = {
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    }
+    assert required - set(keywords(node)) <= RUNTIME
+
+
+@pytest.mark.parametrize("node", [n for n in NODES if n.id.startswith(STATED)])
+def test_values_are_the_constructors_defaults(node):
+    parameters = inspect.signature(locate(node["_target_"])).parameters
+    defaults = {name: alike(parameters[name].default) for name in keywords(node)}
+    assert keywords(node) == defaults
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "intrinsic").glob("*.yaml")), ids=lambda p: p.stem)
+def test_intrinsic_terms_are_the_modules_own(path):
+    config = read(path)
+    assert path.read_text().startswith("# @package _global_\n")
+    (name,) = config["intrinsic"]
+    assert name == path.stem
+    assert set(config) <= {"intrinsic", "mixer"}
+    terms = config.get("mixer", {}).get("terms", {})
+    assert set(terms) <= {name}
+    default = locate(config["intrinsic"][name]["_target_"]).default_term()
+    said = terms.get(name, {})
+    assert said == {key: getattr(default, key) for key in said}
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "mixer").glob("*.yaml")), ids=lambda p: p.stem)
+def test_mixers_know_the_reward_and_say_of_it_what_a_term_can_say(path):
+    terms = read(path)["terms"]
+    assert set(terms) == {"reward"}
+    assert set(terms["reward"]) <= {field.name for field in fields(Term)}
+    assert terms["reward"] == {key: getattr(Term(), key) for key in terms["reward"]}
+
+
+@pytest.mark.parametrize(("group", "path"), CHOICES, ids=lambda v: str(v))
+def test_every_choice_composes(group, path):
+    config = OmegaConf.to_container(compose(choose(group, name_of(path))), resolve=True)
+    chosen = OmegaConf.to_container(OmegaConf.load(CONF / group / path))
+    if group == "intrinsic":
+        assert config["intrinsic"] == chosen["intrinsic"]
+    elif group == "auxiliary":
+        assert config["learner"]["auxiliaries"] == chosen["learner"]["auxiliaries"]
+    else:
+        assert config[group].keys() == chosen.keys()
+        assert config[group]["_target_"] == chosen["_target_"]
+
+
+@pytest.mark.parametrize("path", [p for g, p in CHOICES if g == "env"], ids=lambda p: name_of(p))
+def test_every_environment_opens(path):
+    name = name_of(path)
+    here = name.startswith(("nethack/", "minihack/")) and name != "nethack/score"  # saves seconds
+    serial = ["env.backend=serial"] if here else []
+    overrides = [f"env={name}", "env.num_envs=1", *NEEDED.get(name, ()), *serial]
+    vec = make_vec(compose(*overrides).env)
+    obs, _ = vec.reset(0)
+    vec.close()
+    assert {name: tuple(field.shape[1:]) for name, field in obs.items()} == {
+        name: space.shape for name, space in vec.obs_space.spaces.items()
+    }
+
+
+def world(name: str) -> list[str]:
+    """The environment of an experiment that fits no other, for `run_twice`."""
+    chosen = read(CONF / "experiment" / f"{name}.yaml")["defaults"]
+    own = [f"env={part['override /env']}" for part in chosen if "override /env" in part]
+    if name == "subrl_ant":
+        own += ["+env.terminate_when_unhealthy=false"]  # a fall would cost a step, for the reset
+    return own if name.startswith("subrl_") else []
+
+
+def run_twice(tmp_path: Path, *overrides: str) -> list[dict[str, Any]]:
+    """The metrics of two iterations, on `chain` unless `overrides` names another environment."""
+    overrides = ("env=chain", *overrides)
+    config = compose(*overrides)
+    warm = [
+        f"intrinsic.{n}.warmup_steps=1" for n, m in config.intrinsic.items() if "warmup_steps" in m
+    ]
+    seen = 2 if warm else 0
+    small = [*SMALL, *warm, f"total_steps={32 + seen}", f"run_dir={tmp_path / 'run'}"]
+    train(compose(*overrides, *small))
+    text = (tmp_path / "run/metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()][bool(warm) :]  # without the warm-up
+
+
+EXPERIMENTS = [path.stem for path in sorted((CONF / "experiment").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_two_iterations(name, tmp_path):
+    lines = run_twice(tmp_path, f"experiment={name}", "encoder=auto", *world(name))
+    assert len(lines) == 2
+    chosen = compose(f"experiment={name}").intrinsic
+    for module in chosen:
+        assert all(f"reward/{module}/raw" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_without_its_modules(name, tmp_path):
+    lines = run_twice(tmp_path, f"experiment={name}", "encoder=auto", "intrinsic=[]", *world(name))
+    assert len(lines) == 2
+    paid = compose(f"experiment={name}").mixer.terms.reward.get("weight", 1.0)  # 0 is absence
+    found = {key.split("/")[1] for key in lines[0] if key.startswith("reward/")}
+    assert found == ({"reward"} if paid else set())
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *(
+            ["intrinsic=[" + path.stem + "]", HOME.get(path.stem, "env=chain")]
+            for g, path in CHOICES
+            if g == "intrinsic"
+        ),
+        ["intrinsic=[count,rnd]", "mixer=sum", "policy=separate"],
+        ["intrinsic=[rnd,count]", "mixer=heads", "encoder=mlp", "intrinsic.count.scope=episodic"],
+        ["intrinsic=[count]", "intrinsic.count.keys=[position]"],
+        *([f"auxiliary={name_of(path)}"] for g, path in CHOICES if g == "auxiliary"),
+        ["auxiliary=rapid", "learner.auxiliaries.0.size=7", "policy=separate"],
+        ["learner.auxiliaries=[{_target_:firstlight.agents.algorithms.auxiliaries.Rapid}]"],
+    ],
+    ids=" ".join,
+)
+def test_choices_run_two_iterations(overrides, tmp_path):
+    lines = run_twice(tmp_path, *overrides)
+    assert [line["step"] for line in lines][-1] - lines[0]["step"] == 16
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["learner.auxiliaries=[rapid]"], "see auxiliary="),
+        (["auxiliary=rapid", "+learner.auxiliaries.0.sizes=5"], "takes no 'sizes'; did you mean"),
+        (["auxiliary=rapid", "learner.auxiliaries.0.size=0"], "Rapid: .*|size is 0"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_bad_auxiliaries_are_refused(overrides, complaint, tmp_path):
+    with pytest.raises(BadInputError, match=complaint):
+        run_twice(tmp_path, *overrides)
+
+
+def test_a_learner_that_takes_no_auxiliaries_says_so():
+    rapid = {"_target_": "firstlight.agents.algorithms.auxiliaries.Rapid"}
+    node = {"_target_": "firstlight.agents.session.progress.Progress", "auxiliaries": [rapid]}
+    with pytest.raises(BadInputError, match="Progress takes no 'auxiliaries'"):
+        make_learner(node, None, 0)
+
+
+@pytest.mark.parametrize("name", HOME)
+def test_a_module_that_is_not_for_this_environment_says_so(name, tmp_path):
+    with pytest.raises(BadInputError, match="needs MiniGrid's view"):
+        run_twice(tmp_path, f"intrinsic=[{name}]")
+
+
+def test_lists_that_differ_in_order_only_train_alike(tmp_path):
+    one = run_twice(tmp_path / "one", "intrinsic=[count,rnd]", "mixer=sum")
+    two = run_twice(tmp_path / "two", "intrinsic=[rnd,count]", "mixer=sum")
+    same = ("reward/count/raw", "reward/rnd/raw", "train/entropy", "rollout/episodes")
+    for a, b in zip(one, two, strict=True):
+        assert [a[tag] for tag in same] == pytest.approx([b[tag] for tag in same], rel=1e-4)
