@@ -16,7 +16,7 @@ from firstlight.agents.evaluation import evaluate, record
 from firstlight.agents.policy import ActorCritic, Policy
 from firstlight.agents.session.callbacks import Evaluate, StopAt
 from firstlight.agents.session.progress import Progress
-from firstlight.agents.session.run import Run
+from firstlight.agents.session.run_session import RunSession
 from firstlight.agents.trainer import Trainer
 from firstlight.networks.encoders import MLP, Grid, NetHack, ONINet, Pixel, TwinMLP
 from firstlight.networks.spec import rebuildable
@@ -34,7 +34,7 @@ __all__ = [
     "Pixel",
     "Policy",
     "Progress",
-    "Run",
+    "RunSession",
     "StopAt",
     "SubPO",
     "Trainer",

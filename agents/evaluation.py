@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from firstlight.agents.session.episodes import Episode, Tally, reported_means
+from firstlight.agents.session.episodes import Episode, EpisodeAccumulator, reported_means
 from firstlight.envs.finite import tamed
 from firstlight.envs.runner import Actor
 from firstlight.envs.seeding import generator
@@ -79,7 +79,10 @@ def evaluate(
         raise ValueError(f"episodes is {episodes}, expected at least 1")
     quota = [len(range(i, episodes, vec.num_envs)) for i in range(vec.num_envs)]
     played: list[list[Episode]] = [[] for _ in quota]
-    tally, told = Tally(vec.num_envs, vec.success_threshold), ("success", *reported_of(vec))
+    tally, told = (
+        EpisodeAccumulator(vec.num_envs, vec.success_threshold),
+        ("success", *reported_of(vec)),
+    )
     with frozen(policy):
         for step in _play(policy, vec, vec.reset(seed)[0], seed, deterministic):
             for env_id, episode in _ends(tally, told, step):
@@ -119,7 +122,10 @@ def record(
     Returns:
         The episodes that ended.
     """
-    tally, told = Tally(vec.num_envs, vec.success_threshold), ("success", *reported_of(vec))
+    tally, told = (
+        EpisodeAccumulator(vec.num_envs, vec.success_threshold),
+        ("success", *reported_of(vec)),
+    )
     ended: list[Episode] = []
     if hasattr(vec, "enable_rendering"):
         vec.enable_rendering()
@@ -153,7 +159,9 @@ def _play(policy: Actor, vec: VecEnv, obs: Obs, seed: int, deterministic: bool) 
         obs, state, is_first = step.obs, out.state, step.is_first
 
 
-def _ends(tally: Tally, names: tuple[str, ...], step: Step) -> list[tuple[int, Episode]]:
+def _ends(
+    tally: EpisodeAccumulator, names: tuple[str, ...], step: Step
+) -> list[tuple[int, Episode]]:
     told = {name: step.info[name] for name in names if name in step.info}
     for name in told:
         if len(step.final_ids):

@@ -202,7 +202,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
         ends.callback(progress.close)
         callbacks: list[Any] = [] if cfg.stop_at is None else [StopAt(cfg.stop_at)]
         run.run(cfg.total_steps, [*callbacks, evaluate, *maps, progress])
-    say(f"finished at {run.steps:,} steps; everything is in {cfg.run_dir}", sys.stdout)
+    say(f"finished at {run.session.steps:,} steps; everything is in {cfg.run_dir}", sys.stdout)
     return evaluate.last
 
 

@@ -399,7 +399,7 @@ def test_plain_python(observatory):
     )
     run = Trainer(vec, PPO(policy, lr=3e-3), modules, mixer, run_dir="run", num_steps=16)
     run.run(16 * 4 * 3)
-    assert run.steps == 192
+    assert run.session.steps == 192
     agent = load("run")
     env = observatory.Corridor()
     obs, _ = env.reset(seed=0)
@@ -411,8 +411,8 @@ def test_plain_python(observatory):
     parameters = zip(agent.policy.parameters(), policy.parameters(), strict=True)
     assert all(torch.equal(saved, trained) for saved, trained in parameters)
     again = Trainer(vec, PPO(policy), modules, mixer, run_dir="run", resume=True, num_steps=16)
-    assert again.steps == 192
-    again.dir.close()
+    assert again.session.steps == 192
+    again.session.directory.close()
 
 
 def test_a_few_rollouts_solve_a_custom_environment(observatory):

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from firstlight.agents.session.run import Last
+from firstlight.agents.session.iteration import IterationData
 from firstlight.envs.types import Rollout
 from firstlight.envs.vec import VecEnv
 
@@ -73,14 +73,14 @@ class HeatMaps:
 
     def __call__(self, run: Any, metrics: Mapping[str, float]) -> None:
         """Count the rollout at hand, and draw when it is time."""
-        if run.last is not None:
-            self._count(run.last)
+        if run.data is not None:
+            self._count(run.data)
         over = run.stopping or run.steps >= run.total_steps
         if self._sums and (over or time.monotonic() >= self._due):
             self._draw(run)
             self._due = time.monotonic() + self.every_seconds
 
-    def _count(self, last: Last) -> None:
+    def _count(self, last: IterationData) -> None:
         rows = last.rollout.valid.cpu()
         cells = positions(last.rollout, self.channel, self.cell)[rows].numpy()  # [R, 2]
         if not len(cells):
@@ -96,10 +96,10 @@ class HeatMaps:
         self.maps[VISITS] = np.where(visits.count > 0, visits.count, np.nan)
         self.origin = {name: sums.low for name, sums in self._sums.items()} | {VISITS: visits.low}
         self._sums = {}
-        for name, values in self.maps.items() if run.dir is not None else ():
+        for name, values in self.maps.items() if run.directory is not None else ():
             what = VISITS if name == VISITS else f"mean of {name}"
             title = f"{what} by {self.channel}, step {run.steps:,}"
-            run.dir.picture(run.steps, name, draw_map(values, title, log=name == VISITS))
+            run.directory.picture(run.steps, name, draw_map(values, title, log=name == VISITS))
 
 
 def position_channel(info_space: spaces.Dict, name: str | None = None) -> str:

@@ -16,8 +16,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from firstlight.agents.diagnostics.doctor import TASK, Evidence, Finding, Sizes, diagnose
-from firstlight.agents.session.guards import copied
-from firstlight.agents.session.run import Last
+from firstlight.agents.session.iteration import IterationData
 from firstlight.agents.trainer import Trainer
 from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.seeding import global_rng_state, set_global_rng_state
@@ -72,7 +71,9 @@ def examine(
     findings = diagnose(evidence, watch.first)
     if error is not None and not any(seen.error for seen in evidence.values()):
         findings.append(Finding("update", "exploding", error))
-    return Examination(evidence, watch.first, findings, run.steps, time.perf_counter() - began)
+    return Examination(
+        evidence, watch.first, findings, run.session.steps, time.perf_counter() - began
+    )
 
 
 class Watch:
@@ -94,13 +95,13 @@ class Watch:
         self._sizes: dict[str, list[Sizes | None]] = {name: [] for name in run.mixer.terms}
         self._visits = _Visits(run.vec.obs_space)
         self._without: dict[str, str] = {}
-        self._before = copied(run.learner.state_dict()), copy.deepcopy(run.mixer)
+        self._before = copy.deepcopy(run.learner.state_dict()), copy.deepcopy(run.mixer)
         self._level = {stream.name for stream in run.mixer.streams if stream.normalize}
         self._seen, self._ends, self._rows = 0, 0, 0
 
     def __call__(self, run: Any, metrics: Mapping[str, float]) -> bool:
         """Look at the iteration at hand. True when it is enough."""
-        last = run.last
+        last = run.data
         if last is not None:
             if self._seen == 0:
                 self._compare_first_updates(last)
@@ -129,7 +130,7 @@ class Watch:
             if name == TASK or name in self.run.modules
         }
 
-    def _look(self, last: Last) -> None:
+    def _look(self, last: IterationData) -> None:
         rollout = last.rollout
         for name, sizes in self._sizes.items():
             part = last.rewards.parts.get(name)
@@ -144,21 +145,21 @@ class Watch:
         self._rows += int(rollout.valid.sum())
         self._ends += int((rollout.terminated | rollout.truncated)[rollout.valid].sum())
 
-    def _compare_first_updates(self, last: Last) -> None:
+    def _compare_first_updates(self, last: IterationData) -> None:
         """Make the first update once more with every source, and without each module."""
         learner, random = self.run.learner, global_rng_state()
-        now, (before, mixer) = copied(learner.state_dict()), self._before
+        now, (before, mixer) = copy.deepcopy(learner.state_dict()), self._before
 
         def parameters(silent: str | None) -> str:
             """Hash after the update, as if `silent` had weight 0."""
             mixed = copy.deepcopy(mixer)
             if silent is not None:
                 mixed.terms[silent] = dataclasses.replace(mixed.terms[silent], weight=0.0)
-            learner.load_state_dict(copied(before))
+            learner.load_state_dict(copy.deepcopy(before))
             set_global_rng_state(random)
             try:
-                rewards = mixed(last.rollout, last.bonus, self.run.progress)
-                learner.update(last.rollout, rewards, self.run.progress)
+                rewards = mixed(last.rollout, last.bonus, last.progress)
+                learner.update(last.rollout, rewards, last.progress)
             except NonFiniteError:
                 return "not finite"
             return digest(learner.policy)

@@ -1,21 +1,24 @@
-"""What may happen between iterations: evaluate, stop."""
+"""Callbacks between iterations: evaluate, stop."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from firstlight.agents.evaluation import Evaluation, evaluate
+from firstlight.agents.session.run_session import RunSession
 from firstlight.envs.vec import VecEnv
 
 
 class Evaluate:
-    """Evaluates the frozen policy on levels that training never saw, and keeps the best checkpoint.
+    """Evaluates the frozen policy on levels unseen in training, and keeps the best checkpoint.
 
     Args:
-        vec: environments of its own.
+        vec: environments for evaluation alone.
         every: environment steps between evaluations.
-        episodes: of an evaluation.
-        seed: of the evaluation's levels; the same ones each time.
+        episodes: number of episodes in each evaluation.
+        seed: of the levels; each evaluation plays the same ones.
+
+    Attributes:
+        best: highest mean return so far.
+        last: the latest evaluation, None before the first.
     """
 
     def __init__(self, vec: VecEnv, *, every: int, episodes: int = 100, seed: int):
@@ -23,10 +26,10 @@ class Evaluate:
         self.best = float("-inf")
         self.last: Evaluation | None = None
 
-    def __call__(self, run: Any, metrics: dict[str, float]) -> None:
-        """Add ``eval/...`` to the metrics when it is time, and at the end (after a `StopAt`)."""
+    def __call__(self, run: RunSession, metrics: dict[str, float]) -> None:
+        """Evaluate if it is due and at the end, and add ``eval/...`` to the metrics."""
         last = run.stopping or run.steps >= run.total_steps
-        if not (last or run.crossed(self.every)):
+        if not (last or run.is_due(self.every)):
             return
         self.last = evaluate(run.policy, self.vec, episodes=self.episodes, seed=self.seed)
         metrics["eval/return_mean"] = self.last.return_mean
@@ -35,9 +38,9 @@ class Evaluate:
         metrics |= {f"eval/{name}": mean for name, mean in self.last.reported.items()}
         if self.last.success_rate is not None:
             metrics["eval/success_rate"] = self.last.success_rate
-        if self.best == float("-inf") and run.dir is not None:  # a resumed run has a best already
-            self.best = run.dir.best_return()
-        if self.last.return_mean >= self.best:  # of equals the latest, as while nothing is found
+        if self.best == float("-inf") and run.directory is not None:  # a resumed run has one
+            self.best = run.directory.best_return()
+        if self.last.return_mean >= self.best:  # of equals the latest
             self.best = self.last.return_mean
             run.save(return_mean=self.best)
 
@@ -46,9 +49,12 @@ class StopAt:
     """Stops the run once a metric reaches a threshold.
 
     Args:
-        threshold: to reach.
+        threshold: value to reach.
         metric: tag of the metric.
-        episodes: training episodes that must have ended before it counts.
+        episodes: training episodes that must have ended first.
+
+    Attributes:
+        reached_at: environment steps when it was reached, None before.
     """
 
     def __init__(
@@ -57,8 +63,8 @@ class StopAt:
         self.threshold, self.metric, self.episodes = threshold, metric, episodes
         self.reached_at: int | None = None
 
-    def __call__(self, run: Any, metrics: dict[str, float]) -> bool:
-        """True once reached."""
+    def __call__(self, run: RunSession, metrics: dict[str, float]) -> bool:
+        """Return whether the threshold was reached."""
         enough = metrics.get("rollout/episodes", 0) >= self.episodes
         if enough and metrics.get(self.metric, float("-inf")) >= self.threshold:
             self.reached_at = run.steps

@@ -1,4 +1,4 @@
-"""Checkpoints: folders of safetensors and JSON that are whole or not there, checked by hash.
+"""Checkpoints: folders of safetensors and JSON, written atomically and checked by hash.
 
 ::
 
@@ -32,7 +32,7 @@ from torch import Tensor
 from firstlight.agents.session.files import sync, to_json, write_bytes
 
 FORMAT = 2
-"""What `load` reads: this one and all before, see `upgraded`."""
+"""Format that `save` writes; `load` also reads all earlier ones, see `upgraded`."""
 _FILES = ("tensors.safetensors", "state.json")
 _NAME = re.compile(r"step_(\d+)(\.old)?")
 
@@ -40,11 +40,11 @@ log = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be written or read; says in one sentence which and why."""
+    """A checkpoint cannot be written or read; the message names it and the reason."""
 
 
 def save(folder: Path | str, state: dict, step: int, keep: int = 3) -> Path:
-    """Write `state` to ``folder/step_{step:012d}/``, whole or not at all.
+    """Write `state` to ``folder/step_{step:012d}/``, atomically.
 
     Leaves may be tensors of any shape, device and stride, numpy arrays, numpy scalars (which come
     back as Python numbers), None, bool, int, float, str; they may sit in dicts with keys of any of
@@ -54,10 +54,10 @@ def save(folder: Path | str, state: dict, step: int, keep: int = 3) -> Path:
         folder: made if it is not there.
         state: nested dict.
         step: environment steps so far.
-        keep: of the checkpoints up to `step`, how many of the newest stay.
+        keep: number of checkpoints up to `step` to keep, the newest.
 
     Raises:
-        CheckpointError: naming the first leaf of another kind; nothing is written then.
+        CheckpointError: naming the first leaf of another kind; then nothing is written.
     """
     if keep < 1:
         raise ValueError(f"keep is {keep}, expected at least 1")
@@ -72,7 +72,7 @@ def save(folder: Path | str, state: dict, step: int, keep: int = 3) -> Path:
 
 
 def save_best(folder: Path | str, state: dict, step: int) -> Path:
-    """Write `state` to ``folder/best/`` in place of what is there. Otherwise like `save`."""
+    """Write `state` to ``folder/best/``, replacing the old one. Otherwise like `save`."""
     path = Path(folder) / "best"
     _write(path, state, step)
     return path
@@ -82,7 +82,7 @@ def load(path: Path | str) -> dict:
     """Read the state of one checkpoint; tensors on the CPU.
 
     Raises:
-        CheckpointError: if a file is missing or differs in a single bit from what was written.
+        CheckpointError: if a file is missing or differs from what was written.
     """
     number, files = _read(Path(path))
     tensors = safetensors.torch.load(files["tensors.safetensors"])
@@ -90,19 +90,19 @@ def load(path: Path | str) -> dict:
 
 
 def newest(folder: Path | str) -> Path | None:
-    """Newest checkpoint in `folder` that is whole; damaged ones are named in a warning."""
+    """Return the newest undamaged checkpoint in `folder`; a warning names damaged ones."""
     candidates = sorted(_steps(Path(folder)), key=lambda c: (c[0], not c[1].suffix), reverse=True)
     return _first_whole([path for _, path in candidates])
 
 
 def best(folder: Path | str) -> Path | None:
-    """The checkpoint that `save_best` wrote last; None, with a warning, if it is damaged."""
+    """Return the checkpoint that `save_best` wrote; None, with a warning, if it is damaged."""
     paths = [Path(folder) / "best", Path(folder) / "best.old"]
     return _first_whole([path for path in paths if path.is_dir()])
 
 
 def step_of(path: Path | str) -> int:
-    """Environment steps at which a checkpoint that `load` accepts was written."""
+    """Return the environment steps at which a checkpoint was written."""
     return int(json.loads((Path(path) / "manifest.json").read_bytes())["step"])
 
 
@@ -118,7 +118,7 @@ def _first_whole(paths: list[Path]) -> Path | None:
 
 
 def _steps(folder: Path) -> list[tuple[int, Path]]:
-    """Step and path of everything in `folder` that is named like a checkpoint."""
+    """Return step and path of everything in `folder` that is named like a checkpoint."""
     if not folder.is_dir():
         return []
     named = [(_NAME.fullmatch(path.name), path) for path in folder.iterdir()]
@@ -154,7 +154,7 @@ def _write(path: Path, state: dict, step: int) -> None:
 
 
 def upgraded(state: dict, number: int) -> dict:
-    """A trainer's state as format `number` had it, as `FORMAT` has it."""
+    """Convert a trainer's state of format `number` to `FORMAT`."""
     if number == 1 and "runner" in state:  # open episodes were not kept, and had begun `resets`
         runner = {**state["runner"], "resets": state["runner"]["resets"] + 1}
         added = {"warmed": sys.maxsize, "dropped": 0, "skipped": [0, 0], "rng": None}
@@ -163,7 +163,7 @@ def upgraded(state: dict, number: int) -> dict:
 
 
 def _read(path: Path) -> tuple[int, dict[str, bytes]]:
-    """Format and files of a checkpoint, each as it was written."""
+    """Read format and files of a checkpoint and verify their hashes."""
     try:
         manifest = json.loads((path / "manifest.json").read_bytes())
         number = manifest["format"]
@@ -172,17 +172,17 @@ def _read(path: Path) -> tuple[int, dict[str, bytes]]:
                 f"{path} has checkpoint format {number}, which needs a newer firstlight"
             )
         if manifest.pop("sha256") != _digest(to_json(manifest).encode()):
-            raise CheckpointError(f"{path / 'manifest.json'} is not what was written")
+            raise CheckpointError(f"{path / 'manifest.json'} differs from what was written")
         files = {name: (path / name).read_bytes() for name in _FILES}
     except OSError as error:
-        raise CheckpointError(f"{path} is no whole checkpoint: {error}") from None
+        raise CheckpointError(f"{path} is not a complete checkpoint: {error}") from None
     except CheckpointError:
         raise
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise CheckpointError(f"{path / 'manifest.json'} is not what was written") from None
+        raise CheckpointError(f"{path / 'manifest.json'} differs from what was written") from None
     for name, data in files.items():
         if _digest(data) != manifest["files"][name]:
-            raise CheckpointError(f"{path / name} is not what was written")
+            raise CheckpointError(f"{path / name} differs from what was written")
     return number, files
 
 
@@ -191,7 +191,7 @@ def _digest(data: bytes) -> str:
 
 
 def _flatten(value: Any, path: tuple[str, ...], tensors: dict[str, Tensor]) -> Any:
-    """JSON for `value`; its tensors go into `tensors`, each under its path."""
+    """Convert `value` to JSON values; put its tensors into `tensors`, each under its path."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int | str):
@@ -222,7 +222,7 @@ def _flatten(value: Any, path: tuple[str, ...], tensors: dict[str, Tensor]) -> A
 
 
 def _escape(part: str) -> str:
-    """As in RFC 6901, so that no two paths share a name; safetensors reserves one name."""
+    """Escape as in RFC 6901, so that no two paths share a name; safetensors reserves one name."""
     return part.replace("~", "~0").replace("/", "~1").replace("__metadata__", "~2")
 
 

@@ -1,4 +1,4 @@
-"""Statistics of finished episodes: return, length, success, and what the environment reports."""
+"""Statistics of finished episodes: return, length, success and reported channels."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Episode:
     Args:
         ret: sum of the environment's rewards.
         length: steps; calls that only reset the environment do not count.
-        success: None where nobody knows.
-        numbers: what the environment reports of it (`VecEnv.reported`), as its last step left it.
+        success: None if it is unknown.
+        numbers: channel name to value after the last step (`VecEnv.reported`).
     """
 
     ret: float
@@ -33,11 +33,11 @@ class Episode:
     numbers: dict[str, float] = field(default_factory=dict)
 
 
-class Tally:
-    """Sums up the open episode of each environment, step by step.
+class EpisodeAccumulator:
+    """Accumulates return and length of each environment's open episode, step by step.
 
     Args:
-        num_envs: environments.
+        num_envs: number of environments.
         success_threshold: an episode whose return exceeds it succeeded; None for no such rule.
     """
 
@@ -51,21 +51,21 @@ class Tally:
         reward: np.ndarray,
         done: np.ndarray,
         valid: np.ndarray,
-        told: Mapping[str, np.ndarray] | None = None,
+        channels: Mapping[str, np.ndarray] | None = None,
         env_ids: np.ndarray | slice = slice(None),
     ) -> list[tuple[int, Episode]]:
-        """Count one step.
+        """Add one step.
 
         Args:
             reward: [N] float32.
             done: [N] bool, terminated or truncated.
-            valid: [N] bool; other rows do not count at all.
-            told: side channels after the step, [N] each. "success", int8, 1 yes, 0 no, -1 unknown,
-                outranks the threshold; the others become the episodes' `numbers`.
+            valid: [N] bool; other rows are skipped.
+            channels: side channels after the step, [N] each. "success", int8, 1 yes, 0 no, -1
+                unknown, outranks the threshold; the others become the episodes' `numbers`.
             env_ids: [N] int64, the environment behind each column.
 
         Returns:
-            Column and episode of each end.
+            Column and episode of each episode that ended.
         """
         self.ret[env_ids] += np.where(valid, reward, 0.0)
         self.length[env_ids] += valid
@@ -77,13 +77,13 @@ class Tally:
         self.drop(closed)
         episodes = []
         for column, ret, length in zip(ended.tolist(), rets, lengths, strict=True):
-            numbers = {name: float(channel[column]) for name, channel in (told or {}).items()}
+            numbers = {name: float(channel[column]) for name, channel in (channels or {}).items()}
             success = self._success(ret, numbers.pop("success", -1))
             episodes.append((column, Episode(ret, length, success, numbers)))
         return episodes
 
     def drop(self, env_ids: np.ndarray) -> None:
-        """Forget the open episodes of `env_ids` [*] int64."""
+        """Discard the open episodes of `env_ids` [*] int64."""
         self.ret[env_ids] = 0.0
         self.length[env_ids] = 0
 
@@ -94,20 +94,20 @@ class Tally:
 
 
 class EpisodeStatistics:
-    """Mean return, length and success of the last episodes, of the environment's own reward.
+    """Mean return, length and success of the last episodes, by the environment's own reward.
 
-    Episodes run on from rollout to rollout. Rows that are not valid are skipped, so both kinds of
-    autoreset give the same numbers. What died with its environment is in none of them.
+    Episodes continue from rollout to rollout. Rows that are not valid are skipped, so both kinds of
+    autoreset give the same numbers. Episodes of crashed environments are left out.
 
     Args:
-        num_envs: environments, however many of them a rollout brings.
+        num_envs: number of environments; a rollout may hold some of them.
         success_threshold: of the vector environment.
-        window: how many of the last episodes the means are over.
-        reported: side channels of which the mean at episodes' ends is given, see `VecEnv`.
+        window: number of episodes that the means are over.
+        reported: side channels whose mean at the ends of episodes is logged, see `VecEnv`.
 
     Attributes:
-        last: episodes that the latest `update` closed, in order of time, then of column.
-        episodes: how many were closed so far.
+        last: episodes that ended in the latest `update`, in order of time, then of column.
+        episodes: number of episodes that have ended.
     """
 
     def __init__(
@@ -119,32 +119,32 @@ class EpisodeStatistics:
     ):
         self.last: list[Episode] = []
         self.episodes = 0
-        self._told = ("success", *reported)
-        self._tally = Tally(num_envs, success_threshold)
+        self._channels = ("success", *reported)
+        self._open = EpisodeAccumulator(num_envs, success_threshold)
         self._window: deque[Episode] = deque(maxlen=window)
 
     def update(self, rollout: Rollout) -> None:
-        """Count every valid row of `rollout`."""
+        """Add every valid row of `rollout`."""
         reward, valid, ids = (
             x.cpu().numpy() for x in (rollout.reward, rollout.valid, rollout.env_ids)
         )
         done = (rollout.terminated | rollout.truncated).cpu().numpy()
-        reopened = None  # by a death: nothing else opens an episode before the last one ended
+        reopened = None  # after a crash: nothing else opens an episode before the last one ended
         if rollout.lost is not None:
             done &= ~rollout.lost.cpu().numpy()
             reopened = ~valid & rollout.is_first[1:].cpu().numpy()
-        after = _after(rollout, self._told)
+        after = _channels_after(rollout, self._channels)
         self.last = []
         for t in range(rollout.num_steps):
-            told = {name: channel[t] for name, channel in after.items()}
-            self.last += [e for _, e in self._tally.add(reward[t], done[t], valid[t], told, ids)]
+            now = {name: channel[t] for name, channel in after.items()}
+            self.last += [e for _, e in self._open.add(reward[t], done[t], valid[t], now, ids)]
             if reopened is not None:
-                self._tally.drop(ids[reopened[t]])
+                self._open.drop(ids[reopened[t]])
         self.episodes += len(self.last)
         self._window.extend(e for e in self.last if math.isfinite(e.ret))
 
     def metrics(self) -> dict[str, float]:
-        """Scalars over the window; ``rollout/episodes`` counts all so far."""
+        """Return means over the window; ``rollout/episodes`` counts all episodes so far."""
         scalars = {"rollout/episodes": float(self.episodes)}
         if not self._window:
             return scalars
@@ -158,34 +158,34 @@ class EpisodeStatistics:
         return scalars | {f"rollout/{k}": v for k, v in reported_means(self._window).items()}
 
     def drop(self, env_ids: Tensor) -> None:
-        """Forget the open episodes of `env_ids` [*] int64; they never enter the statistics."""
-        self._tally.drop(env_ids.cpu().numpy())
+        """Discard the open episodes of `env_ids` [*] int64; they enter no statistics."""
+        self._open.drop(env_ids.cpu().numpy())
 
     def state_dict(self) -> dict[str, Any]:
-        """Open and remembered episodes, for a checkpoint."""
+        """Return open episodes, window and count."""
         return {
-            "open_return": torch.tensor(self._tally.ret),
-            "open_length": torch.tensor(self._tally.length),
+            "open_return": torch.tensor(self._open.ret),
+            "open_length": torch.tensor(self._open.length),
             "window": [[e.ret, e.length, e.success, e.numbers] for e in self._window],
             "episodes": self.episodes,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
-        if state["open_return"].shape != self._tally.ret.shape:
+        """Restore such a state."""
+        if state["open_return"].shape != self._open.ret.shape:
             raise ValueError(
                 f"the statistics are of {len(state['open_return'])} environments, "
-                f"expected {len(self._tally.ret)}"
+                f"expected {len(self._open.ret)}"
             )
-        self._tally.ret[:] = state["open_return"].numpy()
-        self._tally.length[:] = state["open_length"].numpy()
+        self._open.ret[:] = state["open_return"].numpy()
+        self._open.length[:] = state["open_length"].numpy()
         self._window.clear()
         self._window.extend(Episode(*fields) for fields in state["window"])
         self.episodes, self.last = state["episodes"], []
 
 
 def reported_means(episodes: Iterable[Episode]) -> dict[str, float]:
-    """Mean of each number that the environment reports of its episodes, as ``NAME_mean``."""
+    """Return the mean of each reported channel over episodes, as ``NAME_mean``."""
     values: dict[str, list[float]] = {}
     for episode in episodes:
         for name, value in episode.numbers.items():
@@ -193,8 +193,8 @@ def reported_means(episodes: Iterable[Episode]) -> dict[str, float]:
     return {name: float(np.mean(found)) for name, found in values.items()}
 
 
-def _after(rollout: Rollout, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Side channels after each step, [T, N] each, those of `names` that there are."""
+def _channels_after(rollout: Rollout, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return side channels after each step, [T, N] each, those of `names` that exist."""
     there = [name for name in names if name in rollout.info]
     only = dataclasses.replace(  # the other channels may be large
         rollout,

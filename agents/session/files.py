@@ -1,4 +1,4 @@
-"""Small files that are either the old ones or the new ones, whenever the machine stops."""
+"""Atomic writes: after a crash a file holds its old or its new content, never a part."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """`value` as strict JSON: numbers that are not finite become null, tuples lists.
+    """Return `value` as strict JSON: numbers that are not finite become null, tuples lists.
 
     >>> to_json({"return": float("nan"), "shape": (7, 7)})
     '{"return": null, "shape": [7, 7]}'
@@ -22,12 +22,12 @@ def to_json(value: Any, indent: int | None = None) -> str:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Replace `path` by `value` as strict JSON, atomically."""
+    """Write `value` to `path` as strict JSON, atomically."""
     write_text(path, to_json(value, indent=2) + "\n")
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Replace `path` by `text` in UTF-8: readers see all of the old or all of the new."""
+    """Write `text` to `path` in UTF-8, atomically."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
     try:
@@ -39,7 +39,7 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to a new file and onto the disk. Not atomic by itself."""
+    """Write `data` to a new file and sync it to disk. Not atomic by itself."""
     with path.open("xb") as file:
         file.write(data)
         file.flush()
@@ -47,7 +47,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Bring the names in `folder` onto the disk."""
+    """Sync the names in `folder` to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

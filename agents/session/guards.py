@@ -1,7 +1,8 @@
-"""Updates that are not made: what is not finite, or not in memory, leaves no trace."""
+"""Roll back updates that are not finite or do not fit into memory, and count them."""
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,47 +16,47 @@ from firstlight.envs.finite import NonFiniteError
 if TYPE_CHECKING:
     from firstlight.agents.learner import Learner
 
-STRIKES = 5
-"""Updates that may be skipped in a row before a run gives up."""
+MAX_FAILURES = 5
+"""Iterations in a row with a skipped update after which a run ends."""
 
 log = logging.getLogger(__name__)
 
 
-class Guard:
-    """Counts updates that were skipped because something was not finite.
+class UpdateGuard:
+    """Counts updates that are skipped because something is not finite.
 
     Attributes:
-        skipped: so far.
-        in_a_row: of the last ones.
+        skipped: updates skipped since the run began.
+        in_a_row: updates skipped since the last iteration without a failure.
     """
 
     def __init__(self) -> None:
-        self.skipped, self.in_a_row, self._struck = 0, 0, False
+        self.skipped, self.in_a_row, self._failed = 0, 0, False
 
-    def settle(self) -> None:
-        """An iteration is over."""
-        if not self._struck:
-            self.in_a_row = 0
-        self._struck = False
-
-    def strike(self, error: NonFiniteError, step: int) -> None:
-        """An update was skipped.
+    def record_failure(self, error: NonFiniteError, step: int) -> None:
+        """Count a skipped update and log its cause.
 
         Raises:
-            NonFiniteError: with the last one's source, when it is the fifth in a row.
+            NonFiniteError: with the cause, when it is the fifth in a row.
         """
-        self.skipped, self._struck = self.skipped + 1, True
+        self.skipped, self._failed = self.skipped + 1, True
         self.in_a_row += 1
         log.warning("skipped an update at step %s: %s", f"{step:,}", error)
-        if self.in_a_row >= STRIKES:
-            raise NonFiniteError(f"{error}; {STRIKES} updates in a row were skipped")
+        if self.in_a_row >= MAX_FAILURES:
+            raise NonFiniteError(f"{error}; {MAX_FAILURES} updates in a row were skipped")
+
+    def end_iteration(self) -> None:
+        """Begin to count anew if the iteration had no failure."""
+        if not self._failed:
+            self.in_a_row = 0
+        self._failed = False
 
 
 def check_state(name: str, state: Any, *, infinite: bool = False) -> None:
-    """Refuse a nested state that holds a NaN, or what is infinite unless that may be.
+    """Refuse a nested state that holds a NaN, or an infinite number unless `infinite` allows it.
 
     Raises:
-        NonFiniteError: naming the first tensor that does.
+        NonFiniteError: naming the first such tensor.
     """
     for path, tensor in _tensors(state, name):
         if not tensor.is_floating_point():
@@ -65,9 +66,9 @@ def check_state(name: str, state: Any, *, infinite: bool = False) -> None:
 
 
 @contextmanager
-def whole(learner: Learner) -> Iterator[None]:
-    """Inside, an update is made as a whole or not at all, memory and finite numbers permitting."""
-    before = copied(learner.state_dict())
+def rollback_on_failure(learner: Learner) -> Iterator[None]:
+    """Restore the learner's previous state if its update is not finite or memory runs out."""
+    before = copy.deepcopy(learner.state_dict())
     try:
         yield
         check_state("learner", learner.state_dict())
@@ -77,26 +78,15 @@ def whole(learner: Learner) -> Iterator[None]:
         raise
 
 
-def copied(state: Any) -> Any:
-    """A nested state with tensors of its own."""
-    if isinstance(state, Tensor):
-        return state.detach().clone()
-    if isinstance(state, Mapping):
-        return {key: copied(item) for key, item in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(copied(item) for item in state)
-    return state
-
-
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory, of a GPU or of the machine, ran out."""
+    """Whether an error means that memory, of a GPU or of the machine, ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def _tensors(state: Any, path: str) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in `state`, with its dotted path."""
+    """Yield every tensor in `state` with its dotted path."""
     if isinstance(state, Tensor):
         yield path, state
     elif isinstance(state, Mapping):

@@ -1,4 +1,4 @@
-"""What a run reports, every scalar in two places at once."""
+"""Write every scalar of a run to ``metrics.jsonl`` and to TensorBoard."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class MetricsWriter:
 
     Args:
         run_dir: made if it is not there.
-        purge_step: step that a resumed run starts from; what was written about later ones goes.
+        purge_step: step that a resumed run starts from; entries about later steps are removed.
 
     Attributes:
-        dropped: how often there was no room on the disk; a run goes on without its logs.
+        dropped: number of writes that found no room on the disk; the run continues without them.
     """
 
     def __init__(self, run_dir: Path | str, purge_step: int | None = None):
@@ -48,7 +48,7 @@ class MetricsWriter:
         self._board = self._open_board(None if purge_step is None else purge_step + 1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Report `metrics` at `step` environment steps, as far as the disk takes them."""
+        """Write `metrics` at `step` environment steps; drop and count them if the disk is full."""
         if self.dropped:
             metrics = {**metrics, "perf/dropped_logs": self.dropped}
         scalars = {tag: float(value) for tag, value in metrics.items()}
@@ -64,7 +64,7 @@ class MetricsWriter:
             self._close_board()
 
     def image(self, step: int, tag: str, pixels: np.ndarray) -> None:
-        """Show `pixels` [H, W, 3] uint8 in TensorBoard, as far as the disk takes them."""
+        """Write `pixels` [H, W, 3] uint8 to TensorBoard, unless the disk is full."""
         try:
             if self._board is not None:
                 self._board.add_image(tag, pixels, step, dataformats="HWC")
@@ -73,7 +73,7 @@ class MetricsWriter:
             self._close_board()
 
     def close(self) -> None:
-        """Write what is still in memory; may be called twice."""
+        """Write what is buffered and close the files; may be called twice."""
         self._file.close()
         self._close_board()
 
@@ -84,7 +84,7 @@ class MetricsWriter:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._size += len(data)
         except OSError as error:
-            self._file.truncate(self._size)  # what there was room for
+            self._file.truncate(self._size)  # remove what was half written
             self._drop(error)
 
     def _open_board(self, purge: int | None = None) -> Any:
@@ -103,7 +103,7 @@ class MetricsWriter:
 
 
 def _purge(path: Path, step: int | None) -> float:
-    """Drop lines about later steps, and a torn last one. Returns the time of the last line left."""
+    """Remove lines about later steps, and a torn last one. Returns the time of the last line."""
     kept, seconds = [], 0.0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:

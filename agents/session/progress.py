@@ -1,4 +1,4 @@
-"""One line that says how a run is doing."""
+"""A progress line on the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich import progress
 from rich.console import Console
 
 INTERVAL = 10.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines if the output is no terminal."""
 
 
 class _Steps(Protocol):
@@ -22,7 +22,7 @@ class _Steps(Protocol):
 
 
 class Progress:
-    """A callback of the trainer: a live line on a terminal, a line every 10 seconds elsewhere.
+    """A callback that shows progress: a live line on a terminal, else a line every 10 seconds.
 
     Args:
         total_steps: environment steps at the end.
@@ -42,7 +42,7 @@ class Progress:
             self._live.start()
 
     def __call__(self, run: _Steps, metrics: Mapping[str, float]) -> None:
-        """Show where `run` stands."""
+        """Show how far `run` is."""
         self._line = line(run.steps, self.total_steps, metrics)
         if self._live is not None:
             self._live.update(self._task, completed=run.steps, description=self._line)
@@ -50,7 +50,7 @@ class Progress:
             self._print()
 
     def close(self) -> None:
-        """Show the last line and leave the terminal as it was; may be called twice."""
+        """Show the last line and restore the terminal; may be called twice."""
         if self._live is not None:
             self._live.stop()
         elif self._line != self._shown:
@@ -63,7 +63,7 @@ class Progress:
 
 
 def line(steps: int, total_steps: int, metrics: Mapping[str, float]) -> str:
-    """What there is to say in one line.
+    """Return the progress line.
 
     >>> line(250_000, 1_000_000, {"perf/steps_per_second": 50_000.0, "rollout/return_mean": 0.5})
     '250,000 of 1,000,000 steps · 50,000/s · return 0.50 · 0:00:15 left'

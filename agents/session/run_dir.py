@@ -21,11 +21,11 @@ KEEP = {"config.yaml"}
 
 
 class RunDirectory:
-    """Writes everything that a run leaves behind.
+    """Writes every file of a run.
 
     Args:
         path: made if missing.
-        resume: go on in a directory that holds a run; without it a used directory is refused.
+        resume: continue in a directory that holds a run; without it a used directory is refused.
 
     Raises:
         FileExistsError: if the directory is in use and `resume` is False.
@@ -36,35 +36,40 @@ class RunDirectory:
         used = self.in_use(self.path)
         if used and not resume:
             raise FileExistsError(
-                f"{path} already holds a run: give another run_dir, or go on by resume=auto"
+                f"{path} already holds a run: give another run_dir, or continue by resume=auto"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         self.checkpoints = self.path / "checkpoints"
         newest = checkpoint.newest(self.checkpoints) if used else None
-        self.restored: dict[str, Any] | None = checkpoint.load(newest) if newest else None
-        steps = None if self.restored is None else int(self.restored["steps"])
+        self._restored: dict[str, Any] | None = checkpoint.load(newest) if newest else None
+        steps = None if self._restored is None else int(self._restored["steps"])
         self._purge = 0 if used and steps is None else steps
         self._writer: MetricsWriter | None = None
 
     @staticmethod
     def in_use(path: Path) -> bool:
-        """Whether a run has left anything there."""
+        """Whether the folder holds files of a run."""
         return path.is_dir() and any(p.name not in KEEP for p in path.iterdir())
 
+    def take_restored(self) -> dict[str, Any] | None:
+        """Return the state of the checkpoint to resume from, once; None if there is none."""
+        state, self._restored = self._restored, None
+        return state
+
     def open(self) -> None:
-        """Begin to write; what was said about steps after the checkpoint goes."""
+        """Open the metrics files; drop what they hold of steps after the checkpoint."""
         if self._writer is None:
             self._writer = MetricsWriter(self.path, purge_step=self._purge)
-            self._purge = None  # the next part goes on where this one ends
+            self._purge = None  # the next part continues where this one ends
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """One line of metrics.jsonl and the same TensorBoard scalars."""
+        """Write one line of metrics.jsonl and the same TensorBoard scalars."""
         self.open()
         assert self._writer is not None
         self._writer.write(step, metrics)
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """``pictures/step_N_NAME.png``, and in TensorBoard, of `pixels` [H, W, 3] uint8."""
+        """Write `pixels` [H, W, 3] uint8 as ``pictures/step_N_NAME.png`` and to TensorBoard."""
         self.open()
         assert self._writer is not None
         name = name.replace("/", "-")
@@ -81,27 +86,27 @@ class RunDirectory:
                 temporary.unlink()
 
     def save(self, state: dict[str, Any], step: int) -> Path:
-        """A checkpoint of everything."""
+        """Write a checkpoint."""
         return checkpoint.save(self.checkpoints, state, step)
 
     def save_best(self, state: dict[str, Any], step: int, return_mean: float) -> Path:
-        """The checkpoint of the best evaluation so far."""
+        """Write the checkpoint of the best evaluation so far."""
         return checkpoint.save_best(self.checkpoints, {**state, "return_mean": return_mean}, step)
 
     def best_return(self) -> float:
-        """Mean return of the best evaluation so far, also before a resume; -inf without one."""
+        """Return the best evaluation's mean return, also from before a resume; -inf without one."""
         path, nothing = checkpoint.best(self.checkpoints), float("-inf")
         return nothing if path is None else checkpoint.load(path).get("return_mean", nothing)
 
     def status(self, status: str, step: int, error: str | None, resume: str) -> None:
-        """Tell the world how the run stands; a full disk leaves what it was told last."""
+        """Write `status.json`; a full disk leaves the old one."""
         try:
             write_status(self.path, status, step, error, resume)
-        except OSError as complaint:
-            log.warning("status.json does not say that the run is %s: %s", status, complaint)
+        except OSError as failure:
+            log.warning("status.json was not updated to %r: %s", status, failure)
 
     def close(self) -> None:
-        """Flush."""
+        """Write what is buffered and close the files."""
         if self._writer is not None:
             self._writer.close()
         self._writer = None

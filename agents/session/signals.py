@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: it saves first."""
+"""Signals that end a run once it is saved."""
 
 from __future__ import annotations
 
@@ -9,54 +9,63 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-ASKS = (signal.SIGINT, signal.SIGTERM)
-WARNS = (signal.SIGUSR1, signal.SIGUSR2)
-"""What Slurm and submitit send some time before a job's end."""
+END = (signal.SIGINT, signal.SIGTERM)
+WARNING = (signal.SIGUSR1, signal.SIGUSR2)
+"""Sent by Slurm and submitit some time before a job ends."""
 
 
 class Signals:
-    """Notes SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 while inside, for the end of the iteration.
+    """Records SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 inside a ``with``, for the end of an iteration.
 
-    A second SIGINT or SIGTERM does not wait. What was installed before, say by submitit, comes back
-    on leaving, and gets the signal from `obey`. Elsewhere than in the main thread it does nothing.
+    A second SIGINT or SIGTERM ends the process at once. Handlers that were installed before, such
+    as submitit's, are restored on leaving and get the signal from `dispatch`. In any thread but the
+    main one it does nothing. May be entered again.
 
     Attributes:
-        received: number of the signal that asks to end, None without one.
+        received: number of the signal that waits, or None.
+        dispatching: name of the signal whose handler is running, or None.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.dispatching: str | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
+        self.received = self.dispatching = None
         if threading.current_thread() is threading.main_thread():
-            heard = [s for s in (*ASKS, *WARNS) if signal.getsignal(s) is not signal.SIG_IGN]
-            self._before = {s: signal.signal(s, self._note) for s in heard}
+            caught = [s for s in (*END, *WARNING) if signal.getsignal(s) is not signal.SIG_IGN]
+            self._before = {s: signal.signal(s, self._record) for s in caught}
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: TracebackType | None) -> None:
         self._restore()
 
-    def obey(self) -> None:
-        """Do what the received signal asks for, now that everything is saved.
+    def dispatch(self) -> None:
+        """Pass the received signal on, now that everything is saved.
 
-        Whoever listened before us is told, and if that returns, the run goes on; otherwise this
-        raises KeyboardInterrupt for SIGINT, else SystemExit with status 128 + the signal's number.
+        Calls the handler that was installed before; if it returns, the run continues.
+
+        Raises:
+            KeyboardInterrupt: for SIGINT, if there was no such handler.
+            SystemExit: for the others, with status 128 + the signal's number.
         """
         signum, self.received = self.received, None
         if signum is None:
             return
+        self.dispatching = signal.Signals(signum).name
         before = self._before[signum]
         if callable(before) and before is not signal.default_int_handler:
             before(signum, None)
         else:
             _end(signum)
+        self.dispatching = None
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.received in ASKS and signum in ASKS:
+    def _record(self, signum: int, frame: FrameType | None) -> None:
+        if self.received in END and signum in END:
             self._restore()
             _end(signum)
-        if self.received not in ASKS:
+        if self.received not in END:
             self.received = signum
         text = f"\nfirstlight: {signal.Signals(signum).name}: saving after this iteration\n"
         with contextlib.suppress(OSError):  # of a terminal that is gone

@@ -1,4 +1,4 @@
-"""Where the time goes, and what to do when it stops going: one clock for both."""
+"""Stage timers, and a watchdog for stages that stall."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Stages:
-    """Times the parts of an iteration, and shows every thread's stack when one of them stalls.
+class StageTimers:
+    """Times the stages of an iteration and prints every thread's stack when one of them stalls.
 
-    The stacks go to standard error, from a thread that needs nothing of Python, so that code which
-    never returns is shown too; the run itself is left alone.
+    The stacks go to standard error, from a thread that does not need the interpreter, so that
+    native code that never returns is shown too. The run itself continues.
 
     Args:
-        stall_after: seconds in one stage after which stacks are shown, and again after as many;
-            None or 0 for never.
+        stall_after: seconds in one stage after which stacks are printed, again and again; None or
+            0 prints none.
 
-    >>> stages = Stages(stall_after=None)
-    >>> with stages("collect"):
+    >>> stage = StageTimers(stall_after=None)
+    >>> with stage("collect"):
     ...     pass
-    >>> list(stages.metrics())
+    >>> list(stage.metrics())
     ['perf/collect_seconds']
     """
 
@@ -32,7 +32,7 @@ class Stages:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Inside, it is stage `name`."""
+        """Time what is inside as stage `name`."""
         if self.stall_after and sys.__stderr__ is not None:
             faulthandler.dump_traceback_later(self.stall_after, repeat=True, file=sys.__stderr__)
         began = time.perf_counter()
@@ -45,6 +45,6 @@ class Stages:
                 faulthandler.cancel_dump_traceback_later()
 
     def metrics(self) -> dict[str, float]:
-        """``perf/<stage>_seconds`` since the last call."""
+        """Return ``perf/<stage>_seconds`` since the last call."""
         seconds, self._seconds = self._seconds, {}
         return {f"perf/{name}_seconds": value for name, value in seconds.items()}

@@ -1,4 +1,4 @@
-"""How a run stands, in ``status.json``, for people and for schedulers."""
+"""The state of a run in ``status.json``, for people and schedulers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ STATUSES = ("running", "finished", "interrupted", "failed")
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What ``status.json`` says.
+    """Content of ``status.json``.
 
     Args:
         status: one of `STATUSES`.
         step: environment steps so far.
         error: one sentence, if it failed.
-        resume: how the environments would come back: state, replay, barrier or dropped episodes.
+        resume: how open episodes would be restored: state, replay, barrier or dropped.
     """
 
     status: str
@@ -39,15 +39,15 @@ def write_status(
     error: str | None = None,
     resume: str | None = None,
 ) -> None:
-    """Replace ``status.json`` in `run_dir`, atomically."""
+    """Write ``status.json`` in `run_dir`, atomically."""
     write_json(Path(run_dir) / "status.json", asdict(Status(status, step, error, resume)))
 
 
 def read_status(run_dir: Path | str) -> Status | None:
-    """The status of the run in `run_dir`, None if it has none.
+    """Read the status of the run in `run_dir`, None if it has none.
 
     Raises:
-        ValueError: naming a file that is no status.
+        ValueError: naming a file that holds no status.
     """
     path = Path(run_dir) / "status.json"
     try:
@@ -55,4 +55,4 @@ def read_status(run_dir: Path | str) -> Status | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is no status: {error}") from error
+        raise ValueError(f"{path} holds no status: {error}") from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from firstlight.intrinsic.mixer.metrics import Alarm, source_metrics
 from firstlight.intrinsic.mixer.potentials import Potential
 from firstlight.intrinsic.mixer.rewards import Part, Rewards
 from firstlight.intrinsic.mixer.terms import Term
+
+if TYPE_CHECKING:
+    from firstlight.intrinsic.base import IntrinsicModule
 
 
 class RewardMixer(nn.Module):
@@ -55,6 +59,26 @@ class RewardMixer(nn.Module):
         self._check_potentials()
         self._check_budgets()
         self.alarm = Alarm(list(self.terms))
+
+    @classmethod
+    def of(cls, modules: Mapping[str, IntrinsicModule]) -> RewardMixer:
+        """Mix the environment's reward and `modules` by their default terms, by `Heads`."""
+        terms = {name: module.default_term() for name, module in modules.items()}
+        return cls({"reward": Term(), **terms})
+
+    def check(self, sources: Iterable[str], num_streams: int) -> None:
+        """Refuse sources without a term, and a policy with another number of value heads.
+
+        Raises:
+            ValueError: naming them.
+        """
+        if missing := set(sources) - set(self.terms):
+            raise ValueError(f"the mixer has no term for {sorted(missing)}")
+        if num_streams != self.num_streams:
+            raise ValueError(
+                f"the policy has num_streams={num_streams}, but the mixer forms "
+                f"{self.num_streams} reward streams"
+            )
 
     @property
     def num_streams(self) -> int:

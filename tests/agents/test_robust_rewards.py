@@ -61,7 +61,7 @@ def solved(reduce, *, flips=0.4, seed=0):
     judge = Judge(flips, seed)
     run = Trainer(vec, learner, {"judge": judge}, mixer, num_steps=32, seed=seed)
     run.run(12_000)
-    return run.episodes.metrics()["rollout/return_mean"]
+    return run.session.episodes.metrics()["rollout/return_mean"]
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -119,29 +119,30 @@ def trained(path=None):
 
 def test_a_state_makes_an_equal_trainer():
     first = trained()
-    state = first.state_dict()
+    state = first.session.state_dict()
     other = counting(seed=9)
-    before = leaves(other.state_dict()["learner"]["policy"])
+    before = leaves(other.session.state_dict()["learner"]["policy"])
     assert before != leaves(state["learner"]["policy"])
-    other.load_state_dict(state)
-    assert other.steps == first.steps == 5 * ROUND
-    after, wanted = leaves(other.state_dict()), leaves(first.state_dict())
+    other.session.load_state_dict(state)
+    assert other.session.steps == first.session.steps == 5 * ROUND
+    after, wanted = leaves(other.session.state_dict()), leaves(first.session.state_dict())
     assert after.keys() == wanted.keys()
     assert {path for path in after if after[path] != wanted[path]} == set()
-    assert other.episodes.metrics() == first.episodes.metrics()
+    assert other.session.episodes.metrics() == first.session.episodes.metrics()
     assert other.modules["count"].table.used == first.modules["count"].table.used > 0
 
 
 def test_two_trainers_from_one_state_go_on_alike():
-    state = trained().state_dict()
+    state = trained().session.state_dict()
     metrics, states = [], []
     for seed in (1, 2):
         trainer = counting(seed=seed)
         torch.manual_seed(seed)
-        trainer.load_state_dict(copy.deepcopy(state))  # torch's optimisers write into theirs
-        trainer.total_steps = 100 * ROUND
-        metrics.append([trainer.iterate() for _ in range(2)])
-        states.append(leaves(trainer.state_dict()))
+        trainer.session.load_state_dict(
+            copy.deepcopy(state)
+        )  # torch's optimisers write into theirs
+        metrics.append([trainer.iterate(100 * ROUND) for _ in range(2)])
+        states.append(leaves(trainer.session.state_dict()))
     assert repr(metrics[0]) == repr(metrics[1])
     assert states[0] == states[1]
 
@@ -150,18 +151,17 @@ def test_open_episodes_that_cannot_come_back_begin_anew(monkeypatch):
     monkeypatch.setattr(Chain, "resume", "dropped")
     module = Constant()
     trainer = make({"constant": module}, idle=True)
-    trainer.total_steps = 10 * ROUND
-    trainer.iterate()
+    trainer.iterate(10 * ROUND)
     module.diary.clear()
-    trainer.load_state_dict(trainer.state_dict())
+    trainer.session.load_state_dict(trainer.session.state_dict())
     assert [(*entry[:2], entry[2].tolist()) for entry in module.diary] == [
         ("constant", "reset", [*range(N)])
     ]
-    trainer.iterate()
+    trainer.iterate(10 * ROUND)
     rollout = trainer.learner.given[-1][0]
     assert rollout.is_first[0].all()
-    assert trainer.episodes.last
-    lengths = [episode.length for episode in trainer.episodes.last]
+    assert trainer.session.episodes.last
+    lengths = [episode.length for episode in trainer.session.episodes.last]
     assert max(lengths) <= trainer.vec.horizon
 
 
@@ -197,7 +197,7 @@ def test_metrics_of_all_parts_are_joined():
     assert [m["extra/seen"] for m in seen] == [ROUND, 2 * ROUND, 3 * ROUND]
     assert all(m["reward/extra/raw"] == 1 for m in seen)
     assert all(m["perf/steps_per_second"] > 0 for m in seen)
-    assert seen[-1]["rollout/episodes"] == trainer.episodes.episodes > 0
+    assert seen[-1]["rollout/episodes"] == trainer.session.episodes.episodes > 0
 
 
 @pytest.mark.parametrize("autoreset", ["same_step", "next_step"])
@@ -206,8 +206,8 @@ def test_steps_are_those_of_the_environments(autoreset):
     trainer = make(idle=True, autoreset=autoreset)
     trainer.run(10 * ROUND)
     valid = [int(rollout.valid.sum()) for rollout, *_ in trainer.learner.given]
-    assert trainer.steps == sum(valid)
-    assert trainer.steps - valid[-1] < 10 * ROUND <= trainer.steps
+    assert trainer.session.steps == sum(valid)
+    assert trainer.session.steps - valid[-1] < 10 * ROUND <= trainer.session.steps
     assert (min(valid) < ROUND) == (autoreset == "next_step")
 
 
@@ -241,7 +241,7 @@ def test_a_trainer_may_run_again(tmp_path):
 def test_nothing_is_left_without_a_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trainer = make(checkpoint_every=1)
-    assert trainer.dir is None
+    assert trainer.session.directory is None
     vec = Chain(2, length=3)
     trainer.run(ROUND, [Evaluate(vec, every=1, episodes=2, seed=0)])
     assert list(tmp_path.iterdir()) == []
@@ -264,20 +264,6 @@ def test_a_policy_with_other_streams_than_the_mixer_is_refused(heads, combine, t
     with pytest.raises(ValueError, match=wanted):
         Trainer(vec, learner, {"a": Constant()}, mixer, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_a_policy_that_does_not_tell_its_streams_is_taken():
-    vec = Chain(N, length=3)
-    policy = make_policy(vec)
-
-    class Quiet(torch.nn.Module):
-        obs_space, act_space = policy.obs_space, policy.act_space
-        initial_state = staticmethod(policy.initial_state)
-
-        def forward(self, obs, state, is_first):
-            return policy(obs, state, is_first)
-
-    Trainer(vec, Idle(Quiet()), num_steps=T).run(ROUND)
 
 
 def test_without_a_mixer_every_module_brings_its_term():
@@ -303,10 +289,10 @@ def test_warm_up_shows_a_random_agent_to_live_modules_and_counts():
         ("long", "warmup", T),
         ("long", "warmup", 3),
     ]
-    assert trainer.steps == N * (2 * T + 3)
+    assert trainer.session.steps == N * (2 * T + 3)
     assert trainer.learner.given == []
-    assert trainer.episodes.episodes > 0
-    trainer.run(trainer.steps + ROUND)
+    assert trainer.session.episodes.episodes > 0
+    trainer.run(trainer.session.steps + ROUND)
     assert [entry for entry in diary if entry[1] == "warmup"] == warm  # only at the very beginning
     assert len(trainer.learner.given) == 1
 
@@ -316,7 +302,7 @@ def test_a_resumed_run_does_not_warm_up(tmp_path):
     module = Constant(warmup_steps=T)
     trainer = make({"a": module}, idle=True, run_dir=tmp_path, resume=True)
     trainer.run(5 * ROUND)
-    assert trainer.steps == 5 * ROUND
+    assert trainer.session.steps == 5 * ROUND
     assert not [entry for entry in module.diary if entry[1] == "warmup"]
     assert module.seen == 4 * ROUND  # the warm-up is a round that was not learnt from
 
@@ -373,7 +359,7 @@ def test_status_says_how_it_broke_off(tmp_path, error, status, text):
     assert [line["step"] for line in lines(tmp_path)] == [ROUND]
     assert steps_saved(tmp_path) == [ROUND]  # and it can be resumed from there
     trainer = make(idle=True, run_dir=tmp_path, resume=True)
-    assert trainer.steps == ROUND
+    assert trainer.session.steps == ROUND
     trainer.run(3 * ROUND)
     assert read_status(tmp_path).status == "finished"
 
@@ -395,7 +381,7 @@ def test_a_used_directory_is_refused_unless_resumed(tmp_path):
 def test_resume_goes_on_with_steps_parameters_and_metrics(tmp_path):
     first = trained(tmp_path)
     again = counting(run_dir=tmp_path, resume=True, seed=3)
-    assert again.steps == 5 * ROUND
+    assert again.session.steps == 5 * ROUND
     assert leaves(again.learner.state_dict()) == leaves(first.learner.state_dict())
     assert again.modules["count"].table.used == first.modules["count"].table.used
     assert leaves(again.mixer.state_dict()) == leaves(first.mixer.state_dict()) != {}
@@ -421,14 +407,14 @@ def test_resume_drops_what_was_written_after_the_checkpoint(tmp_path):
     (newest,) = [p for p in tmp_path.glob("checkpoints/step_*") if str(4 * ROUND) in p.name]
     (newest / "manifest.json").unlink()  # so that an older one is the newest whole one
     trainer = make(run_dir=tmp_path, resume=True)
-    assert trainer.steps == 2 * ROUND
+    assert trainer.session.steps == 2 * ROUND
     trainer.run(3 * ROUND)
     assert [line["step"] for line in lines(tmp_path)] == [ROUND, 2 * ROUND, 3 * ROUND]
 
 
 def test_resuming_nothing_begins(tmp_path):
     trainer = make(idle=True, run_dir=tmp_path / "new", resume=True)
-    assert trainer.steps == 0
+    assert trainer.session.steps == 0
     trainer.run(ROUND)
     assert steps_saved(tmp_path / "new") == [ROUND]
 
@@ -449,7 +435,7 @@ def test_a_callback_may_stop_and_all_are_called(tmp_path):
 
     trainer = make(idle=True, run_dir=tmp_path)
     trainer.run(50 * ROUND, [stops, after])
-    assert trainer.steps == 2 * ROUND
+    assert trainer.session.steps == 2 * ROUND
     assert called == [(who, i * ROUND) for i in (1, 2) for who in ("stops", "after")]
     assert [line["mine/number"] for line in lines(tmp_path)] == [ROUND / 2, ROUND]
     assert read_status(tmp_path).status == "finished"
@@ -539,7 +525,7 @@ def test_a_real_evaluation_uses_environments_of_its_own(tmp_path):
     watched = make(run_dir=tmp_path)
     watched.run(4 * ROUND, [evaluate])
     assert leaves(watched.policy.state_dict()) == leaves(alone.policy.state_dict())
-    assert watched.episodes.metrics() == alone.episodes.metrics()
+    assert watched.session.episodes.metrics() == alone.session.episodes.metrics()
     assert len(evaluate.last.returns) == 5
     line = lines(tmp_path)[-1]
     assert line["eval/success_rate"] == line["eval/return_mean"]  # a solved lock pays 1
@@ -562,6 +548,6 @@ def test_a_run_that_stops_early_is_evaluated_at_its_end(tmp_path, monkeypatch):
     stop = StopAt(3.0, metric="train/updates", episodes=0)
     trainer = make(idle=True, run_dir=tmp_path)
     trainer.run(50 * ROUND, [stop, evaluate])
-    assert trainer.steps == 3 * ROUND == stop.reached_at
+    assert trainer.session.steps == 3 * ROUND == stop.reached_at
     assert lines(tmp_path)[-1]["eval/return_mean"] == 0.9
     assert best(tmp_path)["steps"] == 3 * ROUND

@@ -134,7 +134,7 @@ def test_a_count_per_episode_is_well_though_the_policy_no_longer_wanders(scope):
     run = make({"count": lambda vec: HashCount(vec.obs_space, scope=scope)}, vec=Chain(N, length=3))
     run.learner.lr = 3e-3
     seen = examine(run, total_steps=10**6, iterations=60)
-    assert run.episodes.metrics()["rollout/return_mean"] > 0.9
+    assert run.session.episodes.metrics()["rollout/return_mean"] > 0.9
     assert seen.findings == []
 
 
@@ -230,8 +230,8 @@ def test_being_watched_changes_nothing_of_a_run():
     watched, alone = (make({"count": count, "rnd": rnd}) for _ in range(2))
     seen = examine(watched, total_steps=10**6, iterations=4)
     alone.run(seen.steps)
-    assert watched.steps == alone.steps
-    one, two = (copy.deepcopy(run.state_dict()) for run in (watched, alone))
+    assert watched.session.steps == alone.session.steps
+    one, two = (copy.deepcopy(run.session.state_dict()) for run in (watched, alone))
     one.pop("policy_spec"), two.pop("policy_spec")
     for part in ("learner", "modules", "mixer"):
         torch.testing.assert_close(one[part], two[part], rtol=0, atol=0)

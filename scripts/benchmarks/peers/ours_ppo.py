@@ -37,15 +37,14 @@ def main(task: str, steps: int, threads: int, pinned: bool, profiled: bool) -> N
     """
     torch.set_num_threads(threads)
     trainer = make(task, pinned=pinned)
-    trainer.total_steps = steps
     for _ in range(3):
-        trainer.iterate()
+        trainer.iterate(steps)
     rows, began = 0, time.perf_counter()
     profiler = cProfile.Profile()
     if profiled:
         profiler.enable()
     while rows < steps:
-        trainer.iterate()
+        trainer.iterate(steps)
         rows += 64 * 128
     if profiled:
         profiler.disable()

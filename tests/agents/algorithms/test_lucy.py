@@ -67,9 +67,8 @@ def make_learner(vec, auxiliaries=(), seed=0, **options):
 
 def learnt(learner, vec, iterations=1, T=16):
     trainer = Trainer(vec, learner, num_steps=T)
-    trainer.total_steps = 10**6
     for _ in range(iterations):
-        metrics = trainer.iterate()
+        metrics = trainer.iterate(10**6)
     return trainer, metrics
 
 

@@ -39,9 +39,8 @@ def train(combine, weight, *, module=RND, iterations=3, seed=0):
     mixer = RewardMixer(terms, combine)
     learner = PPO(make_policy(vec, mixer.num_streams, seed), minibatch_size=64)
     trainer = Trainer(vec, learner, modules, mixer, num_steps=32, seed=seed)
-    trainer.total_steps = 10_000
     for _ in range(iterations):
-        trainer.iterate()
+        trainer.iterate(10_000)
     return dict(learner.policy.state_dict())
 
 

@@ -23,9 +23,8 @@ def make_learner(vec, seed=0, auxiliaries=(), **options):
 
 def trained(learner, vec, iterations, seed=0):
     trainer = Trainer(vec, learner, num_steps=32, seed=seed)
-    trainer.total_steps = 10**6
     for _ in range(iterations):
-        metrics = trainer.iterate()
+        metrics = trainer.iterate(10**6)
     return trainer, metrics
 
 

@@ -384,7 +384,7 @@ def test_it_learns_to_cover_the_chain(options):
     gained = deque(maxlen=5)
     random = None
     for _ in range(60):
-        metrics = trainer.iterate()
+        metrics = trainer.iterate(10**6)
         gained.append(metrics["reward/cells/raw"])
         random = gained[0] if random is None else random
     assert random < 0.45

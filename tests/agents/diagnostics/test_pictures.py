@@ -27,7 +27,7 @@ from firstlight.agents.diagnostics.pictures import (
 from firstlight.agents.diagnostics.reward_video import Strips, record_rewards
 from firstlight.agents.evaluation import record
 from firstlight.agents.policy import ActorCritic
-from firstlight.agents.session.run import Last
+from firstlight.agents.session.iteration import IterationData
 from firstlight.agents.trainer import Trainer
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.seeding import generator
@@ -110,7 +110,7 @@ def test_a_map_says_what_a_loop_over_every_step_says(autoreset):
     maps, lasts, drawn = HeatMaps(run.vec, every_seconds=math.inf), [], []
 
     def keep(run, metrics):
-        lasts.append(run.last)
+        lasts.append(run.data)
 
     def look(run, metrics):
         drawn.append(copy.copy(maps))
@@ -128,7 +128,7 @@ def test_rows_that_are_not_valid_count_nowhere():
     assert (~rollout.valid).sum() > 5
     raw = torch.where(rollout.valid, 1.0, 1e6)
     part = Part(raw, raw, raw, 1.0)
-    last = Last(rollout, {}, SimpleNamespace(parts={"bonus": part}))
+    last = IterationData(rollout, {}, SimpleNamespace(parts={"bonus": part}))
     maps = HeatMaps(vec, every_seconds=0)
     maps(SimpleNamespace(last=last, dir=None, stopping=False, steps=0, total_steps=9), {})
     assert set(shown(maps, "bonus").values()) == {1.0}
@@ -153,7 +153,7 @@ def test_maps_grow_to_all_sides_as_places_are_found():
         )
         raw = torch.rand((T, 4), generator=numbers)
         parts = {"bonus": Part(raw, raw, raw, 1.0)}
-        lasts.append(Last(placed(rollout, at, hidden), {}, SimpleNamespace(parts=parts)))
+        lasts.append(IterationData(placed(rollout, at, hidden), {}, SimpleNamespace(parts=parts)))
         stopping = reach == 9
         maps(
             SimpleNamespace(last=lasts[-1], dir=None, stopping=stopping, steps=0, total_steps=9), {}
@@ -190,7 +190,7 @@ def test_pictures_change_no_number_of_a_run(tmp_path):
         run = make_trainer(modules=("count", "rnd"), run_dir=tmp_path / name)
         maps = [HeatMaps(run.vec, every_seconds=0)] if name == "with" else []
         run.run(4 * N * T, maps)
-        assert run.last is None  # nobody holds the rollout
+        assert run.data is None  # nobody holds the rollout
         told = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         quiet = ("perf/", "time")
         lines.append(
@@ -203,7 +203,7 @@ def test_a_disk_that_takes_no_picture_stops_nothing(tmp_path, caplog):
     run = make_trainer(run_dir=tmp_path / "run")
     (tmp_path / "run" / "pictures").write_text("in the way")
     run.run(2 * N * T, [HeatMaps(run.vec, every_seconds=0)])
-    assert run.steps == 2 * N * T
+    assert run.session.steps == 2 * N * T
     assert "no picture at step 24" in caplog.text
 
 

@@ -12,7 +12,7 @@ from firstlight.agents.algorithms.ppo import PPO
 from firstlight.agents.evaluation import evaluate
 from firstlight.agents.policy import ActorCritic
 from firstlight.agents.session import checkpoint
-from firstlight.agents.session.guards import STRIKES
+from firstlight.agents.session.guards import MAX_FAILURES
 from firstlight.agents.session.status import read_status
 from firstlight.agents.trainer import Trainer
 from firstlight.envs.finite import NonFiniteError
@@ -156,8 +156,8 @@ def test_five_in_a_row_end_the_run_and_none_is_saved(source, tmp_path):
     trainer = make(tmp_path, spoil=spoil, checkpoint_every=ROUND)
     with pytest.raises(NonFiniteError, match=f"{source}.* of environment 2.*5 updates in a row"):
         trainer.run(20 * ROUND, [diary])
-    assert trainer.steps == (2 + STRIKES) * ROUND
-    assert diary.changed() == [True] + [False] * (STRIKES - 1)
+    assert trainer.session.steps == (2 + MAX_FAILURES) * ROUND
+    assert diary.changed() == [True] + [False] * (MAX_FAILURES - 1)
     status = read_status(tmp_path)
     assert status.status == "failed"
     assert "5 updates in a row" in status.error
@@ -169,7 +169,7 @@ def test_four_in_a_row_do_not():
     spoil = {"reward": dict.fromkeys((T + 1, 2 * T + 1, 3 * T + 1, 4 * T + 1), np.inf)}
     trainer = make(spoil=spoil)
     trainer.run(8 * ROUND)
-    assert trainer.steps == 8 * ROUND
+    assert trainer.session.steps == 8 * ROUND
 
 
 def test_a_module_with_a_nan_inside_is_never_saved(tmp_path, caplog):
@@ -223,7 +223,7 @@ def test_a_reward_that_is_not_finite_enters_no_statistics():
     means = []
     trainer.run(6 * ROUND, [lambda run, m: means.append(m.get("rollout/return_mean", 0.0))])
     assert np.isfinite(means).all()
-    assert trainer.episodes.episodes == N * (6 * T // 10)
+    assert trainer.session.episodes.episodes == N * (6 * T // 10)
 
 
 def test_a_fitter_takes_no_step_from_a_loss_that_is_not_finite():
@@ -260,7 +260,7 @@ def test_half_a_minibatch_at_a_time_makes_the_same_update(caplog):
         make(learner=lambda policy, room=room: Scarce(policy, room)) for room in (16, 8)
     )
     for trainer in (ample, scarce):
-        trainer.iterate()
+        trainer.iterate(10**6)
     torch.testing.assert_close(numbers(scarce.policy), numbers(ample.policy), atol=1e-5, rtol=0)
     assert caplog.text.count("out of memory") == 1
 

@@ -120,7 +120,7 @@ def stop_at(step):
 
 def final_state(trainer):
     """All that the rest of a run would depend on."""
-    state = trainer.state_dict()
+    state = trainer.session.state_dict()
     if state["runner"]["envs"] is None:  # EnvPool's own state cannot be compared
         del state["runner"]["resets"]
     return state
@@ -173,7 +173,7 @@ def test_two_halves_are_the_whole(world, tmp_path):
         part.vec.close()
     torch.manual_seed(0)  # a new process would not know the old one's numbers either
     last = trainer_of(make_vec, tmp_path / "parts", barrier=barrier, resume=True)
-    assert 0 < last.steps < TOTAL
+    assert 0 < last.session.steps < TOTAL
     last.run(TOTAL, [evaluation(make_vec)])
     assert same(final_state(whole), final_state(last)) is None
     assert scalars(tmp_path / "whole") == scalars(tmp_path / "parts")
@@ -194,7 +194,7 @@ def test_a_stop_while_modules_warm_up_costs_nothing(tmp_path):
     with pytest.raises(StopError):
         part.run(TOTAL, [stop_at(2 * N * T)])
     last = trainer_of(make_vec, tmp_path / "parts", resume=True)
-    assert last.steps == N * T < 2 * T * N + 3 * N
+    assert last.session.steps == N * T < 2 * T * N + 3 * N
     last.run(TOTAL, [evaluation(make_vec)])
     assert same(final_state(whole), final_state(last)) is None
 
@@ -206,11 +206,11 @@ def test_without_a_barrier_envpool_drops_its_open_episodes_and_says_so(tmp_path,
         part.run(TOTAL, [stop_at(13 * N * T)])
     last = trainer_of(make_vec, tmp_path, resume=True)
     assert f"{N} open episodes" in caplog.text
-    before = last.episodes.episodes
+    before = last.session.episodes.episodes
     last.run(TOTAL)
     assert scalars(tmp_path)[-1]["rollout/dropped"] == N
     assert read_status(tmp_path).resume == "dropped"
-    assert last.episodes.episodes > before
+    assert last.session.episodes.episodes > before
 
 
 def test_a_barrier_counts_no_episode_that_it_cut(tmp_path):
@@ -219,7 +219,7 @@ def test_a_barrier_counts_no_episode_that_it_cut(tmp_path):
 
     def watch(run, metrics):
         lengths.extend(e.length for e in run.episodes.last)
-        if run.crossed(EVERY):
+        if run.is_due(EVERY):
             cut.append(bool(run.episodes.state_dict()["open_length"].any()))
 
     trainer.run(TOTAL, [watch])
@@ -242,7 +242,7 @@ def test_checkpoints_of_every_released_format_still_load(tmp_path):
     trainer = Trainer(
         vec, PPO(policy), {"count": count}, run_dir=tmp_path, resume=True, num_steps=8
     )
-    assert trainer.steps == 64
+    assert trainer.session.steps == 64
     assert count.table.used > 1
     trainer.run(96)
     assert trainer.runner.seed == 0
@@ -294,7 +294,7 @@ def test_only_an_environment_that_answers_differently_loses_its_episode(tmp_path
         small().run(TOTAL, [stop_at(4 * N * T)])
     last = small(resume=True)
     assert "1 open episodes" in caplog.text
-    opened = last.episodes.state_dict()["open_length"].tolist()
+    opened = last.session.episodes.state_dict()["open_length"].tolist()
     assert opened[2] == 0
     assert [opened[i] for i in (0, 1, 3)] == [3 * T % 20] * 3
     collected = last.runner.collect(last.policy, 1)

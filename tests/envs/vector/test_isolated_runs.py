@@ -98,7 +98,7 @@ def test_training_goes_on_through_deaths(caplog):
     policy = ActorCritic(vec.obs_space, vec.act_space, encoder=MLP(vec.obs_space, hidden=(8,)))
     trainer = Trainer(vec, PPO(policy, minibatch_size=16), num_steps=16)
     trainer.run(200)
-    assert trainer.steps >= 200
+    assert trainer.session.steps >= 200
     assert 1 < vec.restarts < 30
-    assert trainer.episodes.metrics()["rollout/length_mean"] == 6
+    assert trainer.session.episodes.metrics()["rollout/length_mean"] == 6
     vec.close()

@@ -90,9 +90,8 @@ def test_with_one_stream_weight_zero_is_bit_identical_to_no_module(make):
         trainer = Trainer(
             vec, PPO(make_policy(vec), minibatch_size=64), modules, mixer, num_steps=32
         )
-        trainer.total_steps = 10_000
         for _ in range(3):
-            trainer.iterate()
+            trainer.iterate(10_000)
         return list(trainer.policy.parameters())
 
     without, zero, one = train(None), train(0.0), train(1.0)

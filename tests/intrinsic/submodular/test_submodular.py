@@ -418,7 +418,7 @@ def trained(vec, modules, mixer, encoder):
     learner = PPO(policy, minibatch_size=64, num_epochs=2)
     trainer = Trainer(vec, learner, modules, mixer, num_steps=32, seed=0)
     for _ in range(3):
-        trainer.iterate()
+        trainer.iterate(10**6)
     return policy.state_dict()
 
 

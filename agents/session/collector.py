@@ -1,0 +1,41 @@
+"""Collects rollouts for a trainer, counts them and refuses what is not finite."""
+
+from __future__ import annotations
+
+from firstlight.agents.session.module_group import ModuleGroup
+from firstlight.agents.session.run_session import RunSession
+from firstlight.envs.finite import NonFiniteError, check_rollout
+from firstlight.envs.runner import Actor, Runner
+from firstlight.envs.types import Rollout, check
+
+
+class RolloutCollector:
+    """A runner whose rollouts are checked, counted by the session and cut at barriers.
+
+    Args:
+        runner: steps the environments.
+        session: counts steps and episodes, and knows when a checkpoint is due.
+        modules: whose memory of an episode is reset if its rollout is refused.
+    """
+
+    def __init__(self, runner: Runner, session: RunSession, modules: ModuleGroup):
+        self.runner, self.session, self.modules = runner, session, modules
+
+    def collect(self, actor: Actor, num_steps: int) -> Rollout:
+        """Step `num_steps` times with `actor`; return a rollout on the runner's device.
+
+        Raises:
+            NonFiniteError: for an observation or a reward that is not finite.
+        """
+        rollout = check(self.runner.collect(actor, num_steps))
+        self.session.record(rollout)
+        if self.session.barrier and self.session.checkpoint_is_due():
+            rollout = self.runner.cut(rollout)
+            self.session.episodes.drop(rollout.env_ids)
+        rollout = rollout.to(self.runner.device)
+        try:
+            check_rollout(rollout)
+        except NonFiniteError:  # then no module sees which episodes ended in it
+            self.modules.reset(rollout.env_ids[rollout.is_first[:-1].any(0)])
+            raise
+        return rollout
