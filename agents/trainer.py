@@ -58,8 +58,8 @@ class Trainer:
         self.vec, self.learner, self.modules = vec, learner, dict(modules or {})
         self.mixer = RewardMixer.of(self.modules) if mixer is None else mixer
         self.mixer.check(self.modules, self.policy.num_streams)
-        kept = run_dir, resume, checkpoint_every, barrier, stall_after
-        self.session = RunSession(self, vec, *kept)
+        options = run_dir, resume, checkpoint_every, barrier, stall_after
+        self.session = RunSession(self, vec, *options)
         self.num_steps, self.runner = num_steps, Runner(vec, seed=seed, device=device)
         self.group = ModuleGroup(self.modules, self.mixer, self.session.guard).to(device)
         self.policy.to(device)

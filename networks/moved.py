@@ -22,7 +22,6 @@ MODULES = {
     "agents.ppo": "agents.algorithms.ppo",
     "agents.progress": "agents.session.progress",
     "agents.reward_video": "agents.diagnostics.reward_video",
-    "agents.run": "agents.session.iteration",
     "agents.run_dir": "agents.session.run_dir",
     "agents.spec": "networks.spec",
     "agents.stages": "agents.session.stage_timers",
