@@ -58,9 +58,9 @@ class Trainer:
         self.vec, self.learner, self.modules = vec, learner, dict(modules or {})
         self.mixer = RewardMixer.of(self.modules) if mixer is None else mixer
         self.mixer.check(self.modules, self.policy.num_streams)
+        self.num_steps, self.runner = num_steps, Runner(vec, seed=seed, device=device)
         options = run_dir, resume, checkpoint_every, barrier, stall_after
         self.session = RunSession(self, vec, *options)
-        self.num_steps, self.runner = num_steps, Runner(vec, seed=seed, device=device)
         self.group = ModuleGroup(self.modules, self.mixer, self.session.guard).to(device)
         self.policy.to(device)
         self.collector = RolloutCollector(self.runner, self.session, self.group)

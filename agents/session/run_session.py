@@ -23,7 +23,7 @@ from firstlight.agents.session.stage_timers import StageTimers
 from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.seeding import global_rng_state, set_global_rng_state
 from firstlight.envs.types import Rollout
-from firstlight.envs.vec import VecEnv, reported_of, resume_of
+from firstlight.envs.vec import VecEnv
 from firstlight.networks.spec import SpecError, describe
 
 log = logging.getLogger(__name__)
@@ -95,10 +95,10 @@ class RunSession:
         self.data: IterationData | None = None
         self.directory = None if run_dir is None else RunDirectory(run_dir, resume=resume)
         self.episodes = EpisodeStatistics(
-            vec.num_envs, vec.success_threshold, reported=reported_of(vec)
+            vec.num_envs, vec.success_threshold, reported=vec.reported
         )
         self.stage, self.guard = StageTimers(stall_after), UpdateGuard()
-        self._resume_mode = "barrier" if barrier else resume_of(vec)
+        self._resume_mode = "barrier" if barrier else vec.resume
         self._steps_before, self._dropped = 0, 0
         self._callbacks: list[Callback] = []
         self._signals = Signals()
@@ -194,8 +194,8 @@ class RunSession:
         """Count a new rollout's environment steps and episodes."""
         self.steps += int(rollout.valid.sum())
         self.episodes.update(rollout)
-        if rollout.lost is not None:
-            self._dropped += int(rollout.lost.sum())
+        if rollout.crashed is not None:
+            self._dropped += int(rollout.crashed.sum())
 
     def save(self, *, return_mean: float | None = None, last: bool = False) -> None:
         """Write a checkpoint of everything; if that fails the old ones stay.
