@@ -1,5 +1,7 @@
 """RAPID: cloning the best episodes moves the policy, fades, resumes, and finds a far reward."""
 
+import copy
+
 import gymnasium
 import numpy as np
 import pytest
@@ -10,7 +12,6 @@ from nested import differing
 from firstlight.agents import MLP, PPO, ActorCritic, Trainer
 from firstlight.agents.algorithms.auxiliaries import Rapid
 from firstlight.agents.session import checkpoint
-from firstlight.agents.session.guards import copied
 from firstlight.envs import Chain, GymVec, Runner
 from firstlight.intrinsic import Linear, RewardMixer
 
@@ -138,7 +139,7 @@ def test_an_update_that_is_taken_back_leaves_nothing():
     vec = Chain(8, length=5)
     learner = make_learner(vec, auxiliaries=[Rapid(vec.obs_space, size=60)])
     trainer, _ = trained(learner, vec, 2)
-    before = copied(learner.state_dict())
+    before = copy.deepcopy(learner.state_dict())
     rollout = trainer.runner.collect(learner.policy, 32)
     learner.update(rollout, RewardMixer({})(rollout, {}))
     assert differing(learner.state_dict(), before) is not None

@@ -128,7 +128,7 @@ def test_rows_that_are_not_valid_count_nowhere():
     assert (~rollout.valid).sum() > 5
     raw = torch.where(rollout.valid, 1.0, 1e6)
     part = Part(raw, raw, raw, 1.0)
-    last = IterationData(rollout, {}, SimpleNamespace(parts={"bonus": part}))
+    last = IterationData(rollout, {}, SimpleNamespace(parts={"bonus": part}), 0.0)
     maps = HeatMaps(vec, every_seconds=0)
     maps(SimpleNamespace(last=last, dir=None, stopping=False, steps=0, total_steps=9), {})
     assert set(shown(maps, "bonus").values()) == {1.0}
@@ -153,7 +153,9 @@ def test_maps_grow_to_all_sides_as_places_are_found():
         )
         raw = torch.rand((T, 4), generator=numbers)
         parts = {"bonus": Part(raw, raw, raw, 1.0)}
-        lasts.append(IterationData(placed(rollout, at, hidden), {}, SimpleNamespace(parts=parts)))
+        lasts.append(
+            IterationData(placed(rollout, at, hidden), {}, SimpleNamespace(parts=parts), 0.0)
+        )
         stopping = reach == 9
         maps(
             SimpleNamespace(last=lasts[-1], dir=None, stopping=stopping, steps=0, total_steps=9), {}
@@ -190,7 +192,7 @@ def test_pictures_change_no_number_of_a_run(tmp_path):
         run = make_trainer(modules=("count", "rnd"), run_dir=tmp_path / name)
         maps = [HeatMaps(run.vec, every_seconds=0)] if name == "with" else []
         run.run(4 * N * T, maps)
-        assert run.data is None  # nobody holds the rollout
+        assert run.session.data is None  # nobody holds the rollout
         told = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         quiet = ("perf/", "time")
         lines.append(

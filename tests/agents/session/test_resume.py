@@ -190,7 +190,7 @@ def test_a_stop_while_modules_warm_up_costs_nothing(tmp_path):
     make_vec = WORLDS["replay"]
     whole = run_through(make_vec, tmp_path / "whole")
     part = trainer_of(make_vec, tmp_path / "parts")
-    part.checkpoint_every = N * T
+    part.session.checkpoint_every = N * T
     with pytest.raises(StopError):
         part.run(TOTAL, [stop_at(2 * N * T)])
     last = trainer_of(make_vec, tmp_path / "parts", resume=True)
