@@ -272,6 +272,8 @@ class Trainer:
                 if self._warmed < module.warmup_steps and self.mixer.active(name, 0.0):
                     module.warmup(rollout)
             self._warmed += num_steps
+        if self._warmed >= wanted:
+            self.runner.restart_state()  # the policy acts from now on
         return {}
 
     def _check(self, rollout: Rollout) -> None:
