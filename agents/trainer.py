@@ -76,15 +76,15 @@ class Trainer:
         with self.session.open(total_steps, callbacks):
             while self.session.is_running():
                 with self.session.iteration() as metrics:
-                    warm = self.group.warmup_left > 0
-                    metrics |= self.warm_up() if warm else self.iterate(total_steps)
+                    left = self.group.warmup_left
+                    metrics |= self.warm_up(left) if left else self.iterate(total_steps)
 
-    def warm_up(self) -> Metrics:
+    def warm_up(self, steps_left: int) -> Metrics:
         """Collect a rollout of a random agent and show it to the modules that need one."""
         with self.session.stage("warmup"):
             actor = RandomActor(self.vec.act_space, self.mixer.num_streams)
-            num_steps = min(self.num_steps, self.group.warmup_left)
-            self.group.warm_up(self.collector.collect(actor, num_steps))
+            self.group.warm_up(self.collector.collect(actor, min(self.num_steps, steps_left)))
+            self.runner.restart_state()  # the policy acts next
         return {}
 
     def iterate(self, total_steps: int) -> Metrics:

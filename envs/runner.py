@@ -1,4 +1,4 @@
-"""Turns a vector environment and an actor into rollouts."""
+"""Collect rollouts from a vector environment and an actor."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from firstlight.envs import seeding
 from firstlight.envs.finite import tamed
-from firstlight.envs.seeding import derive, generator
 from firstlight.envs.types import Obs, Rollout, State, Step, map_obs, take
 from firstlight.envs.vec import VecEnv, check_reported
 
@@ -31,16 +31,20 @@ class Actor(Protocol):
 
 
 class Runner:
-    """Steps `vec` with an actor and keeps what happened; episodes run on from rollout to rollout.
+    """Collect rollouts; episodes and recurrent states continue from one rollout to the next.
 
     Args:
         vec: the environments.
         seed: of the environments and of the sampled actions.
-        device: where the actor's parameters live.
+        device: of the actor's parameters.
         keep_dist_params: fill `Rollout.dist_params`.
+        generator: for sampled actions, on `device`; default one derived from `seed`.
 
     Attributes:
-        resume: how open episodes outlive a checkpoint, see `VecEnv`.
+        resume: how open episodes continue after a checkpoint is loaded, see `VecEnv`.
+
+    Raises:
+        ValueError: if `vec` reports a channel that is not one number.
     """
 
     def __init__(
@@ -50,30 +54,30 @@ class Runner:
         seed: int = 0,
         device: torch.device | str = "cpu",
         keep_dist_params: bool = False,
+        generator: torch.Generator | None = None,
     ):
         self.vec, self.seed, self.device = vec, seed, torch.device(device)
         self.keep_dist_params = keep_dist_params
         check_reported(vec)
         self.resume = vec.resume
-        self.generator = generator(seed, "actions", self.device)
+        self.generator = generator or seeding.generator(seed, "actions", self.device)
         self._resets = 0
         self._obs: Obs | None = None
         self._info: Obs = {}
         self._is_first = torch.ones(vec.num_envs, dtype=torch.bool)
         self._state: State | None = None
-        self._actor: Actor | None = None
 
     def collect(self, actor: Actor, num_steps: int, version: int = 0) -> Rollout:
-        """Step `num_steps` times. Returns a rollout of fresh CPU tensors."""
+        """Step `num_steps` times. Returns a rollout of fresh CPU tensors.
+
+        Call `restart_state` before collecting with another actor.
+        """
         N = self.vec.num_envs
         if self._obs is None:
-            self._obs, self._info = self.vec.reset(derive(self.seed, "envs", self._resets))
+            self._obs, self._info = self.vec.reset(seeding.derive(self.seed, "envs", self._resets))
             self._is_first = torch.ones(N, dtype=torch.bool)
-        begin = actor.initial_state(N)
-        another = self._actor not in (None, actor)  # None just after a restart
-        if self._state is None or another or self._state.keys() != begin.keys():
-            self._state = begin
-        self._actor = actor
+        if self._state is None:
+            self._state = actor.initial_state(N)
         state = map_obs(torch.clone, self._state)
         opened = self._obs, self._info, self._is_first
         steps: list[Step] = []
@@ -122,10 +126,18 @@ class Runner:
             crashed=crashed,
         )
 
-    def cut(self, rollout: Rollout) -> Rollout:
-        """Close every open episode: all environments begin anew, from seeds of their own.
+    def restart_state(self) -> None:
+        """Begin the next rollout with the actor's initial recurrent state; episodes continue."""
+        self._state = None
 
-        What was collected last then ends as truncated, its last observation being the last it has.
+    def cut(self, rollout: Rollout) -> Rollout:
+        """End every open episode: the next rollout begins with a reset, from another seed.
+
+        Args:
+            rollout: the last one collected.
+
+        Returns:
+            The same, with open episodes marked as truncated in the last row.
         """
         self._resets, self._obs, self._state = self._resets + 1, None, None
         open_rows = rollout.valid[-1] & ~rollout.terminated[-1] & ~rollout.is_first[-1]
@@ -134,7 +146,7 @@ class Runner:
         return dataclasses.replace(rollout, truncated=truncated)
 
     def state_dict(self) -> dict[str, Any]:
-        """Random state, and where the environments stand if they can say so."""
+        """Random state, recurrent state, and that of the environments if they can save it."""
         opened = self._obs is not None
         state = {
             "generator": self.generator.get_state(),
@@ -145,15 +157,15 @@ class Runner:
         }
         if opened and self.resume != "dropped":
             state["envs"] = self.vec.state_dict()
-            state |= {"is_first": self._is_first, "state": self._state}
+            state |= {"is_first": self._is_first, "state": self._state or {}}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
-        """Take such a state back.
+        """Load what `state_dict` returned.
 
         Returns:
-            [M] int64, environments whose open episodes are lost: they begin ones that no earlier
-            part of the run has seen.
+            [M] int64, environments whose open episodes could not be restored: they begin episodes
+            that no earlier part of the run has seen.
         """
         self._set_generator(state["generator"], state["resets"])
         self._resets, self._obs, self._state = state["resets"], None, None
@@ -162,18 +174,23 @@ class Runner:
         if not state["open"] or state["envs"] is None or self.resume == "dropped":
             return torch.arange(self.vec.num_envs if state["open"] else 0)
         self._resets -= 1
-        self._obs, self._info, lost = self.vec.load_state_dict(state["envs"])
-        self._is_first = state["is_first"] | lost
-        self._state = map_obs(lambda field: field.to(self.device), state["state"])
-        self._actor = None
-        return lost.nonzero()[:, 0]
+        self._obs, self._info, restarted = self.vec.load_state_dict(state["envs"])
+        self._is_first = state["is_first"] | restarted
+        # an empty state is that of a feed-forward or random actor: the next may be recurrent
+        self._state = map_obs(lambda field: field.to(self.device), state["state"]) or None
+        return restarted.nonzero()[:, 0]
 
     def _set_generator(self, state: Tensor, resets: int) -> None:
         try:
             self.generator.set_state(state)
         except RuntimeError:  # of another kind of device
-            log.warning("the device is another: actions are drawn from new random numbers")
-            self.generator = generator(derive(self.seed, "actions", resets), "device", self.device)
+            log.warning(
+                "the random state was saved on another kind of device than %s: actions are drawn "
+                "from new random numbers",
+                self.device,
+            )
+            seed = seeding.derive(self.seed, "actions", resets)
+            self.generator = seeding.generator(seed, "device", self.device)
 
     def _act(self, actor: Actor) -> Any:
         assert self._obs is not None

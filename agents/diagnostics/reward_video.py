@@ -229,8 +229,8 @@ def _film(
     parameter = next(policy.parameters(), None) if isinstance(policy, nn.Module) else None
     device = torch.device("cpu") if parameter is None else parameter.device
     watched = _Watched(vec, seed)
-    runner = Runner(watched, seed=seed, device=device)
-    runner.generator = generator(seed, "evaluation", device)  # so that `record` shows the same
+    actions = generator(seed, "evaluation", device)  # so that `record` shows the same
+    runner = Runner(watched, seed=seed, device=device, generator=actions)
     actor = _Likeliest(policy) if deterministic else policy
     steps: list[Rollout] = []
     over = False

@@ -275,6 +275,30 @@ def test_recurrent_state_goes_from_step_to_step_and_rollout_to_rollout(name):
     assert actor.given == []
 
 
+def test_restart_state_drops_the_recurrent_state_and_continues_episodes():
+    vec = VECS["gym"]()
+    before, after = Counter(int(vec.act_space.n)), Counter(int(vec.act_space.n))
+    runner = Runner(vec, seed=2)
+    first = runner.collect(before, 3)
+    runner.restart_state()
+    second = runner.collect(after, 3)
+    assert torch.equal(after.given[0][0], after.initial_state(vec.num_envs)["count"])
+    assert torch.equal(second.state["count"], after.given[0][0])
+    assert torch.equal(second.obs["obs"][0], first.obs["obs"][-1])
+    assert not second.is_first[0].any()
+
+
+def test_actions_are_drawn_from_a_given_generator():
+    vec = VECS["same step"]()
+    one, two = (
+        Runner(vec, seed=s, generator=torch.Generator().manual_seed(4)).collect(
+            RandomActor(vec.act_space), 9
+        )
+        for s in (0, 1)
+    )
+    assert torch.equal(one.action, two.action)
+
+
 def test_a_restored_runner_draws_the_same_actions_in_fresh_episodes():
     policy = make_policy(VECS["gym"]())
     vec = Recorder(VECS["gym"]())
