@@ -130,7 +130,7 @@ def test_rows_that_are_not_valid_count_nowhere():
     part = Part(raw, raw, raw, 1.0)
     last = IterationData(rollout, {}, SimpleNamespace(parts={"bonus": part}), 0.0)
     maps = HeatMaps(vec, every_seconds=0)
-    maps(SimpleNamespace(last=last, dir=None, stopping=False, steps=0, total_steps=9), {})
+    maps(SimpleNamespace(data=last, directory=None, stopping=False, steps=0, total_steps=9), {})
     assert set(shown(maps, "bonus").values()) == {1.0}
     assert sum(shown(maps, VISITS).values()) == rollout.valid.sum()
 
@@ -158,7 +158,10 @@ def test_maps_grow_to_all_sides_as_places_are_found():
         )
         stopping = reach == 9
         maps(
-            SimpleNamespace(last=lasts[-1], dir=None, stopping=stopping, steps=0, total_steps=9), {}
+            SimpleNamespace(
+                data=lasts[-1], directory=None, stopping=stopping, steps=0, total_steps=9
+            ),
+            {},
         )
     agree(maps, lasts[1:], "agent_pos")
 
