@@ -1,4 +1,4 @@
-"""Turns a vector environment and an actor into rollouts."""
+"""Collect rollouts from a vector environment and an actor."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from firstlight.envs import seeding
 from firstlight.envs.finite import tamed
-from firstlight.envs.seeding import derive, generator
 from firstlight.envs.types import Obs, Rollout, State, Step, map_obs, take
-from firstlight.envs.vec import VecEnv, in_background, resume_of
+from firstlight.envs.vec import VecEnv, check_reported
 
 log = logging.getLogger(__name__)
 
@@ -31,16 +31,20 @@ class Actor(Protocol):
 
 
 class Runner:
-    """Steps `vec` with an actor and keeps what happened; episodes run on from rollout to rollout.
+    """Collect rollouts; episodes and recurrent states continue from one rollout to the next.
 
     Args:
         vec: the environments.
         seed: of the environments and of the sampled actions.
-        device: where the actor's parameters live.
+        device: of the actor's parameters.
         keep_dist_params: fill `Rollout.dist_params`.
+        generator: for sampled actions, on `device`; default one derived from `seed`.
 
     Attributes:
-        resume: how open episodes outlive a checkpoint, see `VecEnv`.
+        resume: how open episodes continue after a checkpoint is loaded, see `VecEnv`.
+
+    Raises:
+        ValueError: if `vec` reports a channel that is not one number.
     """
 
     def __init__(
@@ -50,31 +54,30 @@ class Runner:
         seed: int = 0,
         device: torch.device | str = "cpu",
         keep_dist_params: bool = False,
+        generator: torch.Generator | None = None,
     ):
         self.vec, self.seed, self.device = vec, seed, torch.device(device)
         self.keep_dist_params = keep_dist_params
-        self.resume = resume_of(vec)
-        self.background = in_background(vec)
-        self.generator = generator(seed, "actions", self.device)
+        check_reported(vec)
+        self.resume = vec.resume
+        self.generator = generator or seeding.generator(seed, "actions", self.device)
         self._resets = 0
         self._obs: Obs | None = None
         self._info: Obs = {}
         self._is_first = torch.ones(vec.num_envs, dtype=torch.bool)
         self._state: State | None = None
-        self._actor: Actor | None = None
 
     def collect(self, actor: Actor, num_steps: int, version: int = 0) -> Rollout:
-        """Step `num_steps` times. Returns a rollout of fresh CPU tensors."""
+        """Step `num_steps` times. Returns a rollout of fresh CPU tensors.
+
+        Call `restart_state` before collecting with another actor.
+        """
         N = self.vec.num_envs
         if self._obs is None:
-            self._obs, self._info = self.vec.reset(derive(self.seed, "envs", self._resets))
+            self._obs, self._info = self.vec.reset(seeding.derive(self.seed, "envs", self._resets))
             self._is_first = torch.ones(N, dtype=torch.bool)
-        begin = actor.initial_state(N)
-        another = self._actor not in (None, actor)  # None just after a restart
-        if self._state is None or another or self._state.keys() != begin.keys():
-            self._state = begin
-        self._actor = actor
-        vec: Any = self.vec  # one that steps in the background has `send` and `recv`
+        if self._state is None:
+            self._state = actor.initial_state(N)
         state = map_obs(torch.clone, self._state)
         opened = self._obs, self._info, self._is_first
         steps: list[Step] = []
@@ -85,12 +88,11 @@ class Runner:
                 out = self._act(actor)
                 action = out.dist.sample(self.generator)  # [1, N]
             actions.append(action[0].cpu())
-            if self.background:
-                vec.send(actions[-1])
+            self.vec.send(actions[-1])
             with torch.inference_mode():
                 log_probs.append(out.dist.log_prob(action)[0])
             outs.append(out)
-            step = vec.recv() if self.background else vec.step(actions[-1])
+            step = self.vec.recv()
             steps.append(step)
             self._obs, self._info, self._is_first = step.obs, step.info, step.is_first
             self._state = out.state
@@ -100,7 +102,7 @@ class Runner:
         info = _stack([opened[1], *(step.info for step in steps)])
         final_at, final_obs, final_info, final_state = _ends(steps, outs, obs, info, state)
         truncated = torch.stack([step.truncated for step in steps])
-        lost = _cut_lost(steps, truncated)
+        crashed = _cut_crashed(steps, truncated)
         params = [out.dist.params[0] for out in outs] if self.keep_dist_params else None
         return Rollout(
             obs=obs,
@@ -121,13 +123,21 @@ class Runner:
             state=state,
             env_ids=torch.arange(N),
             version=version,
-            lost=lost,
+            crashed=crashed,
         )
 
-    def cut(self, rollout: Rollout) -> Rollout:
-        """Close every open episode: all environments begin anew, from seeds of their own.
+    def restart_state(self) -> None:
+        """Begin the next rollout with the actor's initial recurrent state; episodes continue."""
+        self._state = None
 
-        What was collected last then ends as truncated, its last observation being the last it has.
+    def cut(self, rollout: Rollout) -> Rollout:
+        """End every open episode: the next rollout begins with a reset, from another seed.
+
+        Args:
+            rollout: the last one collected.
+
+        Returns:
+            The same, with open episodes marked as truncated in the last row.
         """
         self._resets, self._obs, self._state = self._resets + 1, None, None
         open_rows = rollout.valid[-1] & ~rollout.terminated[-1] & ~rollout.is_first[-1]
@@ -136,46 +146,51 @@ class Runner:
         return dataclasses.replace(rollout, truncated=truncated)
 
     def state_dict(self) -> dict[str, Any]:
-        """Random state, and where the environments stand if they can say so."""
+        """Random state, recurrent state, and that of the environments if they can save it."""
         opened = self._obs is not None
         state = {
             "generator": self.generator.get_state(),
             "resets": self._resets + opened,  # what a fresh start may use
             "open": opened,
             "envs": None,
-            "kept": self.vec.kept() if hasattr(self.vec, "kept") else {},
+            "kept": self.vec.persistent_state(),
         }
         if opened and self.resume != "dropped":
             state["envs"] = self.vec.state_dict()
-            state |= {"is_first": self._is_first, "state": self._state}
+            state |= {"is_first": self._is_first, "state": self._state or {}}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
-        """Take such a state back.
+        """Load what `state_dict` returned.
 
         Returns:
-            [M] int64, environments whose open episodes are lost: they begin ones that no earlier
-            part of the run has seen.
+            [M] int64, environments whose open episodes could not be restored: they begin episodes
+            that no earlier part of the run has seen.
         """
         self._set_generator(state["generator"], state["resets"])
         self._resets, self._obs, self._state = state["resets"], None, None
-        if state.get("kept") and hasattr(self.vec, "keep"):
-            self.vec.keep(state["kept"])
+        if state.get("kept"):
+            self.vec.load_persistent_state(state["kept"])
         if not state["open"] or state["envs"] is None or self.resume == "dropped":
             return torch.arange(self.vec.num_envs if state["open"] else 0)
         self._resets -= 1
-        self._obs, self._info, lost = self.vec.load_state_dict(state["envs"])
-        self._is_first = state["is_first"] | lost
-        self._state = map_obs(lambda field: field.to(self.device), state["state"])
-        self._actor = None
-        return lost.nonzero()[:, 0]
+        self._obs, self._info, restarted = self.vec.load_state_dict(state["envs"])
+        self._is_first = state["is_first"] | restarted
+        # an empty state is that of a feed-forward or random actor: the next may be recurrent
+        self._state = map_obs(lambda field: field.to(self.device), state["state"]) or None
+        return restarted.nonzero()[:, 0]
 
     def _set_generator(self, state: Tensor, resets: int) -> None:
         try:
             self.generator.set_state(state)
         except RuntimeError:  # of another kind of device
-            log.warning("the device is another: actions are drawn from new random numbers")
-            self.generator = generator(derive(self.seed, "actions", resets), "device", self.device)
+            log.warning(
+                "the random state was saved on another kind of device than %s: actions are drawn "
+                "from new random numbers",
+                self.device,
+            )
+            seed = seeding.derive(self.seed, "actions", resets)
+            self.generator = seeding.generator(seed, "device", self.device)
 
     def _act(self, actor: Actor) -> Any:
         assert self._obs is not None
@@ -189,24 +204,24 @@ def _stack(moments: list[Obs]) -> Obs:
     return {name: torch.stack([moment[name] for moment in moments]) for name in moments[0]}
 
 
-def _cut_lost(steps: list[Step], truncated: Tensor) -> Tensor | None:
-    """Mark as truncated [T, N] each open episode's last row before its environment died.
+def _cut_crashed(steps: list[Step], truncated: Tensor) -> Tensor | None:
+    """Mark as truncated [T, N] each open episode's last row before its environment crashed.
 
-    One that died in row 0 has its last row in the rollout before, which bootstraps there anyway.
+    After a crash in row 0 that row is in the rollout before, which bootstraps there anyway.
 
     Returns:
-        [T, N] bool, the rows so marked; None if nothing died.
+        [T, N] bool, the rows so marked; None if nothing crashed.
     """
-    deaths = [(t, step.lost_ids) for t, step in enumerate(steps) if len(step.lost_ids)]
-    if not deaths:
+    crashes = [(t, step.crashed_ids) for t, step in enumerate(steps) if len(step.crashed_ids)]
+    if not crashes:
         return None
-    lost = torch.zeros_like(truncated)
-    for t, ids in deaths:
+    crashed = torch.zeros_like(truncated)
+    for t, ids in crashes:
         if t > 0:
             before = steps[t - 1]
-            lost[t - 1, ids] = (before.valid & ~before.terminated & ~before.truncated)[ids]
-    truncated |= lost
-    return lost
+            crashed[t - 1, ids] = (before.valid & ~before.terminated & ~before.truncated)[ids]
+    truncated |= crashed
+    return crashed
 
 
 def _ends(

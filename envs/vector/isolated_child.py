@@ -17,8 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from firstlight.envs.vec import VecEnv, reported_of
+from firstlight.envs.vec import VecEnv
 from firstlight.envs.vector.replay import _become_worker
+
+ATTRIBUTES = (
+    *("num_envs", "obs_space", "info_space", "act_space"),
+    *("success_threshold", "resume", "reported"),
+)
+"""Attributes of the environments that `Isolated` takes over from its child."""
 
 _GRACE = 5.0  # seconds that a child has to end by itself
 
@@ -92,7 +98,7 @@ def serve(pipe: Any, factory: Callable[[], VecEnv]) -> None:
     torch.set_num_threads(1)
     try:
         vec = factory()
-        _say(pipe, 0, True, _described(vec))
+        _say(pipe, 0, True, {name: getattr(vec, name) for name in ATTRIBUTES})
     except Exception as error:
         _say(pipe, 0, False, _portable(error))
         return
@@ -120,15 +126,6 @@ def end(process: Any, pipe: Any) -> None:
         process.kill()
         process.join()
     pipe.close()
-
-
-def _described(vec: VecEnv) -> dict[str, Any]:
-    names = ("num_envs", "obs_space", "info_space", "act_space", "success_threshold")
-    return {name: getattr(vec, name) for name in names} | {
-        "resume": getattr(vec, "resume", "dropped"),
-        "reported": reported_of(vec),
-        "renders": hasattr(vec, "enable_rendering"),
-    }
 
 
 def _say(pipe: Any, number: int, fine: bool, answer: Any) -> None:

@@ -20,7 +20,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
 from firstlight.envs.seeding import derive
-from firstlight.envs.types import Point
+from firstlight.envs.types import Snapshot
 from firstlight.envs.vec import dig
 from firstlight.envs.vector.isolated_child import _portable, _say, pack, unpack
 from firstlight.envs.vector.pool_memory import Bell, Handle, Memory, listen
@@ -122,11 +122,11 @@ class Rows:
             self._begin(i)
         self.memory.current[self.task.index] = NOBODY
 
-    def points(self) -> list[Point]:
+    def points(self) -> list[Snapshot]:
         """Seed and actions of each open episode."""
         return [env.recorded() for env in self.envs.values()]
 
-    def restore(self, points: Mapping[int, Point]) -> list[int]:
+    def restore(self, points: Mapping[int, Snapshot]) -> list[int]:
         """Live the episodes of `points` again. Returns those that are lost and begun anew."""
         lost = []
         for i, point in points.items():

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from firstlight.envs.seeding import derive
-from firstlight.envs.types import Point
+from firstlight.envs.types import Snapshot
 from firstlight.envs.vector.isolated import WorkerDiedError
 from firstlight.envs.vector.pool_memory import Memory, listen
 from firstlight.envs.vector.pool_process import GRACE, START, Worker
@@ -121,7 +121,7 @@ class Crew:
         self._hear(worker)
         return answer
 
-    def restore(self, goals: Mapping[int, Point]) -> list[int]:
+    def restore(self, goals: Mapping[int, Snapshot]) -> list[int]:
         """Live the episodes of `goals` again. Returns the environments that lost theirs."""
         lost: list[int] = []
         for worker in self.workers_of(np.array([*goals])):

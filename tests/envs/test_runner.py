@@ -12,6 +12,7 @@ from firstlight.agents import MLP, ActorCritic
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import check
+from firstlight.envs.vec import VecEnv
 from firstlight.envs.vector.envpool import EnvPoolVec
 from firstlight.envs.vector.gym import GymVec
 from firstlight.envs.worlds.chain import Chain
@@ -31,11 +32,12 @@ VECS = {
 each_vec = pytest.mark.parametrize("name", VECS)
 
 
-class Recorder:
-    """Hands on to `vec`, in the foreground, and keeps what went by."""
+class Recorder(VecEnv):
+    """Passes everything on to `vec` and keeps a list of it."""
 
     def __init__(self, vec):
         self.num_envs, self.vec = vec.num_envs, vec
+        self.obs_space, self.info_space = vec.obs_space, vec.info_space
         self.seeds, self.opened, self.actions, self.steps = [], [], [], []
 
     def reset(self, seed=None):
@@ -271,6 +273,30 @@ def test_recurrent_state_goes_from_step_to_step_and_rollout_to_rollout(name):
                         assert rollout.final_state["count"][finals[t, n]] == count[n]
         assert len(finals) == len(rollout.final_state["count"])
     assert actor.given == []
+
+
+def test_restart_state_drops_the_recurrent_state_and_continues_episodes():
+    vec = VECS["gym"]()
+    before, after = Counter(int(vec.act_space.n)), Counter(int(vec.act_space.n))
+    runner = Runner(vec, seed=2)
+    first = runner.collect(before, 3)
+    runner.restart_state()
+    second = runner.collect(after, 3)
+    assert torch.equal(after.given[0][0], after.initial_state(vec.num_envs)["count"])
+    assert torch.equal(second.state["count"], after.given[0][0])
+    assert torch.equal(second.obs["obs"][0], first.obs["obs"][-1])
+    assert not second.is_first[0].any()
+
+
+def test_actions_are_drawn_from_a_given_generator():
+    vec = VECS["same step"]()
+    one, two = (
+        Runner(vec, seed=s, generator=torch.Generator().manual_seed(4)).collect(
+            RandomActor(vec.act_space), 9
+        )
+        for s in (0, 1)
+    )
+    assert torch.equal(one.action, two.action)
 
 
 def test_a_restored_runner_draws_the_same_actions_in_fresh_episodes():

@@ -276,8 +276,8 @@ def test_what_a_film_shows_is_what_the_rollout_would_have_been_paid(autoreset, t
     vec, modules, mixer, _ = watched(autoreset)
     actor = RandomActor(vec.act_space, mixer.num_streams)
     paid = record_rewards(actor, vec, modules, mixer, tmp_path / "a.gif", seed=5)
-    runner = Runner(Chain(1, length=3, horizon=12, autoreset=autoreset), seed=5)
-    runner.generator = generator(5, "evaluation")  # as in `evaluate`
+    chain = Chain(1, length=3, horizon=12, autoreset=autoreset)
+    runner = Runner(chain, seed=5, generator=generator(5, "evaluation"))  # as in `evaluate`
     rollout = runner.collect(actor, len(paid.reward))
     assert len(paid.reward) > 2
     assert bool((rollout.terminated | rollout.truncated)[-1, 0])
