@@ -1,4 +1,4 @@
-"""What learns: policies, learners, the trainer, and what is left of a run."""
+"""Policies, learners, the trainer, evaluation and diagnostics."""
 
 if __name__ != "firstlight.agents":
     raise ImportError(

@@ -1,40 +1,54 @@
-"""What learns: the protocols that a trainer relies on, and minibatches."""
+"""Base classes of learners and of their auxiliaries, and minibatches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from firstlight.agents.policy import Policy
+from firstlight.agents.policy import Policy, PolicyOutput
 from firstlight.envs.types import Obs, Rollout, State, map_obs, take
 from firstlight.intrinsic.mixer import Rewards, Schedule
 
 
-class Learner(Protocol):
-    """Turns reward streams into an update of its policy."""
+class Learner(ABC):
+    """Base class of what updates a policy from a rollout and its reward streams.
+
+    Attributes:
+        policy: updated in place.
+    """
 
     policy: Policy
 
+    @abstractmethod
     def update(self, rollout: Rollout, rewards: Rewards, progress: float) -> dict[str, float]:
-        """Learn from a rollout once. Returns scalars to log."""
-        ...
+        """Update the policy from one rollout.
 
+        Args:
+            rollout: collected by this policy.
+            rewards: of the same steps.
+            progress: of training, in [0, 1].
+
+        Returns:
+            Scalars to log.
+        """
+
+    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next update depends on; holds the policy's under "policy"."""
-        ...
+        """Return all that the next update depends on; the policy's state is under "policy"."""
 
+    @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take such a state back."""
-        ...
+        """Restore a state that `state_dict` returned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows to learn from: `B` single steps seen as [1, B], or `B` sequences of length L as [L, B].
+    """Steps to train on: `B` single steps as [1, B], or `B` sequences of length L as [L, B].
 
     Args:
         obs: [L, B, ...].
@@ -46,7 +60,8 @@ class Batch:
         advantage: [L, B].
         target: [L, B, K].
         valid: [L, B] bool.
-        rows: [L, B] int64, the place of each in the rollout, ``t * N + n``; None if of none.
+        rows: [L, B] int64, index ``t * N + n`` of each step in the rollout; None for a batch that
+            does not come from one.
     """
 
     obs: Obs
@@ -61,7 +76,7 @@ class Batch:
     rows: Tensor | None = None
 
     def take(self, rows: Tensor) -> Batch:
-        """Those of single steps [1, B] that `rows` [*] int64 names."""
+        """Select single steps [1, B] by `rows` [*] int64."""
 
         def chosen(field: Tensor) -> Tensor:
             return field.index_select(1, rows)
@@ -80,37 +95,56 @@ class Batch:
         )
 
 
-class Auxiliary(Protocol):
-    """What is neither a reward nor the algorithm: cloning, an adversary, further heads.
+class Auxiliary(nn.Module):
+    """Base class of what a learner trains beside its algorithm: cloning, prediction heads, ...
 
-    A learner needs only `loss`. Of the following it calls what an auxiliary has, in this order::
+    Everything here has a default that does nothing. In each update a learner calls `observe`, then
+    `advantage`, `loss` for each minibatch, `batches`, and `metrics`. Parameters go to the learner's
+    optimiser, the state is saved with the learner's, and the module is moved to the policy's
+    device.
 
-        def parameters(self) -> Iterable[nn.Parameter]      # once: for the learner's optimiser
-        def observe(self, rollout, progress) -> None        # a rollout, before it is learnt from
-        def advantage(self, rollout, out) -> Tensor | None  # [T, N] to add before normalising
-        def batches(self) -> Iterator[Batch]                # minibatches of its own, see below
-        def metrics(self) -> dict[str, float]               # scalars to log, under their full tags
-        def state_dict(self) -> Any                         # saved with the learner's
-        def load_state_dict(self, state) -> None
-
-    Its `loss` is added to that of each minibatch of the rollout. One that has `batches` brings
-    minibatches itself: each is a gradient step on its loss alone, after those on the rollout, and
-    the rollout's own are not shown to it. Modules (`nn.Module`) are moved to the policy's device.
+    Attributes:
+        adds_advantage: whether `advantage` is to be called; it costs a forward pass.
+        brings_batches: whether `batches` yields minibatches. `loss` is then called for those only,
+            not for the rollout's.
     """
 
-    def loss(self, policy: Policy, batch: Batch) -> Tensor | None:
-        """Scalar, a mean over the batch's rows, or None.
+    adds_advantage: bool = False
+    brings_batches: bool = False
 
-        If memory is short a minibatch goes through in parts, each with its share of the weight. So
-        a row's part in the mean must not depend on which other rows are there.
+    def observe(self, rollout: Rollout, progress: float) -> None:
+        """See a rollout before the policy is updated; `progress` of training is in [0, 1]."""
+
+    def advantage(self, rollout: Rollout, out: PolicyOutput) -> Tensor | None:
+        """Return [T, N] to add to the advantage before it is normalised, or None.
+
+        Args:
+            rollout: the one that was observed.
+            out: of the policy over its T steps.
         """
-        ...
+        return None
+
+    def loss(self, policy: Policy, batch: Batch) -> Tensor | None:
+        """Return a scalar to add to the loss of a minibatch, a mean over its rows, or None.
+
+        A minibatch that does not fit in memory is processed in parts, each weighted by its size.
+        So what a row adds to the mean must not depend on the other rows.
+        """
+        return None
+
+    def batches(self) -> Iterable[Batch]:
+        """Yield further minibatches, each for a gradient step on `loss` after the rollout's."""
+        return ()
+
+    def metrics(self) -> dict[str, float]:
+        """Return scalars of this update to log, under their full tags."""
+        return {}
 
 
 def minibatches(batch: Batch, size: int, generator: torch.Generator) -> Iterator[Batch]:
-    """Valid rows of `batch` ([1, B]) in a fresh random order, in parts of about `size` rows.
+    """Split the valid rows of `batch` ([1, B]) into random minibatches of about `size` rows.
 
-    The parts differ by one row at most, so that no tiny rest is normalised on its own.
+    Their sizes differ by at most one row, so that no small remainder is normalised on its own.
     """
     rows = batch.valid[0].nonzero()[:, 0]
     order = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
@@ -119,7 +153,7 @@ def minibatches(batch: Batch, size: int, generator: torch.Generator) -> Iterator
 
 
 def final_value(policy: Policy, rollout: Rollout) -> Tensor:
-    """[D, K] value of the observations that autoreset hid."""
+    """Compute the values [D, K] of the last observations that autoreset replaced."""
     D = len(rollout.final_at)
     if D == 0:
         return rollout.value[0, :0]
@@ -128,6 +162,10 @@ def final_value(policy: Policy, rollout: Rollout) -> Tensor:
     return policy(obs, rollout.final_state, first).value[0]
 
 
-def at(value: float | Schedule, progress: float) -> float:
-    """A setting that may be a schedule, at this progress of training."""
+def resolve_schedule(value: float | Schedule, progress: float) -> float:
+    """Evaluate a setting that is a number or a schedule over training progress.
+
+    >>> resolve_schedule(3.0, 0.5), resolve_schedule(lambda progress: 1 - progress, 0.25)
+    (3.0, 0.75)
+    """
     return value(progress) if callable(value) else value

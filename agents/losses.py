@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def clipped_policy_loss(logratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
-    """PPO's clipped surrogate (Schulman et al. 2017, eq. 7), negated, as a mean.
+    """Compute PPO's clipped surrogate (Schulman et al. 2017, eq. 7), negated, as a mean.
 
     Args:
         logratio: [B] new minus old log-probability.
@@ -22,14 +22,14 @@ def clipped_policy_loss(logratio: Tensor, advantage: Tensor, clip_range: float) 
 def value_loss(
     value: Tensor, target: Tensor, old: Tensor, live: Tensor, clip_range: float | None
 ) -> Tensor:
-    """Half the squared error of every live stream, summed over streams, as a mean over rows.
+    """Compute half the squared error, summed over streams that learn, as a mean over rows.
 
     Args:
         value: [B, K].
         target: [B, K].
-        old: [B, K] as predicted when acting.
+        old: [B, K] as predicted during collection.
         live: [K] 1 for streams that learn, 0 for those of weight 0.
-        clip_range: bound on the change of a value, None for no bound.
+        clip_range: clipping range of value updates; None disables it.
     """
     error = (value - target).square()
     if clip_range is not None:
@@ -39,11 +39,11 @@ def value_loss(
 
 
 def approx_kl(logratio: Tensor) -> Tensor:
-    """Low-variance estimate of KL(old || new) from samples [B] (k3 of Schulman's note)."""
+    """Estimate KL(old || new) from samples [B] with low variance (k3 of Schulman's note)."""
     return (logratio.exp() - 1 - logratio).mean()
 
 
 def explained_variance(value: Tensor, target: Tensor) -> Tensor:
-    """1 - Var(target - value) / Var(target), [B, K] to [K]; nan where Var(target) is 0."""
+    """Compute 1 - Var(target - value) / Var(target), [B, K] to [K]; nan where Var(target) is 0."""
     variance = target.var(0)
     return torch.where(variance > 0, 1 - (target - value).var(0) / variance, torch.nan)

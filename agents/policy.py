@@ -1,24 +1,28 @@
-"""What acts: one forward pass for acting and for learning."""
+"""Policies: one forward pass for acting and for learning."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple
 
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
 from firstlight.envs.types import Obs, State, map_obs
-from firstlight.networks.cores import Feedforward
-from firstlight.networks.distributions import Categorical, DiagGaussian, Distribution
+from firstlight.networks.cores import Core, Feedforward
+from firstlight.networks.distributions import Distribution, distribution_for
+from firstlight.networks.encoders.base import TwinEncoder
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.spec import rebuildable
+
+_CRITIC = "critic."  # prefix of the state fields of a core of the values' own
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyOutput:
-    """What a policy says of observations [T, N].
+    """Action distributions and values for observations [T, N].
 
     Args:
         dist: over [T, N].
@@ -31,35 +35,78 @@ class PolicyOutput:
     state: State
 
 
-class Policy(Protocol):
-    """Anything that acts and can be learnt; `ActorCritic` is ours."""
+class Features(NamedTuple):
+    """What the heads of a policy read.
+
+    Args:
+        policy: [T, N, H] for the policy head.
+        value: [T, N, H'] for the value heads; the same tensor where both share one.
+        state: [N, ...] after the last step.
+    """
+
+    policy: Tensor
+    value: Tensor
+    state: State
+
+
+class Policy(nn.Module, ABC):
+    """Base class of everything that acts and can be trained; `ActorCritic` is the one provided.
+
+    Attributes:
+        obs_space: of one environment.
+        act_space: of one environment.
+        num_streams: `K`, the number of value heads.
+    """
 
     obs_space: spaces.Dict
     act_space: spaces.Space
+    num_streams: int = 1
 
     def initial_state(self, num_envs: int) -> State:
-        """State before a first observation, each [N, ...]."""
-        ...
+        """Return the state before a first observation, each [N, ...]; empty without a memory."""
+        return {}
 
-    def __call__(self, obs: Obs, state: State, is_first: Tensor) -> PolicyOutput:
-        """Obs [T, N, ...], state [N, ...], is_first [T, N] bool to an output over [T, N]."""
-        ...
+    @abstractmethod
+    def forward(self, obs: Obs, state: State, is_first: Tensor) -> PolicyOutput:
+        """Compute action distributions and values.
+
+        Args:
+            obs: [T, N, ...].
+            state: [N, ...] before the first step.
+            is_first: [T, N] bool, whether an observation begins an episode.
+        """
+
+    def features(self, obs: Obs, state: State, is_first: Tensor) -> Features:
+        """Compute what the heads read, for auxiliaries that train it. Arguments as for `forward`.
+
+        Raises:
+            NotImplementedError: for a policy that does not offer its features.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not implement features(obs, state, is_first), "
+            "which an auxiliary reads"
+        )
+
+    def policy_features(self, obs: Obs, state: State, is_first: Tensor) -> Tensor:
+        """Compute `features(...).policy` alone, [T, N, H]; cheaper where values have their own."""
+        return self.features(obs, state, is_first).policy
 
 
 @rebuildable
-class ActorCritic(nn.Module):
+class ActorCritic(Policy):
     """Encoder, core, a policy head and `K` value heads.
 
     Args:
         obs_space: of one environment. A field "action_mask" (bool [A]) forbids actions.
         act_space: Discrete or Box.
-        encoder: dict of [B, ...] to [B, H], with attribute `out_dim`; shared by policy and values.
-            One with an attribute `twin` that is true gives [2, B, H]: the values' own come second.
-        critic_encoder: an encoder of the values' own; default shares `encoder`.
+        encoder: turns fields [B, ...] into features [B, H], with an attribute `out_dim`; shared by
+            policy and values. A `TwinEncoder` returns features for each, [2, B, H].
+        critic_encoder: a separate encoder for the values; default shares `encoder`.
         num_streams: `K`.
 
     Raises:
-        ValueError: for an action space without a distribution, or a `critic_encoder` beside a twin.
+        ValueError: for an action space without a distribution, or a `critic_encoder` beside a
+            `TwinEncoder`.
     """
 
     def __init__(
@@ -74,47 +121,75 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.obs_space, self.act_space, self.num_streams = obs_space, act_space, num_streams
         self.encoder, self.critic_encoder = encoder, critic_encoder
-        self.twin = bool(getattr(encoder, "twin", False))
-        if self.twin and critic_encoder is not None:
-            raise ValueError(f"{type(encoder).__name__} has features for the values already")
-        self.core = Feedforward(encoder.out_dim)  # type: ignore[arg-type]
-        critic_dim = critic_encoder.out_dim if critic_encoder is not None else self.core.out_dim
-        if isinstance(act_space, spaces.Discrete):
-            self.log_std = None
-            num_outputs = int(act_space.n)
-        elif isinstance(act_space, spaces.Box) and len(act_space.shape) == 1:
-            num_outputs = act_space.shape[0]
-            self.log_std = nn.Parameter(torch.zeros(num_outputs))
-        else:
+        if isinstance(encoder, TwinEncoder) and critic_encoder is not None:
             raise ValueError(
-                f"no action distribution for {act_space}; Discrete and 1-D Box have one"
+                f"{type(encoder).__name__} has features for the values already: "
+                "leave critic_encoder out"
             )
+        self.core: Core = Feedforward(encoder.out_dim)  # type: ignore[arg-type]
+        self.critic_core: Core | None = None
+        if isinstance(encoder, TwinEncoder):
+            self.critic_core = Feedforward(encoder.out_dim)
+        elif critic_encoder is not None:
+            self.critic_core = Feedforward(critic_encoder.out_dim)  # type: ignore[arg-type]
+        num_outputs, self.distribution = distribution_for(act_space)
+        has_log_std = self.distribution.has_log_std
+        self.log_std = nn.Parameter(torch.zeros(num_outputs)) if has_log_std else None
+        value_core = self.core if self.critic_core is None else self.critic_core
         self.policy_head = orthogonal(nn.Linear(self.core.out_dim, num_outputs), 0.01)
-        self.value_head = orthogonal(nn.Linear(critic_dim, num_streams), 1.0)  # type: ignore[arg-type]
+        self.value_head = orthogonal(nn.Linear(value_core.out_dim, num_streams), 1.0)
 
     def initial_state(self, num_envs: int) -> State:
-        """State before a first observation."""
-        return self.core.initial_state(num_envs)
+        """Return the state of both cores before a first observation."""
+        state = self.core.initial_state(num_envs)
+        if self.critic_core is not None:
+            state = state | _prefixed(self.critic_core.initial_state(num_envs))
+        return state
 
     def forward(self, obs: Obs, state: State, is_first: Tensor) -> PolicyOutput:
-        """Obs [T, N, ...], state [N, ...], is_first [T, N] to an output over [T, N]."""
-        lead = is_first.shape
-        flat = map_obs(lambda field: field.flatten(0, 1), obs)  # [T, N, ...] -> [T*N, ...]
-        features, critic = self.encoder(flat), None
-        if self.twin:
-            features, critic = features.unbind(0)
+        """Compute action distributions and values, see `Policy.forward`."""
+        features = self.features(obs, state, is_first)
+        outputs, mask = self.policy_head(features.policy), obs.get("action_mask")
+        dist = self.distribution.from_outputs(outputs, self.log_std, mask)
+        return PolicyOutput(dist, self.value_head(features.value), features.state)
+
+    def features(self, obs: Obs, state: State, is_first: Tensor) -> Features:
+        """Compute what the heads read, see `Policy.features`."""
+        lead, flat = is_first.shape, _flat(obs)
+        encoded, critic = self.encoder(flat), None
+        if isinstance(self.encoder, TwinEncoder):
+            encoded, critic = encoded.unbind(0)
         elif self.critic_encoder is not None:
             critic = self.critic_encoder(flat)
-        features, state = self.core(features.unflatten(0, lead), state, is_first)
-        critic = features if critic is None else critic.unflatten(0, lead)
-        return PolicyOutput(
-            self._dist(self.policy_head(features), obs), self.value_head(critic), state
-        )
+        own, critic_state = _split(state)
+        policy, after = self.core(encoded.unflatten(0, lead), own, is_first)
+        if self.critic_core is None or critic is None:
+            return Features(policy, policy, after)
+        value, critic_after = self.critic_core(critic.unflatten(0, lead), critic_state, is_first)
+        return Features(policy, value, after | _prefixed(critic_after))
 
-    def _dist(self, params: Tensor, obs: Obs) -> Distribution:
-        if self.log_std is not None:
-            return DiagGaussian(params, self.log_std)
-        mask = obs.get("action_mask")
-        if mask is not None:
-            params = params.masked_fill(~mask.bool(), torch.finfo(params.dtype).min)
-        return Categorical(params)
+    def policy_features(self, obs: Obs, state: State, is_first: Tensor) -> Tensor:
+        """Compute [T, N, H] for the policy head, without a separate critic encoder."""
+        encoded = self.encoder(_flat(obs))
+        if isinstance(self.encoder, TwinEncoder):
+            encoded = encoded[0]
+        return self.core(encoded.unflatten(0, is_first.shape), _split(state)[0], is_first)[0]
+
+
+def _flat(obs: Obs) -> Obs:
+    """Join the first two axes of every field: [T, N, ...] to [T*N, ...]."""
+    return map_obs(lambda field: field.flatten(0, 1), obs)
+
+
+def _prefixed(state: State) -> State:
+    return {_CRITIC + name: field for name, field in state.items()}
+
+
+def _split(state: State) -> tuple[State, State]:
+    """Separate the state of the policy's core from that of the values' core."""
+    own: State = {}
+    critic: State = {}
+    for name, field in state.items():
+        part = critic if name.startswith(_CRITIC) else own
+        part[name.removeprefix(_CRITIC)] = field
+    return own, critic

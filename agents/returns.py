@@ -1,8 +1,8 @@
 """Advantage estimators: pure functions of arrays, in which the ends of episodes are data.
 
-An invalid row (the environment only reset itself) is transparent: its value reads as that of the
+An invalid row (the environment only reset itself) is transparent: its value counts as that of the
 next row, its reward is 0, its discount and lambda are 1. So the advantage of the row before it is
-what it would have been had the row not been there.
+the same as if the row did not exist.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from firstlight.envs.types import Rollout
 
 
 class VTrace(NamedTuple):
-    """Targets of V-trace.
+    """Value targets and advantages of V-trace.
 
     Args:
         value_target: [T, N, K] the corrected values v_s.
@@ -38,7 +38,7 @@ def gae(
     valid: Tensor,
     lam: float,
 ) -> Tensor:
-    """Generalised advantage estimation (Schulman et al. 2016, eq. 16).
+    """Compute generalised advantage estimates (Schulman et al. 2016, eq. 16).
 
     ``A_t = r_t + discount_t * next_value_t - value_t + discount_t * lam * carry_t * A_{t+1}``
 
@@ -71,7 +71,7 @@ def vtrace(
     rho_bar: float = 1.0,
     c_bar: float = 1.0,
 ) -> VTrace:
-    """V-trace targets and advantages (Espeholt et al. 2018, eq. 1 and §4.2).
+    """Compute V-trace targets and advantages (Espeholt et al. 2018, eq. 1 and §4.2).
 
     Args:
         log_rho: [T, N] log of the target policy's over the behaviour policy's probability.
@@ -94,10 +94,10 @@ def vtrace(
 
 
 def successor_values(rollout: Rollout, value: Tensor, final_value: Tensor, carry: Tensor) -> Tensor:
-    """Value of what follows each step, as each stream must see it.
+    """Compute the value of each step's successor, for each stream.
 
-    A stream that carries on reads the value of the next valid row, across episode ends if it is
-    not episodic. A stream that stops reads the value of the true last observation.
+    Where `carry` is nonzero this is the value of the next valid row, across episode ends if the
+    stream is not episodic; elsewhere it is the value of the true last observation.
 
     Args:
         rollout: of `T` steps.
@@ -118,7 +118,7 @@ def successor_values(rollout: Rollout, value: Tensor, final_value: Tensor, carry
 
 
 def transparent(value: Tensor, valid: Tensor) -> Tensor:
-    """Values [T+1, N, K] in which an invalid row [T, N] reads as the row after it."""
+    """Replace the values [T+1, N, K] of invalid rows [T, N] by those of the row after."""
     out = value
     for t in (~valid).any(1).nonzero().flatten().flip(0).tolist():
         if out is value:

@@ -6,7 +6,28 @@ if __name__ != "firstlight.networks":
         "import it as 'firstlight.networks'."
     )
 
-from firstlight.networks.encoders import MLP, Grid, NetHack, ONINet, Pixel, TwinMLP, auto
+from firstlight.networks.encoders import (
+    MLP,
+    Encoder,
+    Grid,
+    NetHack,
+    ONINet,
+    Pixel,
+    TwinEncoder,
+    TwinMLP,
+    auto,
+)
 from firstlight.networks.spec import rebuildable
 
-__all__ = ["MLP", "Grid", "NetHack", "ONINet", "Pixel", "TwinMLP", "auto", "rebuildable"]
+__all__ = [
+    "MLP",
+    "Encoder",
+    "Grid",
+    "NetHack",
+    "ONINet",
+    "Pixel",
+    "TwinEncoder",
+    "TwinMLP",
+    "auto",
+    "rebuildable",
+]

@@ -1,43 +1,52 @@
-"""What a policy remembers between steps."""
+"""The part of a policy that carries state from step to step."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
 from firstlight.envs.types import State
 
 
-class Core(Protocol):
-    """Carries state from step to step, and forgets it where an episode begins."""
+class Core(nn.Module, ABC):
+    """Base class of what stands between an encoder and a head and may have a memory.
+
+    Attributes:
+        out_dim: width of the features that it returns.
+    """
 
     out_dim: int
 
     def initial_state(self, num_envs: int) -> State:
-        """State before a first observation, each [N, ...]."""
-        ...
+        """Return the state before a first observation, each [N, ...]; empty without a memory."""
+        return {}
 
-    def __call__(self, features: Tensor, state: State, is_first: Tensor) -> tuple[Tensor, State]:
-        """Features [T, N, H], state [N, ...], is_first [T, N] to [T, N, out_dim] and new state."""
-        ...
+    @abstractmethod
+    def forward(self, features: Tensor, state: State, is_first: Tensor) -> tuple[Tensor, State]:
+        """Process a sequence of features; the memory is cleared where an episode begins.
+
+        Args:
+            features: [T, N, H].
+            state: [N, ...] before the first step.
+            is_first: [T, N] bool.
+
+        Returns:
+            Features [T, N, out_dim], and the state [N, ...] after the last step.
+        """
 
 
-class Feedforward(nn.Module):
-    """No memory.
+class Feedforward(Core):
+    """No memory: return the features unchanged.
 
     Args:
-        in_dim: width of the features, handed on as they are.
+        in_dim: width of the features.
     """
 
     def __init__(self, in_dim: int):
         super().__init__()
         self.out_dim = in_dim
 
-    def initial_state(self, num_envs: int) -> State:
-        """Nothing."""
-        return {}
-
     def forward(self, features: Tensor, state: State, is_first: Tensor) -> tuple[Tensor, State]:
-        """Features as they came."""
+        """Return features and state as they are."""
         return features, state

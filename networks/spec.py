@@ -1,8 +1,8 @@
-"""Objects as JSON: which class with which arguments, so that a checkpoint can build its policy.
+"""Describe objects as JSON (class and arguments), so that a checkpoint can rebuild its policy.
 
-`@rebuildable` makes a class remember how each instance was made; `describe` writes that down and
-`rebuild` makes an equal one. A description is data, so `rebuild` imports nothing but firstlight
-and what its caller allows, and calls nothing but rebuildable classes.
+`@rebuildable` makes instances store the arguments of their constructor; `describe` writes class
+and arguments as JSON and `rebuild` makes an equal object. A description is data: `rebuild` imports
+only firstlight and what its caller allows, and calls only rebuildable classes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,14 +29,14 @@ _TAGS = {"target", "class", "space", "tuple", "float", "dict"}
 
 
 class SpecError(ValueError):
-    """Something that cannot be described or must not be rebuilt; says in one sentence why."""
+    """Raised for an object that cannot be described, or must not be rebuilt; gives the reason."""
 
 
 def rebuildable(cls: type[T]) -> type[T]:
-    """Make instances remember their constructor's arguments, defaults included, in `init_kwargs`.
+    """Make instances store their constructor's arguments, defaults included, in `init_kwargs`.
 
-    A subclass with a constructor of its own needs the decorator too: what counts are the arguments
-    of the outermost class.
+    A subclass with a constructor of its own needs the decorator too: the arguments of the outermost
+    class are stored.
 
     >>> @rebuildable
     ... class Net(nn.Module):
@@ -45,43 +46,51 @@ def rebuildable(cls: type[T]) -> type[T]:
     {'width': 8, 'depth': 2}
     """
     init = cls.__init__
-    plain = init in (object.__init__, nn.Module.__init__)  # these take anything and want nothing
+    plain = init in (object.__init__, nn.Module.__init__)  # their signatures accept anything
     signature = inspect.signature((lambda self: None) if plain else init)
     self_name, *parameters = signature.parameters.values()
     for parameter in parameters:
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
-            raise TypeError(f"{cls.__name__}({parameter}) cannot be rebuilt: give it a name")
+            raise TypeError(
+                f"{cls.__name__}({parameter}) cannot be rebuilt: make it a keyword parameter"
+            )
     rest = [p.name for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
 
     @functools.wraps(init)
-    def remember(self: Any, *args: Any, **kwargs: Any) -> None:
-        if type(self).__init__ is remember:
-            with contextlib.suppress(TypeError):  # `init` says it better
+    def store_and_init(self: Any, *args: Any, **kwargs: Any) -> None:
+        if type(self).__init__ is store_and_init:
+            with contextlib.suppress(TypeError):  # `init` raises a better one
                 bound = signature.bind(self, *args, **kwargs)
                 bound.apply_defaults()
                 given = {k: v for k, v in bound.arguments.items() if k != self_name.name}
                 for name in rest:
                     given |= given.pop(name)
-                object.__setattr__(self, "init_kwargs", given)  # no submodules of an nn.Module
+                object.__setattr__(self, "init_kwargs", given)  # not as submodules of an nn.Module
         init(self, *args, **kwargs)
 
-    remember.__rebuildable__ = True  # type: ignore[attr-defined]
-    cls.__init__ = remember  # type: ignore[method-assign]
+    vars(store_and_init)["__rebuildable__"] = True
+    cls.__init__ = store_and_init  # type: ignore[method-assign]
     return cls
 
 
-def describe(obj: object) -> dict[str, Any]:
-    """A rebuildable `obj` as a JSON value, ``{"target": "pkg.module.Class", "kwargs": {...}}``.
+def is_rebuildable(cls: type) -> bool:
+    """Check whether the constructor of `cls` was decorated by `rebuildable`."""
+    init = cls.__init__  # type: ignore[misc]
+    return isinstance(init, FunctionType) and "__rebuildable__" in vars(init)
 
-    Arguments may be JSON values, tuples, numbers that are not finite, Gymnasium spaces, activation
-    classes of `torch.nn` and other rebuildable objects, nested as you like.
+
+def describe(obj: Any) -> dict[str, Any]:
+    """Describe a rebuildable object: ``{"target": "pkg.module.Class", "kwargs": {...}}``.
+
+    Arguments may be JSON values, tuples, non-finite numbers, Gymnasium spaces, activation classes
+    of `torch.nn` and other rebuildable objects, nested in any way.
 
     Raises:
-        SpecError: naming the class that cannot be described, and what to do about it.
+        SpecError: for a class that cannot be described; the message names it and the remedy.
     """
     cls = type(obj)
     name = f"{cls.__module__}.{cls.__qualname__}"
-    if not hasattr(obj, "init_kwargs"):
+    if not is_rebuildable(cls):
         raise SpecError(
             f"{name} cannot be rebuilt from a checkpoint: decorate it with @rebuildable"
         )
@@ -91,28 +100,26 @@ def describe(obj: object) -> dict[str, Any]:
 
 
 def rebuild(spec: dict[str, Any], allow: Sequence[str] = ()) -> Any:
-    """The object that `spec` describes.
+    """Make the object that `spec` describes.
 
     Args:
-        spec: what `describe` gave.
-        allow: packages or modules beside `firstlight` whose rebuildable classes may be made.
+        spec: returned by `describe`.
+        allow: packages or modules beside `firstlight` whose rebuildable classes may be called.
 
     Raises:
-        SpecError: for a target outside of these, or one that is not there or not rebuildable.
+        SpecError: for a target outside of these, or one that does not exist or is not rebuildable.
     """
     match spec:
         case {"target": str(target), "kwargs": dict(kwargs)}:
             target = current(target)
             cls = _import(target, ("firstlight", *allow))
         case _:
-            raise SpecError(f"this is no description of an object: {spec!r:.200}")
+            raise SpecError(f"not a description of an object: {spec!r:.200}")
     arguments = {key: _decode(value, allow) for key, value in kwargs.items()}
     try:
         inspect.signature(cls).bind(**arguments)
     except TypeError as error:
-        raise SpecError(
-            f"{target} no longer takes the arguments it was made with: {error}"
-        ) from None
+        raise SpecError(f"{target} does not accept the saved arguments: {error}") from None
     return cls(**arguments)
 
 
@@ -121,15 +128,15 @@ def _import(target: str, allow: Sequence[str]) -> Callable[..., Any]:
     if not any(f"{module}.".startswith(f"{package}.") for package in allow):
         package = target.partition(".")[0]
         raise SpecError(
-            f"{target} lies outside of firstlight: if you trust it, say allow=[{package!r}]"
+            f"{target} is not part of firstlight: if you trust it, pass allow=[{package!r}]"
         )
     try:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise SpecError(f"{target} cannot be imported: {error}") from error
-    # a module also holds what it imported itself: only classes of its own count
+    # a module also contains names that it imported: only classes defined in it are accepted
     own = isinstance(cls, type) and f"{cls.__module__}.{cls.__qualname__}" == target
-    if not own or not hasattr(cls.__init__, "__rebuildable__"):
+    if not own or not is_rebuildable(cls):
         raise SpecError(f"{target} is not a class decorated with @rebuildable")
     return cls
 
@@ -147,7 +154,7 @@ def _encode(value: Any) -> Any:
         return {"tuple": [_encode(item) for item in value]}
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
-            raise SpecError(f"only string keys can be described, not those of {value!r:.200}")
+            raise SpecError(f"only dicts with string keys can be described, got {value!r:.200}")
         encoded = {key: _encode(item) for key, item in value.items()}
         return {"dict": encoded} if _TAGS & value.keys() else encoded
     if isinstance(value, spaces.Space):
@@ -155,7 +162,9 @@ def _encode(value: Any) -> Any:
     if isinstance(value, type) and issubclass(value, nn.Module):
         if value.__module__ == _ACTIVATIONS:
             return {"class": f"{_ACTIVATIONS}.{value.__name__}"}
-        raise SpecError(f"the class {value.__module__}.{value.__qualname__} is no torch activation")
+        raise SpecError(
+            f"{value.__module__}.{value.__qualname__} is not an activation class of torch.nn"
+        )
     return describe(value)
 
 
@@ -173,7 +182,7 @@ def _decode(value: Any, allow: Sequence[str]) -> Any:
             try:
                 return _decode_space(value)
             except (LookupError, TypeError, AssertionError) as error:
-                raise SpecError(f"this is no description of a space: {value!r:.200}") from error
+                raise SpecError(f"not a description of a space: {value!r:.200}") from error
         case {"tuple": items}:
             return tuple(_decode(items, allow))
         case {"float": text}:
@@ -186,14 +195,14 @@ def _decode(value: Any, allow: Sequence[str]) -> Any:
 def _activation(name: str) -> type[nn.Module]:
     module, _, short = name.rpartition(".")
     cls: Any = getattr(nn.modules.activation, short, None)
-    if module != _ACTIVATIONS or getattr(cls, "__module__", None) != _ACTIVATIONS:
-        raise SpecError(f"{name} is no activation class of torch.nn")
+    if module != _ACTIVATIONS or not isinstance(cls, type) or cls.__module__ != _ACTIVATIONS:
+        raise SpecError(f"{name} is not an activation class of torch.nn")
     return cls
 
 
 def _encode_space(space: spaces.Space) -> dict[str, Any]:
     kind = {"space": type(space).__name__}
-    # subclasses may mean more than their arguments say, so exact types only
+    # exact types only: a subclass may have behaviour beyond its arguments
     if type(space) is spaces.Box:
         return {
             **kind,
@@ -239,11 +248,11 @@ def _decode_space(spec: dict[str, Any]) -> spaces.Space:
             return spaces.Dict([(key, _decode_space(sub)) for key, sub in given["spaces"].items()])
         case "Tuple":
             return spaces.Tuple([_decode_space(sub) for sub in given["spaces"]])
-    raise SpecError(f"{kind!r} is no kind of space that firstlight knows")
+    raise SpecError(f"unknown kind of space {kind!r}")
 
 
 def _encode_bound(bound: np.ndarray, bounded: np.ndarray, infinity: float) -> Any:
-    """One number if all elements share it, else nested lists; infinite where not `bounded`."""
+    """Encode a bound as one number if all elements share it, else as nested lists."""
     values = np.where(bounded, bound.astype(object), infinity)
     distinct = set(values.flat) or {0}
     return _encode(distinct.pop() if len(distinct) == 1 else values.tolist())
@@ -252,7 +261,7 @@ def _encode_bound(bound: np.ndarray, bounded: np.ndarray, infinity: float) -> An
 def _decode_bound(
     spec: Any, shape: tuple[int, ...], dtype: np.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bound and where it is finite; integers have no infinity, so theirs is the last number."""
+    """Decode a bound, and where it is finite; an infinite integer bound is the extreme value."""
     values = np.array(_decode(spec, ()), dtype=object)
     finite = np.vectorize(math.isfinite, otypes=[bool])(values)
     if dtype.kind in "iu":

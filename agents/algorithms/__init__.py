@@ -1,1 +1,1 @@
-"""Learners: what turns reward streams into an update of a policy."""
+"""Learners: they update a policy from a rollout and its reward streams."""

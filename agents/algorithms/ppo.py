@@ -6,13 +6,20 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from firstlight.agents.algorithms.auxiliaries.group import Auxiliaries
-from firstlight.agents.learner import Auxiliary, Batch, at, final_value, minibatches
+from firstlight.agents.learner import (
+    Auxiliary,
+    Batch,
+    Learner,
+    final_value,
+    minibatches,
+    resolve_schedule,
+)
 from firstlight.agents.losses import approx_kl, clipped_policy_loss, explained_variance, value_loss
 from firstlight.agents.policy import Policy
 from firstlight.agents.returns import gae, successor_values
@@ -23,31 +30,32 @@ from firstlight.envs.types import Rollout, map_obs
 from firstlight.intrinsic.mixer import Rewards, Schedule
 
 _LOGS = ("policy_loss", "value_loss", "entropy", "loss", "approx_kl", "clipfrac", "grad_norm")
-_OWN_LOGS = ("an auxiliary's loss", "grad_norm")
+_AUXILIARY_LOGS = ("the loss of an auxiliary", "grad_norm")
 _Loss = Callable[[Batch], tuple[Tensor, Tensor]]
-"""Rows to a scalar to descend and a vector of logs."""
+"""Computes the scalar to minimise and a vector of logs for a batch."""
 
 log = logging.getLogger(__name__)
 
 
-class PPO:
+class PPO(Learner):
     """PPO with clipping (Schulman et al. 2017) and one value head for each reward stream.
 
-    Advantages are estimated stream by stream, weighted and added (Burda et al. 2018, §2.3), as
-    `Rewards.advantage` says. Rows that are not valid enter no loss and no mean.
+    Advantages are estimated for each stream, weighted and added (Burda et al. 2018, §2.3), see
+    `Rewards.advantage`. Rows that are not valid enter no loss and no mean.
 
     Args:
-        policy: what learns; its `K` is that of the rewards.
-        lr: of Adam; a number, or a schedule over training progress.
+        policy: to update; its `K` is that of the rewards.
+        lr: learning rate of Adam; a number, or a schedule over training progress.
         num_epochs: passes over a rollout.
-        minibatch_size: rows of a gradient step, about.
-        gae_lambda: lambda.
-        clip_range: of the probability ratio.
-        clip_range_vf: of the change of a value; None for none.
-        entropy_coef: weight of the entropy; a number or a schedule.
+        minibatch_size: approximate number of rows of a gradient step.
+        gae_lambda: lambda of generalised advantage estimation.
+        clip_range: clipping range of the probability ratio.
+        clip_range_vf: clipping range of value updates; None disables it.
+        entropy_coef: weight of the entropy bonus; a number or a schedule.
         value_coef: weight of the value loss (half squared error, summed over streams).
-        max_grad_norm: bound on the norm of the gradient.
-        normalize_advantage: to mean 0 and deviation 1 in each minibatch, all streams together.
+        max_grad_norm: maximum norm of the gradient.
+        normalize_advantage: normalise the combined advantage to mean 0 and standard deviation 1 in
+            each minibatch.
         auxiliaries: see `Auxiliary`.
         seed: of the order of rows.
     """
@@ -77,47 +85,44 @@ class PPO:
         self.normalize_advantage, self.auxiliaries = normalize_advantage, Auxiliaries(auxiliaries)
         self.generator = generator(seed, "ppo")
         self._passes = 1
-        self._module = cast(nn.Module, policy)
-        learnt = [*self._module.parameters(), *self.auxiliaries.parameters()]
-        self._parameters = list(dict.fromkeys(learnt))
-        self.optimizer = torch.optim.Adam(self._parameters, lr=at(lr, 0.0), eps=1e-5, fused=True)
+        parameters = [*policy.parameters(), *self.auxiliaries.parameters()]
+        self._parameters = list(dict.fromkeys(parameters))
+        self.optimizer = torch.optim.Adam(
+            self._parameters, lr=resolve_schedule(lr, 0.0), eps=1e-5, fused=True
+        )
 
     def update(self, rollout: Rollout, rewards: Rewards, progress: float = 0.0) -> dict[str, float]:
-        """Learn from a rollout once.
-
-        Args:
-            rollout: collected by this policy.
-            rewards: of the same steps.
-            progress: of training, in [0, 1].
+        """Update the policy from one rollout, see `Learner.update`.
 
         Raises:
-            NonFiniteError: for a loss or a gradient that is not finite. The weights are spoilt
-                then; a trainer puts back those from before.
+            NonFiniteError: for a loss or a gradient that is not finite. The weights are unusable
+                then; a trainer restores the previous ones.
         """
+        lr = resolve_schedule(self.lr, progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = at(self.lr, progress)
-        entropy_coef = at(self.entropy_coef, progress)
+            group["lr"] = lr
+        entropy_coef = resolve_schedule(self.entropy_coef, progress)
         self.auxiliaries.to(self._parameters[0].device)
         self.auxiliaries.observe(rollout, progress)
         batch = self._batch(rollout, rewards)
         if int(batch.valid.sum()) < 2:
-            return {}  # every environment only reset itself: there is nothing to learn from
+            return {}  # every environment only reset itself
         live = (rewards.weight != 0).float()
         logs = []
         for _ in range(self.num_epochs):
             for part in minibatches(batch, self.minibatch_size, self.generator):
                 logs.append(self._step(part, live, entropy_coef))
-        own = [
-            self._descend(part, partial(self._own_loss, auxiliary))
+        auxiliary_logs = [
+            self._descend(part, partial(self._auxiliary_loss, auxiliary))
             for auxiliary, part in self.auxiliaries.batches()
         ]
         table = torch.stack(logs).cpu()  # [steps, logs]
         _check_logs(table)
-        if own:
-            _check_logs(torch.stack(own).cpu(), _OWN_LOGS)
+        if auxiliary_logs:
+            _check_logs(torch.stack(auxiliary_logs).cpu(), _AUXILIARY_LOGS)
         means = table.mean(0).tolist()
         metrics = {f"train/{name}": mean for name, mean in zip(_LOGS, means, strict=True)}
-        metrics |= {"train/lr": at(self.lr, progress), "train/entropy_coef": entropy_coef}
+        metrics |= {"train/lr": lr, "train/entropy_coef": entropy_coef}
         rows = batch.valid[0]
         fit = explained_variance(batch.value[0, rows], batch.target[0, rows]).tolist()
         for name, value in zip(rewards.streams, fit, strict=True):
@@ -125,9 +130,9 @@ class PPO:
         return metrics | self.auxiliaries.metrics()
 
     def state_dict(self) -> dict[str, Any]:
-        """Policy, optimiser, the generator of row orders, and the auxiliaries."""
+        """Return the state of policy, optimiser, generator and auxiliaries."""
         state = {
-            "policy": self._module.state_dict(),
+            "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "passes": self._passes,
@@ -135,16 +140,18 @@ class PPO:
         return state | ({"auxiliaries": self.auxiliaries.state_dict()} if self.auxiliaries else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take such a state back."""
-        self.auxiliaries.to(self._parameters[0].device)  # the optimiser's moments go where they are
+        """Restore a state that `state_dict` returned."""
+        self.auxiliaries.to(
+            self._parameters[0].device
+        )  # first: the optimiser's moments follow them
         self.auxiliaries.load_state_dict(state.get("auxiliaries", []))
-        self._module.load_state_dict(state["policy"])
+        self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self._passes = state.get("passes", 1)
 
     def _step(self, batch: Batch, live: Tensor, entropy_coef: float) -> Tensor:
-        """One gradient step. Returns `_LOGS`, on the device, so that nothing waits for them."""
+        """Make one gradient step. Returns `_LOGS` on the device, without waiting for them."""
         if self.normalize_advantage:
             advantage = batch.advantage - batch.advantage.mean()
             advantage = advantage / (batch.advantage.std() + 1e-8)
@@ -152,23 +159,23 @@ class PPO:
         return self._descend(batch, partial(self._loss, live=live, entropy_coef=entropy_coef))
 
     def _descend(self, batch: Batch, loss: _Loss) -> Tensor:
-        """One gradient step down the loss of a minibatch. Returns its logs and the gradient's."""
+        """Make one gradient step on a minibatch. Returns its logs and the norm of the gradient."""
         logs = None
         try:
             logs = self._backward(batch, loss)
         except Exception as error:
             if not is_out_of_memory(error) or self._passes > 1:
                 raise
-        if logs is None:  # out here nothing of the failed pass is held any longer
+        if logs is None:  # outside the handler, which holds the memory of the failed pass
             self._passes = 2  # from now on
-            log.warning("out of memory: minibatches go through in %d parts", self._passes)
+            log.warning("out of memory: minibatches are processed in %d parts", self._passes)
             logs = self._backward(batch, loss)
         norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
         self.optimizer.step()
         return torch.cat([logs, norm[None]])
 
     def _backward(self, batch: Batch, loss: _Loss) -> Tensor:
-        """Leave the gradient of a minibatch, by one pass or several. Returns what is logged."""
+        """Compute the gradient of a minibatch in one or several passes. Returns its logs."""
         self.optimizer.zero_grad()
         total = batch.valid.shape[1]
         passes = min(self._passes, total)
@@ -180,14 +187,16 @@ class PPO:
             logs = logs + share * terms
         return logs
 
-    def _own_loss(self, auxiliary: Auxiliary, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss of a minibatch that an auxiliary brought."""
+    def _auxiliary_loss(self, auxiliary: Auxiliary, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Compute the loss of a minibatch that an auxiliary yielded."""
         loss = auxiliary.loss(self.policy, batch)
-        assert loss is not None, f"{type(auxiliary).__name__} has no loss for its own minibatch"
+        assert loss is not None, (
+            f"{type(auxiliary).__name__} returned no loss for its own minibatch"
+        )
         return loss, loss.detach()[None]
 
     def _loss(self, batch: Batch, live: Tensor, entropy_coef: float) -> tuple[Tensor, Tensor]:
-        """The loss of some rows, and what is logged of it."""
+        """Compute the loss of a batch and its logs."""
         out = self.policy(batch.obs, batch.state, batch.is_first)
         logratio = out.dist.log_prob(batch.action) - batch.log_prob
         policy_loss = clipped_policy_loss(logratio, batch.advantage, self.clip_range)
@@ -209,7 +218,7 @@ class PPO:
 
     @torch.no_grad()
     def _batch(self, rollout: Rollout, rewards: Rewards) -> Batch:
-        """The whole rollout as rows [1, T*N] with advantages and targets."""
+        """Arrange the rollout as rows [1, T*N] with advantages and value targets."""
         T = rollout.num_steps
         value = rollout.value[:-1]
         next_value = successor_values(
@@ -226,8 +235,8 @@ class PPO:
         )  # [T, N, K]
         advantage = rewards.advantage(advantages, rollout.valid)  # [T, N, K] -> [T, N]
         past = map_obs(lambda field: field[:T], rollout.obs)
-        says = partial(self.policy, past, rollout.state, rollout.is_first[:T])
-        for extra in self.auxiliaries.advantages(rollout, says):
+        forward = partial(self.policy, past, rollout.state, rollout.is_first[:T])
+        for extra in self.auxiliaries.advantages(rollout, forward):
             advantage = advantage + extra
 
         def rows(field: Tensor) -> Tensor:
@@ -248,7 +257,7 @@ class PPO:
 
 
 def _check_logs(table: Tensor, names: Sequence[str] = _LOGS) -> None:
-    """Refuse gradient steps [steps, logs] of which a loss or the gradient was not finite."""
+    """Raise NonFiniteError if a loss or gradient among the logs [steps, logs] is not finite."""
     bad = ~torch.isfinite(table)
     bad[:, [names.index(name) for name in ("approx_kl", "clipfrac") if name in names]] = False
     if bad.any():

@@ -1,14 +1,14 @@
-"""Submodular policy optimisation: the plain policy gradient of a return that is a set function."""
+"""Submodular policy optimisation: REINFORCE on the marginal gains of a set function."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from firstlight.agents.algorithms.natural import natural_gradient
-from firstlight.agents.learner import at, final_value
+from firstlight.agents.learner import Learner, final_value, resolve_schedule
 from firstlight.agents.losses import explained_variance, value_loss
 from firstlight.agents.policy import Policy
 from firstlight.agents.returns import gae, successor_values
@@ -19,44 +19,45 @@ from firstlight.networks.distributions import Distribution
 
 Weighting = Literal["reward_to_go", "cumulative"]
 Baseline = Literal["value", "mean", "none"]
-_DECAY = 0.9  # of the running mean, an update
+_DECAY = 0.9  # of the running mean, per update
 _LOGS = ("policy_loss", "value_loss", "entropy", "loss", "grad_norm")
 
 
-class SubPO:
-    """SubPO (Prajapat et al. 2024): REINFORCE on marginal gains, one step a rollout.
+class SubPO(Learner):
+    """SubPO (Prajapat et al. 2024): REINFORCE on marginal gains, one step per rollout.
 
     With gains ``r_j = F(S_j + x_j) - F(S_j)`` as reward, the gradient of E F is
-    ``E sum_h grad log pi(a_h) (sum_{j >= h} r_j - b)``: what an action gets is all that the episode
-    still gains, b any number that does not depend on it. Nothing here knows of set functions; the
-    gains come from `Submodular`, alone in its stream or with other rewards.
+    ``E sum_h grad log pi(a_h) (sum_{j >= h} r_j - b)``: an action is credited with all that the
+    episode still gains, minus a baseline b that does not depend on it. The gains come from
+    `Submodular`, alone in its stream or with other rewards; nothing here depends on set functions.
 
-    The whole rollout is one batch [T, N] and goes through the policy in order, so that policies
-    with a memory are learnt through time; one without is Markov, in the paper's words, unless the
-    observation tells of the past (`Submodular(features=True)`).
+    The whole rollout is one batch [T, N] that the policy processes in order, so that policies with
+    a memory are trained through time. A policy without one is Markov, in the paper's terms, unless
+    the observation contains the past (`Submodular(features=True)`).
 
     Baselines:
 
-    - ``"value"``: the critic's values, one head a stream, also for what comes after the rollout;
-    - ``"mean"``: the running mean of the sums. No critic: steps of an episode that does not end in
-      the rollout are left out, so a rollout should hold whole episodes;
-    - ``"none"``: 0, else as ``"mean"``.
+    - ``"value"``: the critic's values, one head per stream; they also bootstrap at the end of the
+      rollout;
+    - ``"mean"``: the running mean of the sums. Without a critic, steps of an episode that does not
+      end in the rollout are left out, so a rollout should hold whole episodes;
+    - ``"none"``: 0, otherwise as ``"mean"``.
 
     Args:
-        policy: what learns; its `K` is that of the rewards.
-        lr: of Adam; a number, or a schedule over training progress.
-        gamma: discount of every stream, in place of the mixer's, and then every episode is a
-            problem of its own that ends where it ends, be it by a time limit: F is a sum, without
-            discount, over a finite horizon. None keeps the mixer's discounts and boundaries.
+        policy: to update; its `K` is that of the rewards.
+        lr: learning rate of Adam; a number, or a schedule over training progress.
+        gamma: discount of every stream, replacing the mixer's. Every episode is then a finite
+            problem that ends with the episode, also at a time limit: F is an undiscounted sum over
+            a finite horizon. None keeps the mixer's discounts and episode boundaries.
         baseline: see above.
         weighting: "reward_to_go", or "cumulative": what the episode *has* gained, this step
-            included, as the authors' released code does. That is no gradient of F, and credits an
-            action with what came before it; it is here to compare with, without a critic.
-        entropy_coef: weight of the entropy; a number or a schedule.
+            included, as in the authors' released code. That is not the gradient of F, and credits
+            an action with what came before it; provided for comparison, without a critic.
+        entropy_coef: weight of the entropy bonus; a number or a schedule.
         value_coef: weight of the value loss.
-        max_grad_norm: bound on the norm of the gradient.
+        max_grad_norm: maximum norm of the gradient.
         natural: follow the natural gradient, ``(F + damping I)^-1`` times the loss's, F the Fisher
-            matrix of the policy in the rollout's rows, by plain steps instead of Adam's.
+            matrix of the policy over the rollout's rows, with SGD steps instead of Adam's.
         damping: see `natural`; above 0.
 
     Raises:
@@ -83,10 +84,12 @@ class SubPO:
             ("weighting", weighting, Weighting),
         ):
             if value not in get_args(kind):
-                raise ValueError(f"{name} is one of {', '.join(get_args(kind))}, not {value!r}")
+                raise ValueError(
+                    f"{name} is {value!r}, expected one of {', '.join(get_args(kind))}"
+                )
         if weighting == "cumulative" and baseline == "value":
             raise ValueError(
-                "values are no baseline of cumulative gains: set baseline to mean or none"
+                "weighting='cumulative' has no baseline of values: set baseline to mean or none"
             )
         if gamma is not None and not 0 <= gamma <= 1:
             raise ValueError(f"gamma is {gamma}, expected 0 to 1")
@@ -96,24 +99,26 @@ class SubPO:
         self.baseline, self.weighting = baseline, weighting
         self.entropy_coef, self.value_coef = entropy_coef, value_coef
         self.max_grad_norm, self.natural, self.damping = max_grad_norm, natural, damping
-        self._module = cast(nn.Module, policy)
-        self._parameters = list(self._module.parameters())
-        adam = torch.optim.Adam(self._parameters, lr=at(lr, 0.0), eps=1e-5, fused=True)
-        plain = torch.optim.SGD(self._parameters, lr=at(lr, 0.0))
+        self._parameters = list(policy.parameters())
+        adam = torch.optim.Adam(
+            self._parameters, lr=resolve_schedule(lr, 0.0), eps=1e-5, fused=True
+        )
+        plain = torch.optim.SGD(self._parameters, lr=resolve_schedule(lr, 0.0))
         self.optimizer: torch.optim.Optimizer = plain if natural else adam
-        self._mean: Tensor | None = None  # [K] running mean of what is weighted with
-        self._banked = torch.zeros(0, 0)  # [E, K] gains of the running episodes, by environment
+        self._mean: Tensor | None = None  # [K] running mean of the weights
+        self._gained = torch.zeros(0, 0)  # [E, K] gains of the running episodes, by environment
 
     def update(self, rollout: Rollout, rewards: Rewards, progress: float = 0.0) -> dict[str, float]:
-        """Learn from a rollout once.
+        """Update the policy from one rollout, see `Learner.update`.
 
         Raises:
-            NonFiniteError: for a loss or a gradient that is not finite. The weights are spoilt
-                then; a trainer puts back those from before.
+            NonFiniteError: for a loss or a gradient that is not finite. The weights are unusable
+                then; a trainer restores the previous ones.
         """
+        lr = resolve_schedule(self.lr, progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = at(self.lr, progress)
-        entropy_coef = at(self.entropy_coef, progress)
+            group["lr"] = lr
+        entropy_coef = resolve_schedule(self.entropy_coef, progress)
         weight, target, rows = self.credit(rollout, rewards)
         used = {"train/rows_used": rows.sum().item() / max(int(rollout.valid.sum()), 1)}
         if not rows.any():
@@ -130,7 +135,7 @@ class SubPO:
             if not torch.tensor(number).isfinite():
                 raise NonFiniteError(f"{name} is {number}")
         metrics = {f"train/{n}": number for n, number in zip(_LOGS, numbers, strict=True)}
-        metrics |= {"train/lr": at(self.lr, progress), "train/entropy_coef": entropy_coef} | used
+        metrics |= {"train/lr": lr, "train/entropy_coef": entropy_coef} | used
         if self.baseline == "value":
             fit = explained_variance(rollout.value[:-1][rows], target[rows]).tolist()
             for name, value in zip(rewards.streams, fit, strict=True):
@@ -139,13 +144,13 @@ class SubPO:
 
     @torch.no_grad()
     def credit(self, rollout: Rollout, rewards: Rewards) -> tuple[Tensor, Tensor, Tensor]:
-        """What each action's log-probability is weighted with.
+        """Compute the weight of each action's log-probability.
 
-        Advances the running mean, and the gains of episodes that go on.
+        Updates the running mean, and the gains of episodes that continue.
 
         Returns:
-            [T, N] the weight, streams joined as `Rewards.advantage` says; [T, N, K] targets of the
-            values; [T, N] bool, which rows are learnt from.
+            [T, N] the weight, streams combined by `Rewards.advantage`; [T, N, K] targets of the
+            values; [T, N] bool, which rows enter the loss.
         """
         if self.weighting == "cumulative":
             gained, rows = self._cumulate(rollout, rewards.reward), rollout.valid
@@ -163,7 +168,7 @@ class SubPO:
         rows: Tensor,
         entropy_coef: float,
     ) -> tuple[Tensor, Tensor]:
-        """The loss [] of what `credit` gave, a mean over rows; and `_LOGS` but the last."""
+        """Compute the loss [] from what `credit` returned, and all but the last of `_LOGS`."""
         past = map_obs(lambda field: field[:-1], rollout.obs)
         out = self.policy(past, rollout.state, rollout.is_first[:-1])
         policy_loss = -(out.dist.log_prob(rollout.action) * weight)[rows].mean()
@@ -176,38 +181,40 @@ class SubPO:
         return loss, torch.stack([policy_loss, v_loss, entropy, loss]).detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Policy, optimiser, running mean, and the gains of running episodes."""
+        """Return the state of policy and optimiser, the running mean and the gains so far."""
         state = {
-            "policy": self._module.state_dict(),
+            "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "banked": self._banked.clone(),
+            "banked": self._gained.clone(),
         }
         return state | ({} if self._mean is None else {"mean": self._mean.clone()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take such a state back."""
-        self._module.load_state_dict(state["policy"])
+        """Restore a state that `state_dict` returned."""
+        self.policy.load_state_dict(state["policy"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._banked = state["banked"].clone()
+        self._gained = state["banked"].clone()
         self._mean = state["mean"].clone() if "mean" in state else None
 
     def _precondition(self, rollout: Rollout, rows: Tensor) -> None:
-        """Turn the gradients at hand into natural ones."""
+        """Replace the parameters' gradients by natural gradients."""
         past = map_obs(lambda field: field[:-1], rollout.obs)
 
-        def says() -> Distribution:
+        def distribution() -> Distribution:
             return self.policy(past, rollout.state, rollout.is_first[:-1]).dist
 
         for p in self._parameters:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        gradient = nn.utils.parameters_to_vector([cast(Tensor, p.grad) for p in self._parameters])
-        x = natural_gradient(says, self._parameters, gradient, rows=rows, damping=self.damping)
+        gradient = torch.cat([p.grad.flatten() for p in self._parameters if p.grad is not None])
+        x = natural_gradient(
+            distribution, self._parameters, gradient, rows=rows, damping=self.damping
+        )
         sizes = [p.numel() for p in self._parameters]
         for p, part in zip(self._parameters, x.split(sizes), strict=True):
             p.grad = part.view_as(p).clone()
 
     def _to_go(self, rollout: Rollout, rewards: Rewards) -> tuple[Tensor, Tensor]:
-        """Sums of what is still gained [T, N, K], and the rows [T, N] of which they are known."""
+        """Compute rewards to go [T, N, K], and the rows [T, N] where they are known."""
         discount, carry = rewards.discount, rewards.carry
         over = rollout.terminated | rollout.truncated
         if self.gamma is not None:
@@ -216,7 +223,7 @@ class SubPO:
         value, rows = torch.zeros_like(rollout.value), rollout.valid
         if self.baseline == "value":
             value = rollout.value
-        else:  # nothing stands for what comes after the rollout
+        else:  # without values nothing is known of the rest of an episode
             rows = rows & (over.int().flip(0).cummax(0).values.flip(0) > 0)
         final = final_value(self.policy, rollout) if self.baseline == "value" else value[0, :0]
         if len(final) != len(rollout.final_at):
@@ -226,23 +233,23 @@ class SubPO:
         return gae(*terms, lam=1.0) + value[:-1], rows
 
     def _cumulate(self, rollout: Rollout, reward: Tensor) -> Tensor:
-        """What each episode has gained up to and with each row, [T, N, K]."""
+        """Compute what each episode has gained up to and including each row, [T, N, K]."""
         ids, K = rollout.env_ids, reward.shape[-1]
-        if self._banked.shape[-1] != K:
-            self._banked = reward.new_zeros(0, K)
-        self._banked = self._banked.to(reward.device)
-        missing = max(int(ids.max()) + 1 - len(self._banked), 0)
-        self._banked = torch.cat([self._banked, reward.new_zeros(missing, K)])
-        banked, out = self._banked[ids], torch.empty_like(reward)
+        if self._gained.shape[-1] != K:
+            self._gained = reward.new_zeros(0, K)
+        self._gained = self._gained.to(reward.device)
+        missing = max(int(ids.max()) + 1 - len(self._gained), 0)
+        self._gained = torch.cat([self._gained, reward.new_zeros(missing, K)])
+        gained, out = self._gained[ids], torch.empty_like(reward)
         for t in range(len(reward)):
-            banked = banked * ~rollout.is_first[t, :, None]
-            banked = banked + reward[t] * rollout.valid[t, :, None]
-            out[t] = banked
-        self._banked[ids] = banked
+            gained = gained * ~rollout.is_first[t, :, None]
+            gained = gained + reward[t] * rollout.valid[t, :, None]
+            out[t] = gained
+        self._gained[ids] = gained
         return out
 
     def _center(self, gained: Tensor, rows: Tensor) -> Tensor:
-        """The baseline [K] of sums [T, N, K], from the rollouts before; then counts these."""
+        """Return the baseline [K] from earlier rollouts, then count these sums [T, N, K]."""
         zero = gained.new_zeros(gained.shape[-1])
         if self.baseline == "none" or not rows.any():
             return zero

@@ -2,8 +2,8 @@
 
 import numpy as np
 from gymnasium import spaces
-from torch import nn
 
+from firstlight.networks.encoders.base import Encoder, TwinEncoder
 from firstlight.networks.encoders.grid import Grid
 from firstlight.networks.encoders.mlp import MLP, Flat, TwinMLP
 from firstlight.networks.encoders.nethack import NetHack
@@ -11,8 +11,8 @@ from firstlight.networks.encoders.oni import ONINet
 from firstlight.networks.encoders.pixel import Pixel
 
 
-def auto(obs_space: spaces.Dict) -> nn.Module:
-    """The encoder that suits a space: `NetHack`, `Grid`, `Pixel` or `MLP`, in this order."""
+def auto(obs_space: spaces.Dict) -> Encoder:
+    """Choose the first encoder that suits a space, of `NetHack`, `Grid`, `Pixel` and `MLP`."""
     if {"glyphs", "blstats"} <= obs_space.spaces.keys():
         return NetHack(obs_space)
     for key, space in obs_space.spaces.items():
@@ -24,4 +24,15 @@ def auto(obs_space: spaces.Dict) -> nn.Module:
     return MLP(obs_space)
 
 
-__all__ = ["MLP", "Flat", "Grid", "NetHack", "ONINet", "Pixel", "TwinMLP", "auto"]
+__all__ = [
+    "MLP",
+    "Encoder",
+    "Flat",
+    "Grid",
+    "NetHack",
+    "ONINet",
+    "Pixel",
+    "TwinEncoder",
+    "TwinMLP",
+    "auto",
+]

@@ -23,6 +23,7 @@ from firstlight.envs.minigrid.cells import (
     WALL,
 )
 from firstlight.envs.types import Obs
+from firstlight.networks.encoders.base import Encoder
 from firstlight.networks.encoders.grid_kernels import SumRows, lookup_rows
 from firstlight.networks.encoders.mlp import Flat
 from firstlight.networks.initialisation import orthogonal
@@ -57,7 +58,7 @@ def cell_ids() -> tuple[np.ndarray, int]:
 
 
 @rebuildable
-class Grid(nn.Module):
+class Grid(Encoder):
     """Table rows for what each cell shows, summed, then one more layer.
 
     This is a first layer over one-hot cells that touches only the ones: a grid of 49 cells costs

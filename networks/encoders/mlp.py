@@ -11,11 +11,12 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from firstlight.envs.types import Obs
+from firstlight.networks.encoders.base import Encoder, TwinEncoder
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.spec import rebuildable
 
 
-class Flat(nn.Module):
+class Flat(Encoder):
     """Joins every field into one float vector; Discrete fields become one-hot.
 
     Args:
@@ -61,7 +62,7 @@ def _width(name: str, space: spaces.Space) -> int:
 
 
 @rebuildable
-class MLP(nn.Module):
+class MLP(Encoder):
     """Fully connected layers over the flattened observation.
 
     Args:
@@ -92,7 +93,7 @@ class MLP(nn.Module):
 
 
 @rebuildable
-class TwinMLP(nn.Module):
+class TwinMLP(TwinEncoder):
     """Two `MLP`s of one shape, for the policy and for the values, computed side by side.
 
     The same networks as two `MLP`s, in half as many operations.
@@ -105,8 +106,6 @@ class TwinMLP(nn.Module):
     Raises:
         ValueError: without a layer.
     """
-
-    twin = True
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from firstlight.envs.types import Obs
+from firstlight.networks.encoders.base import Encoder
 from firstlight.networks.encoders.grid_kernels import SumRows
 from firstlight.networks.encoders.nethack_kernels import BestWindows, number_glyphs, patch_rows
 from firstlight.networks.encoders.nethack_parts import STATISTICS, STONE, X, Y, crop, statistics
@@ -20,7 +21,7 @@ _KNOWN = ("glyphs", "blstats", "message", "inv_glyphs")
 
 
 @rebuildable
-class NetHack(nn.Module):
+class NetHack(Encoder):
     """Looks closely at what is around the hero, coarsely at the whole level, and reads.
 
     Glyphs have an embedding, shared by three views: a crop centred on the hero, through a

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from firstlight.envs.nethack.draw import PALETTE, letters
 from firstlight.envs.types import Obs
+from firstlight.networks.encoders.base import Encoder
 from firstlight.networks.encoders.nethack import check_fields
 from firstlight.networks.encoders.nethack_parts import crop
 from firstlight.networks.initialisation import orthogonal
@@ -28,7 +29,7 @@ _SCALES = (
 
 
 @rebuildable
-class ONINet(nn.Module):
+class ONINet(Encoder):
     """The network of ONI (Zheng et al. 2024) and Motif (Klissarov et al. 2023): 794 features.
 
     The 12 x 12 characters around the hero are drawn in colour at 6 x 6 pixels and go through three

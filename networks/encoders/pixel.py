@@ -7,12 +7,13 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from firstlight.envs.types import Obs
+from firstlight.networks.encoders.base import Encoder
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.spec import rebuildable
 
 
 @rebuildable
-class Pixel(nn.Module):
+class Pixel(Encoder):
     """The convolutions of Mnih et al. 2015 over uint8 frames, scaled to [0, 1].
 
     Args:

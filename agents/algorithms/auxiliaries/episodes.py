@@ -1,4 +1,4 @@
-"""Whole episodes, put together from rollouts that know nothing of where episodes end."""
+"""Assemble whole episodes from consecutive rollouts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from firstlight.envs.types import Obs, Rollout, map_obs
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """What was seen, done and paid in an episode, or so far; on the CPU.
+    """The L steps of an episode, or of its beginning, on the CPU.
 
     Args:
-        obs: [L, ...] what was seen before each action.
+        obs: [L, ...] observation before each action.
         action: [L] int64 or [L, A].
-        keys: [L] int64, of the states in which the actions were taken.
+        keys: [L] int64, keys of the states in which the actions were taken.
         reward: [L] the environment's.
     """
 
@@ -32,7 +32,7 @@ class Episode:
         return len(self.keys)
 
     def then(self, later: Episode) -> Episode:
-        """This one and, after it, `later`."""
+        """Append `later` to this one."""
         return Episode(
             {name: torch.cat([field, later.obs[name]]) for name, field in self.obs.items()},
             torch.cat([self.action, later.action]),
@@ -42,14 +42,14 @@ class Episode:
 
 
 @dataclass(frozen=True, slots=True)
-class _Open:
-    """An episode that goes on in the next rollout.
+class _Unfinished:
+    """An episode that continues in the next rollout.
 
     Args:
         episode: so far.
-        tail: key of what was seen last; the next rollout must begin there, or a rollout is missing.
-        ended: whether it was truncated in the last row, of which only the next rollout can say
-            if the environment did that or somebody who stopped it.
+        tail: key of the last observation; the next rollout must begin with it, or one is missing.
+        ended: whether it was truncated in the last row. Only the next rollout shows whether the
+            environment did that, or the episode was cut from outside.
     """
 
     episode: Episode
@@ -57,30 +57,30 @@ class _Open:
     ended: bool
 
 
-class OpenEpisodes:
-    """Collects the rows of running episodes and hands out those that ran to their end.
+class EpisodeAssembler:
+    """Collects the steps of running episodes and returns those that ended.
 
-    An episode is handed out if it was seen from its first observation to its own end, terminated or
-    truncated by the environment. One that was cut from outside (`Runner.cut`, a lost environment)
-    is not, nor is one of which a part was not shown. A missing rollout, say of an update that was
-    skipped, is noticed where the next does not begin with what the last one ended with.
+    An episode is returned if it was observed from its first observation to its own end, terminated
+    or truncated by the environment. One that was cut from outside (`Runner.cut`, a crashed
+    environment) is not, nor is one of which a part is missing. A missing rollout, of a skipped
+    update for instance, is detected because the next one does not begin with the last observation.
 
     Attributes:
-        running: by id of the environment.
+        running: unfinished episodes by id of the environment.
     """
 
     def __init__(self) -> None:
-        self.running: dict[int, _Open] = {}
+        self.running: dict[int, _Unfinished] = {}
 
     def add(self, rollout: Rollout, keys: Tensor) -> list[Episode]:
-        """Take in a rollout.
+        """Add a rollout and return the episodes that ended.
 
         Args:
             rollout: on any device.
             keys: [T+1, N] int64 of its observations, on the CPU.
 
         Returns:
-            Episodes that ended, in an order that does not depend on where rollouts are cut or on
+            Episodes that ended, in an order that depends neither on where rollouts are cut nor on
             which column an environment has.
         """
         assert keys.shape == rollout.is_first.shape, f"{tuple(keys.shape)} is not [T+1, N]"
@@ -98,11 +98,11 @@ class OpenEpisodes:
                 if t < columns.T - hidden:
                     ended.append(((t, hidden, env_id), episode))
                 else:
-                    self.running[env_id] = _Open(episode, int(keys[-1, n]), ended=hidden)
+                    self.running[env_id] = _Unfinished(episode, int(keys[-1, n]), ended=hidden)
         return [episode for _, episode in sorted(ended, key=lambda end: end[0])]
 
     def state_dict(self) -> dict[str, Any]:
-        """The running episodes."""
+        """Return the running episodes."""
         return {
             str(env_id): {
                 "obs": dict(kept.episode.obs),
@@ -116,9 +116,9 @@ class OpenEpisodes:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take such a state back."""
+        """Restore a state that `state_dict` returned."""
         self.running = {
-            int(env_id): _Open(
+            int(env_id): _Unfinished(
                 Episode(dict(kept["obs"]), kept["action"], kept["keys"], kept["reward"]),
                 kept["tail"],
                 kept["ended"],
@@ -128,16 +128,16 @@ class OpenEpisodes:
 
 
 class _Columns:
-    """The rows of a rollout, environment by environment.
+    """Reads a rollout environment by environment.
 
     Args:
         rollout: on any device.
         keys: [T+1, N] int64, on the CPU.
 
     Attributes:
-        first: [T+1][N], whether an episode opens.
-        hidden: [T][N], whether an episode was truncated and the next one does not show yet: the
-            environment resets itself in the next call, or somebody cut it short.
+        first: [T+1][N], whether an episode begins.
+        hidden: [T][N], whether an episode was truncated and the next one is not visible yet: the
+            environment resets itself in the next call, or it was cut from outside.
     """
 
     def __init__(self, rollout: Rollout, keys: Tensor):
@@ -155,14 +155,14 @@ class _Columns:
         self.hidden = (truncated & done & ~first[1:]).tolist()
 
     def episodes(self, n: int, past: Episode | None) -> Iterator[tuple[int, Episode]]:
-        """Pieces of column `n` that belong to an episode whose first observation was seen.
+        """Split column `n` into episodes, leaving out those whose beginning is unknown.
 
         Args:
-            n: which column.
-            past: what came before this rollout of the episode that runs on into it.
+            n: column.
+            past: the episode that continues into this rollout, up to here.
 
         Yields:
-            The row in which it ended, `T` for what is still running, and the episode.
+            The row in which it ended, `T` if it is still running, and the episode.
         """
         start: int | None = None if past is None else 0
         for t in self.moments[n]:

@@ -1,4 +1,4 @@
-"""A learner's auxiliaries as one: whatever is optional in `Auxiliary` is asked for here."""
+"""All auxiliaries of a learner as one object."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from firstlight.envs.types import Rollout
 
 
 class Auxiliaries(Sequence[Auxiliary]):
-    """Calls each member for what it has, in order.
+    """Calls each member in order and collects what they return.
 
     Args:
         members: see `Auxiliary`.
@@ -30,63 +30,66 @@ class Auxiliaries(Sequence[Auxiliary]):
         return self.members[index]
 
     def parameters(self) -> list[nn.Parameter]:
-        """What the learner's optimiser must know beside the policy."""
-        return [p for parameters in self._having("parameters") for p in parameters()]
+        """List the parameters that the learner's optimiser updates beside the policy's."""
+        return [parameter for member in self.members for parameter in member.parameters()]
 
     def to(self, device: torch.device) -> None:
-        """Move those that are modules."""
+        """Move every member to `device`."""
         for member in self.members:
-            if isinstance(member, nn.Module):
-                member.to(device)
+            member.to(device)
 
     def observe(self, rollout: Rollout, progress: float) -> None:
-        """Show a rollout, before it is learnt from."""
-        for observe in self._having("observe"):
-            observe(rollout, progress)
+        """Show every member a rollout before the policy is updated."""
+        for member in self.members:
+            member.observe(rollout, progress)
 
-    def advantages(self, rollout: Rollout, out: Callable[[], PolicyOutput]) -> Iterator[Tensor]:
-        """Each [T, N], to add to the advantage. `out` is called only if somebody wants it."""
-        wanting = self._having("advantage")
-        if wanting:
-            said = out()
-            for advantage in wanting:
-                extra = advantage(rollout, said)
+    def advantages(self, rollout: Rollout, forward: Callable[[], PolicyOutput]) -> Iterator[Tensor]:
+        """Yield what members add to the advantage, [T, N] each.
+
+        Args:
+            rollout: of T steps.
+            forward: computes the policy's output over them; called only if a member reads it.
+        """
+        adding = [member for member in self.members if member.adds_advantage]
+        if adding:
+            out = forward()
+            for member in adding:
+                extra = member.advantage(rollout, out)
                 if extra is not None:
                     yield extra
 
     def loss(self, policy: Policy, batch: Batch) -> Tensor | None:
-        """Sum [] over those that share the learner's minibatches."""
-        losses = [m.loss(policy, batch) for m in self.members if not hasattr(m, "batches")]
+        """Add up the losses [] of members that use the rollout's minibatches; None without any."""
+        sharing = [member for member in self.members if not member.brings_batches]
+        losses = [member.loss(policy, batch) for member in sharing]
         given = [loss for loss in losses if loss is not None]
         return torch.stack(given).sum() if given else None
 
     def batches(self) -> Iterator[tuple[Auxiliary, Batch]]:
-        """Minibatches that members bring themselves, each for a gradient step on its loss alone."""
+        """Yield the minibatches that members bring, each for a gradient step on its loss alone."""
         for member in self.members:
-            for batch in member.batches() if hasattr(member, "batches") else ():
-                yield member, batch
+            if member.brings_batches:
+                for batch in member.batches():
+                    yield member, batch
 
     def metrics(self) -> dict[str, float]:
-        """Scalars to log."""
-        return {name: x for metrics in self._having("metrics") for name, x in metrics().items()}
+        """Return the scalars of all members."""
+        return {name: x for member in self.members for name, x in member.metrics().items()}
 
     def state_dict(self) -> list[Any]:
-        """A state for each; None of one that has none."""
-        return [m.state_dict() if hasattr(m, "state_dict") else None for m in self.members]
+        """Return the state of each member, None for one without a state."""
+        return [member.state_dict() or None for member in self.members]
 
     def load_state_dict(self, states: list[Any]) -> None:
-        """Take such states back.
+        """Restore such a list of states.
 
         Raises:
-            ValueError: if they are of another number of auxiliaries.
+            ValueError: if it is of another number of auxiliaries.
         """
         if len(states) != len(self.members):
             raise ValueError(
                 f"the saved learner has {len(states)} auxiliaries, this one {len(self.members)}"
             )
         for member, state in zip(self.members, states, strict=True):
-            if state is not None:
-                member.load_state_dict(state)  # type: ignore[attr-defined]
-
-    def _having(self, name: str) -> list[Callable[..., Any]]:
-        return [getattr(member, name) for member in self.members if hasattr(member, name)]
+            if state:
+                member.load_state_dict(state)

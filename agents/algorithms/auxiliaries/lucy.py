@@ -1,16 +1,16 @@
-"""Lucy-SKG's two heads: what the features of a policy must be good for beside acting."""
+"""Lucy-SKG's auxiliary heads: reward prediction and observation reconstruction."""
 
 from __future__ import annotations
 
 import itertools
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from firstlight.agents.learner import Batch
+from firstlight.agents.learner import Auxiliary, Batch
 from firstlight.agents.policy import Policy
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import Obs, Rollout, map_obs, take
@@ -22,11 +22,11 @@ _WIDTHS = (128, 32, 16, 32, 128, 512, 512)  # down to the bottleneck of 16, and 
 _CLIP = 5.0  # of a normalised observation
 
 
-class RewardPrediction(nn.Module):
-    """Tells from the last steps whether a step pays, costs or does nothing (Lucy-SKG).
+class RewardPrediction(Auxiliary):
+    """Predicts the sign of a step's reward from the observations before it (Lucy-SKG).
 
     Moschopoulos et al. 2023 (arXiv 2305.15801), constants from their code: the features of up to
-    `length` observations of an episode, the last of them the one that is acted on, go through an
+    `length` observations of an episode, ending with the one that the action answers, go through an
     LSTM of 32 units to three logits, {above 0, below 0, about 0}; the loss is the cross-entropy
     with the environment's reward of that step. On-policy rows only, weight 1.
 
@@ -38,12 +38,12 @@ class RewardPrediction(nn.Module):
 
     Args:
         in_dim: features of the policy's encoder.
-        coef: weight of the loss; 0 leaves it out.
-        length: observations in a sequence; missing ones before an episode's start are zeros.
+        coef: weight of the loss; 0 disables it.
+        length: observations in a sequence; those before the start of an episode are zeros.
         hidden: units of the LSTM.
-        zero_band: rewards from minus to plus this are about 0.
+        zero_band: rewards with an absolute value up to this count as about 0.
         balanced: False weights all rows alike, as published.
-        seed: of the weights.
+        seed: of the initial weights.
 
     >>> sum(p.numel() for p in RewardPrediction(8, hidden=4).parameters())
     327
@@ -69,49 +69,49 @@ class RewardPrediction(nn.Module):
             self.mix = _Mix(in_dim)
             self.lstm = nn.LSTM(in_dim, hidden)
             self.head = nn.Linear(hidden, 3)
-        self._seen: _Seen | None = None
-        self._log = _Log()
+        self._steps: _Steps | None = None
+        self._means = _RowMeans()
 
     @torch.no_grad()
     def observe(self, rollout: Rollout, progress: float) -> None:
-        """Note the rewards of a rollout, how frequent each class is, and where episodes begin."""
-        self._log = _Log()
-        self._seen = None if self.coef == 0 else _Seen(rollout, self.zero_band, self.balanced)
+        """Store observations and reward classes of a rollout, and where episodes begin."""
+        self._means = _RowMeans()
+        self._steps = None if self.coef == 0 else _Steps(rollout, self.zero_band, self.balanced)
 
     def loss(self, policy: Policy, batch: Batch) -> Tensor | None:
-        """Mean loss [] of a minibatch of the rollout that was observed last."""
-        if self._seen is None:
+        """Compute the mean loss [] of a minibatch of the rollout that was observed last."""
+        if self._steps is None:
             return None
-        seen = self._seen
-        assert batch.rows is not None, "a learner's minibatches must say which rows they are"
+        steps = self._steps
+        assert batch.rows is not None, "the minibatch does not state its rows in the rollout"
         rows = batch.rows.flatten()  # [L, B] -> [L*B]
-        logits = self._logits(policy, seen, rows)
-        label = seen.label[rows]
-        weight = seen.weight[label]
+        logits = self._logits(policy, steps, rows)
+        label = steps.label[rows]
+        weight = steps.weight[label]
         loss = (F.cross_entropy(logits, label, reduction="none") * weight).mean()
         right = ((logits.argmax(-1) == label) * weight).mean()
-        self._log.add(len(rows), loss=loss, accuracy=right)
+        self._means.add(len(rows), loss=loss, accuracy=right)
         return self.coef * loss
 
     def metrics(self) -> dict[str, float]:
-        """Of the update at hand, weighted like the loss, as ``reward_prediction/...``."""
-        return self._log.means("reward_prediction")
+        """Return loss and accuracy of this update, as ``reward_prediction/...``."""
+        return self._means.metrics("reward_prediction")
 
-    def _logits(self, policy: Policy, seen: _Seen, rows: Tensor) -> Tensor:
-        """[B, 3] for rows [B] int64. Each observation is encoded once, however often it is used."""
+    def _logits(self, policy: Policy, steps: _Steps, rows: Tensor) -> Tensor:
+        """Compute logits [B, 3] for rows [B] int64; each distinct observation is encoded once."""
         back = torch.arange(self.length - 1, -1, -1, device=rows.device)[:, None]
-        there = back <= seen.reach[rows]  # [S, B]
-        wanted = (rows - back * seen.num_envs)[there]
-        distinct, inverse = wanted.unique(return_inverse=True)
-        features = self.mix(_features(policy, take(seen.obs, distinct)))  # [U, H]
-        sequence = features.new_zeros((*there.shape, features.shape[1]))  # [S, B, H]
-        sequence[there] = features[inverse]
+        present = back <= steps.reach[rows]  # [S, B]
+        needed = (rows - back * steps.num_envs)[present]
+        distinct, inverse = needed.unique(return_inverse=True)
+        features = self.mix(_features(policy, take(steps.obs, distinct)))  # [U, H]
+        sequence = features.new_zeros((*present.shape, features.shape[1]))  # [S, B, H]
+        sequence[present] = features[inverse]
         _, (last, _) = self.lstm(sequence)
         return self.head(last[0])
 
 
-class StateReconstruction(nn.Module):
-    """Rebuilds the observation from the policy's features, through a bottleneck (Lucy-SKG).
+class StateReconstruction(Auxiliary):
+    """Reconstructs the observation from the policy's features, through a bottleneck (Lucy-SKG).
 
     Moschopoulos et al. 2023 (arXiv 2305.15801), constants from their code: 128-32-16 and back over
     32-128-512-512, Smooth-L1 to the observation, on-policy rows only, weight 1.
@@ -119,15 +119,15 @@ class StateReconstruction(nn.Module):
     Differences: layer norm in place of batch norm, so that a row's loss does not depend on the
     other rows (a minibatch that does not fit into memory goes through in parts); no ReLU after the
     last layer, which would allow no negative observation; and, as for `RewardPrediction`, a linear
-    map in place of attention. Observations are normalised by running moments unless told otherwise:
+    map in place of attention. Observations are normalised by running moments by default, because
     their code relies on numbers of about one.
 
     Args:
         obs_space: what policies see; its fields are flattened, Discrete ones are one-hot.
         in_dim: features of the policy's encoder.
-        coef: weight of the loss; 0 leaves it out.
-        normalize: False takes the observations' numbers as they are.
-        seed: of the weights.
+        coef: weight of the loss; 0 disables it.
+        normalize: False reconstructs the raw observations.
+        seed: of the initial weights.
 
     Raises:
         ValueError: for a field that cannot be flattened.
@@ -157,18 +157,18 @@ class StateReconstruction(nn.Module):
             layers.append(nn.Linear(_WIDTHS[-1], self.flat.out_dim))
         self.layers = nn.Sequential(*layers)
         self.moments = RunningMoments((self.flat.out_dim,)) if normalize else None
-        self._log = _Log()
+        self._means = _RowMeans()
 
     @torch.no_grad()
     def observe(self, rollout: Rollout, progress: float) -> None:
-        """Count the observations of a rollout."""
-        self._log = _Log()
+        """Update the running moments with the observations of a rollout."""
+        self._means = _RowMeans()
         if self.moments is not None and self.coef:
             T, valid = rollout.num_steps, rollout.valid
             self.moments.update(self.flat(map_obs(lambda field: field[:T][valid], rollout.obs)))
 
     def loss(self, policy: Policy, batch: Batch) -> Tensor | None:
-        """Mean loss [] of a minibatch."""
+        """Compute the mean loss [] of a minibatch."""
         if self.coef == 0:
             return None
         obs = map_obs(lambda field: field.flatten(0, 1), batch.obs)  # [L, B, ...] -> [L*B, ...]
@@ -176,16 +176,16 @@ class StateReconstruction(nn.Module):
         if self.moments is not None:
             target = self.moments.normalize(target, _CLIP)
         loss = F.smooth_l1_loss(self.layers(self.mix(_features(policy, obs))), target)
-        self._log.add(len(target), loss=loss)
+        self._means.add(len(target), loss=loss)
         return self.coef * loss
 
     def metrics(self) -> dict[str, float]:
-        """Of the update at hand, as ``state_reconstruction/...``."""
-        return self._log.means("state_reconstruction")
+        """Return the loss of this update, as ``state_reconstruction/...``."""
+        return self._means.metrics("state_reconstruction")
 
 
 class _Mix(nn.Module):
-    """What a residual attention block with layer norm is where there is one thing to attend to."""
+    """Residual linear map with layer norm: an attention block that has one object to attend to."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -196,21 +196,21 @@ class _Mix(nn.Module):
         return self.norm(x + self.linear(x))
 
 
-class _Seen:
-    """A rollout as rows ``t * N + n``: observations, classes of rewards, and pasts.
+class _Steps:
+    """The steps of a rollout as rows ``t * N + n``, with the class of each reward.
 
     Attributes:
         obs: [T*N, ...].
-        label: [T*N] int64: 0 pays, 1 costs, 2 does nothing.
+        label: [T*N] int64: 0 above zero, 1 below zero, 2 about zero.
         weight: [3] of a row of each class; their mean over the valid rows is 1.
-        reach: [T*N] int64, how many rows of the same episode come before each.
+        reach: [T*N] int64, number of earlier rows of the same episode.
     """
 
     def __init__(self, rollout: Rollout, zero_band: float, balanced: bool):
         T, self.num_envs = rollout.num_steps, rollout.num_envs
         self.obs = map_obs(lambda field: field[:T].flatten(0, 1), rollout.obs)
-        pays, costs = rollout.reward > zero_band, rollout.reward < -zero_band
-        label = torch.where(pays, 0, torch.where(costs, 1, 2))
+        above, below = rollout.reward > zero_band, rollout.reward < -zero_band
+        label = torch.where(above, 0, torch.where(below, 1, 2))
         count = torch.bincount(label[rollout.valid], minlength=3).float()
         self.weight = torch.ones_like(count)
         if balanced:
@@ -220,8 +220,8 @@ class _Seen:
         self.label, self.reach = label.flatten(), (t - opened).flatten()
 
 
-class _Log:
-    """Means over the rows of an update, however they were cut."""
+class _RowMeans:
+    """Means over all rows of an update, accumulated from means over parts."""
 
     def __init__(self) -> None:
         self.rows, self.sums = 0, cast("dict[str, Tensor]", {})
@@ -231,12 +231,13 @@ class _Log:
         for name, mean in means.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(mean)) + mean.detach() * rows
 
-    def means(self, prefix: str) -> dict[str, float]:
+    def metrics(self, prefix: str) -> dict[str, float]:
         return {f"{prefix}/{name}": (x / self.rows).item() for name, x in self.sums.items()}
 
 
 def _features(policy: Policy, obs: Obs) -> Tensor:
-    """Fields [B, ...] to what the policy's encoder makes of them [B, in_dim]."""
-    encoder = cast(Any, policy).encoder
-    features = encoder(obs)
-    return features[0] if getattr(encoder, "twin", False) else features
+    """Compute the policy's features [B, in_dim] of observations [B, ...], each on its own."""
+    count = len(next(iter(obs.values())))
+    is_first = torch.ones((1, count), dtype=torch.bool, device=next(iter(obs.values())).device)
+    single = map_obs(lambda field: field[None], obs)
+    return policy.policy_features(single, policy.initial_state(count), is_first)[0]

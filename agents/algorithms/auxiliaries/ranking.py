@@ -1,4 +1,4 @@
-"""The ranking buffer: what was done in the best episodes so far."""
+"""The ranking buffer: state-action pairs of the best episodes so far."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from firstlight.intrinsic.memory import VisitTable
 
 @dataclass(frozen=True, slots=True)
 class ScoreWeights:
-    """Weights of the three parts of an episode's score; 0 leaves a part out."""
+    """Weights of the three terms of an episode's score; 0 disables a term."""
 
     total_return: float
     local: float
@@ -23,28 +23,27 @@ class ScoreWeights:
 
 
 class RankingBuffer:
-    """Keeps the state-action pairs of the best episodes (Zha et al. 2021).
+    """Stores the state-action pairs of the best episodes (Zha et al. 2021).
 
     An episode of states s_1 ... s_L scores
 
     - its return, the sum of the environment's rewards (undiscounted);
     - its *local* exploration, distinct states / L;
     - its *global* exploration, the mean of ``1 / sqrt(N(s_i))``, N the visits in all
-      finished episodes so far. N goes on rising for an episode that is already kept, so all kept
-      ones are ranked anew whenever one comes in, as in the authors' code;
+      finished episodes so far. N keeps rising for a stored episode, so all are ranked again
+      whenever one is inserted, as in the authors' code;
 
-    each times its weight. Of equal scores the later episode ranks higher. The buffer holds
-    exactly `size` pairs once there are as many: of the last episode that fits it may be only the
-    beginning.
+    each times its weight. Among equal scores the later episode ranks higher. Once full, the buffer
+    holds exactly `size` pairs: only the beginning of the last episode may fit.
 
     Args:
         size: state-action pairs.
-        weights: of the parts of the score.
+        weights: of the terms of the score.
 
     Attributes:
-        score: [E] float64 of the kept episodes, best first.
-        kept: [E] int64, how many pairs of each are kept.
-        serial: [E] int64, which episode of the run each is, counted from 0.
+        score: [E] float64 of the stored episodes, best first.
+        kept: [E] int64, number of stored pairs of each.
+        serial: [E] int64, number of each episode in the run, from 0.
     """
 
     def __init__(self, size: int, weights: ScoreWeights):
@@ -56,16 +55,16 @@ class RankingBuffer:
         none, real = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64)
         self.serial, self.length, self.kept = none, none, none  # [E]
         self.total_return, self.local, self.score = real, real, real  # [E]
-        self.keys, self.counts = none, none  # [S] the states of kept episodes, and their N
-        self.slots = none  # [P] where in the store each kept pair lies
+        self.keys, self.counts = none, none  # [S] states of the stored episodes, and their N
+        self.slots = none  # [P] slot of each stored pair
         self._store: tuple[Obs, Tensor] | None = None  # fields and actions, [size, ...]
 
     def __len__(self) -> int:
-        """Pairs that are kept."""
+        """Return the number of stored pairs."""
         return len(self.slots)
 
     def insert(self, episode: Episode) -> None:
-        """Rank an episode among the kept ones, and drop what no longer fits."""
+        """Rank an episode among the stored ones, and drop pairs that no longer fit."""
         L = len(episode)
         distinct, inverse, times = torch.unique(
             episode.keys, return_inverse=True, return_counts=True
@@ -85,18 +84,18 @@ class RankingBuffer:
         self._rank(episode)
 
     def sample(self, count: int, generator: torch.Generator) -> tuple[Obs, Tensor]:
-        """`count` pairs, each as likely as any other, with replacement.
+        """Draw `count` pairs uniformly, with replacement.
 
         Returns:
             Observations [count, ...] and actions [count] int64 or [count, A].
         """
-        assert self._store is not None, "nothing is kept yet"
+        assert self._store is not None, "the buffer is empty"
         rows = self.slots[torch.randint(len(self.slots), (count,), generator=generator)]
         obs, action = self._store
         return map_obs(lambda field: field[rows], obs), action[rows]
 
     def state_dict(self) -> dict[str, Any]:
-        """All that ranking and sampling depend on."""
+        """Return all that ranking and sampling depend on."""
         state: dict[str, Any] = {name: getattr(self, name) for name in _TENSORS}
         state |= {"episodes": self.episodes, "visits": self.visits.state_dict(), "store": None}
         if self._store is not None:
@@ -105,7 +104,7 @@ class RankingBuffer:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take such a state back."""
+        """Restore a state that `state_dict` returned."""
         for name in _TENSORS:
             setattr(self, name, state[name].clone())
         self.episodes = state["episodes"]
@@ -116,7 +115,7 @@ class RankingBuffer:
             self._store = obs, state["store"]["action"].clone()
 
     def _scores(self) -> Tensor:
-        """[E] float64."""
+        """Compute the scores [E] float64."""
         weights = self.weights
         score = weights.total_return * self.total_return + weights.local * self.local
         if weights.spread:
@@ -127,7 +126,7 @@ class RankingBuffer:
         return score
 
     def _rank(self, new: Episode) -> None:
-        """Sort, cut at `size` pairs, and store those of the episode that came last."""
+        """Sort the episodes, cut at `size` pairs, and store the pairs of the new one."""
         score = self._scores()
         latest_first = torch.argsort(self.serial, descending=True)
         order = latest_first[torch.argsort(score[latest_first], descending=True, stable=True)]
@@ -152,7 +151,7 @@ class RankingBuffer:
         self._write(free, new)
 
     def _write(self, free: Tensor, new: Episode) -> None:
-        """Put the first pairs of `new` into the slots `free` [*] int64."""
+        """Write the first pairs of `new` to the slots `free` [*] int64."""
         if self._store is None:
             obs = {name: _room(field, self.size) for name, field in new.obs.items()}
             self._store = obs, _room(new.action, self.size)
@@ -177,11 +176,11 @@ def _room(field: Tensor, size: int) -> Tensor:
 
 
 def _starts(length: Tensor) -> Tensor:
-    """Where each of several ranges that follow one another begins; [E] int64."""
+    """Compute where each of consecutive ranges begins, [E] int64."""
     return length.cumsum(0) - length
 
 
 def _ranges(start: Tensor, length: Tensor) -> Tensor:
-    """Numbers of all ranges ``start[i] : start[i] + length[i]``, one after the other."""
+    """Concatenate the ranges ``start[i] : start[i] + length[i]``."""
     within = torch.arange(int(length.sum())) - torch.repeat_interleave(_starts(length), length)
     return torch.repeat_interleave(start, length) + within

@@ -121,7 +121,7 @@ def test_a_reward_within_the_band_is_no_reward():
     head = RewardPrediction(WIDTH)
     small = torch.tensor([0.005, -0.005, 0.006, -0.006]).expand_as(rollout.reward)
     head.observe(dataclasses.replace(rollout, reward=small), 0.0)
-    assert head._seen.label.view(-1, 4)[0].tolist() == [2, 2, 0, 1]
+    assert head._steps.label.view(-1, 4)[0].tolist() == [2, 2, 0, 1]
 
 
 @pytest.mark.parametrize("normalize", [True, False])

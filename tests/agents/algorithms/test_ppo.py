@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from firstlight.agents import MLP, PPO, ActorCritic, Trainer
+from firstlight.agents.learner import Auxiliary
 from firstlight.agents.losses import approx_kl, clipped_policy_loss, explained_variance, value_loss
 from firstlight.envs import Chain, Runner
 from firstlight.envs.minigrid.gridworld import GridWorld
@@ -155,7 +156,7 @@ def naive_advantages(rollout, rewards, lam=0.95):
 def test_streams_are_normalised_one_by_one_before_they_are_weighted(normalize):
     """What reaches the loss, row by row, against loops over episodes and streams."""
 
-    class Told:
+    class Recorder(Auxiliary):
         def loss(self, policy, batch):
             rows = zip(batch.rows[0].tolist(), batch.advantage[0].tolist(), strict=True)
             seen.update(rows)
@@ -170,7 +171,7 @@ def test_streams_are_normalised_one_by_one_before_they_are_weighted(normalize):
     assert not rollout.truncated.any()
     assert rollout.terminated.any()
     learner = PPO(
-        make_policy(vec, 2), normalize_advantage=False, num_epochs=1, auxiliaries=[Told()]
+        make_policy(vec, 2), normalize_advantage=False, num_epochs=1, auxiliaries=[Recorder()]
     )
     learner.update(rollout, rewards)
     assert len(seen) == rollout.reward.numel()
@@ -199,7 +200,9 @@ def test_units_of_a_source_do_not_reach_the_policy_where_streams_are_normalised(
 
 
 def test_auxiliaries_reach_advantage_and_loss():
-    class Both:
+    class Both(Auxiliary):
+        adds_advantage = True
+
         def advantage(self, rollout, out):
             assert out.value.shape[:2] == rollout.reward.shape
             return torch.randn(rollout.reward.shape, generator=torch.Generator().manual_seed(0))

@@ -9,7 +9,7 @@ import torch
 from nested import differing
 
 from firstlight.agents.algorithms.auxiliaries import Rapid
-from firstlight.agents.algorithms.auxiliaries.episodes import Episode, OpenEpisodes
+from firstlight.agents.algorithms.auxiliaries.episodes import Episode, EpisodeAssembler
 from firstlight.agents.algorithms.auxiliaries.ranking import RankingBuffer, ScoreWeights
 from firstlight.envs import Chain, Runner
 from firstlight.envs.runner import RandomActor
@@ -108,8 +108,8 @@ def keys_of(rollout):
 
 
 def ranked(rollouts):
-    """What `OpenEpisodes` hands out, as lists of states, actions and rewards."""
-    opened = OpenEpisodes()
+    """What `EpisodeAssembler` hands out, as lists of states, actions and rewards."""
+    opened = EpisodeAssembler()
     ended = [e for rollout in rollouts for e in opened.add(rollout, keys_of(rollout))]
     for episode in ended:
         assert torch.equal(episode.obs["obs"].argmax(-1), episode.keys)
@@ -160,7 +160,7 @@ def test_episodes_that_were_not_seen_whole_are_left_out(autoreset):
     moments = torch.arange(5 * 7 + 1)[:, None] * 10 + torch.arange(5)  # [5T+1, N], all different
 
     def found(numbers):
-        opened = OpenEpisodes()
+        opened = EpisodeAssembler()
         shown = [opened.add(rollouts[i], moments[7 * i : 7 * i + 8]) for i in numbers]
         return {tuple(episode.keys.tolist()) for ended in shown for episode in ended}
 

@@ -14,7 +14,7 @@ from torch import nn
 from firstlight.agents import MLP, ActorCritic, Trainer
 from firstlight.agents.algorithms.natural import fisher_product
 from firstlight.agents.algorithms.subpo import SubPO
-from firstlight.agents.policy import PolicyOutput
+from firstlight.agents.policy import Policy, PolicyOutput
 from firstlight.envs import Chain, Runner
 from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.types import Rollout, check
@@ -32,12 +32,11 @@ def gains(a, b):
     return first, len(SETS[a] | THEN[a, b]) - first
 
 
-class Table(nn.Module):
+class Table(Policy):
     """Logits and a value for each of three observations: the start, and after either action."""
 
     obs_space = spaces.Dict({"obs": spaces.Discrete(3)})
     act_space = spaces.Discrete(2)
-    num_streams = 1
 
     def __init__(self):
         super().__init__()
@@ -285,8 +284,8 @@ def test_what_is_not_finite_is_refused():
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"baseline": "critic"}, "baseline is one of value, mean, none"),
-        ({"weighting": "sum"}, "weighting is one of reward_to_go, cumulative"),
+        ({"baseline": "critic"}, "baseline is 'critic', expected one of value, mean, none"),
+        ({"weighting": "sum"}, "weighting is 'sum', expected one of reward_to_go, cumulative"),
         ({"weighting": "cumulative"}, "set baseline to mean or none"),
         ({"gamma": 1.5}, "gamma is 1.5"),
         ({"damping": 0.0}, "damping is 0.0"),
@@ -335,13 +334,13 @@ def test_the_fisher_product_is_that_of_the_whole_matrix(kind):
     first = torch.zeros((1, 5), dtype=torch.bool)
     rows = torch.tensor([[True, True, False, True, True]])
 
-    def says():
+    def distribution():
         return policy(obs, {}, first).dist
 
     size = sum(p.numel() for p in parameters)
     fisher = torch.zeros(size, size)
     for n in rows[0].nonzero()[:, 0].tolist():
-        dist = says()
+        dist = distribution()
         params = dist.params[0, n].detach()
         metric = params.exp()
         if kind == "gaussian":  # of the mean and of the log deviation
@@ -350,7 +349,7 @@ def test_the_fisher_product_is_that_of_the_whole_matrix(kind):
         fisher += rates.T @ metric.diag() @ rates / 4
     for _ in range(3):
         vector = torch.randn(size, generator=numbers)
-        got = fisher_product(says, parameters, vector, rows)
+        got = fisher_product(distribution, parameters, vector, rows)
         torch.testing.assert_close(got, fisher @ vector, rtol=5e-3, atol=5e-3)
 
 

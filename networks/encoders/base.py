@@ -1,0 +1,33 @@
+"""Base classes of encoders."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from firstlight.envs.types import Obs
+
+
+class Encoder(nn.Module, ABC):
+    """Turns observation fields [B, ...] into features [B, out_dim].
+
+    An encoder of your own may also be any `nn.Module` with this forward method and `out_dim`.
+
+    Attributes:
+        out_dim: width of the features.
+    """
+
+    out_dim: int
+
+    @abstractmethod
+    def forward(self, obs: Obs) -> Tensor:
+        """Encode fields [B, ...] as features [B, out_dim]."""
+
+
+class TwinEncoder(Encoder):
+    """Computes two sets of features at once: the policy's and the values'."""
+
+    @abstractmethod
+    def forward(self, obs: Obs) -> Tensor:
+        """Encode fields [B, ...] as [2, B, out_dim]: the policy's features, then the values'."""
