@@ -1,0 +1,196 @@
+"""Start training commands in processes of their own, and wait for what they do."""
+
+import functools
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+COMMAND = [sys.executable, "-P", "-m", "firstlight.scripts.train"]
+CHAIN = [  # iterations of a few milliseconds
+    *("env=chain", "env.num_envs=4", "trainer.num_steps=16", "intrinsic=[count]"),
+    *("learner.minibatch_size=64", "learner.num_epochs=1"),
+    *("eval_episodes=4", "eval_every=null", "checkpoint.every=640"),
+]
+WORKERS = [  # environments in processes of their own
+    *("env=gym", "env.id=CartPole-v1", "env.num_envs=2", "env.asynchronous=true"),
+    *("trainer.num_steps=64", "learner.num_epochs=1", "eval_episodes=2", "eval_every=null"),
+]
+ENDLESS = "total_steps=100_000_000"
+LIMIT = 120
+"""Seconds after which a test gives up waiting for something that should have come long ago."""
+
+
+class Forked:
+    """A process of the fork server, with what tests need of the interface of `subprocess.Popen`."""
+
+    def __init__(self, pid, output, status):
+        self.pid, self.returncode = pid, None
+        self.stdout, self._status = os.fdopen(output, errors="replace"), status
+
+    def poll(self):
+        """The exit status, negative after a signal; None while the process runs."""
+        if self.returncode is None and select.select([self._status], [], [], 0)[0]:
+            self.returncode = int(os.read(self._status, 16))
+            os.close(self._status)
+        return self.returncode
+
+    def wait(self):
+        wait_until(lambda: self.poll() is not None)
+        return self.returncode
+
+    def communicate(self):
+        """Wait for the end. Returns what the process has written since the last read, and None."""
+        said = self.stdout.read()
+        self.wait()
+        return said, None
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+
+@functools.cache
+def fork_server():
+    """A socket to a server, and the server; it ends when this process does."""
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    script = Path(__file__).with_name("fork_server.py")
+    server = subprocess.Popen(
+        [sys.executable, "-P", script, str(there.fileno())],
+        pass_fds=[there.fileno()],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    there.close()
+    return here, server
+
+
+def fork(call, *argv, path=(), **env):
+    """Call "module:function" in a forked process, with `sys.argv`, more modules and environment."""
+    (output, output_there), (status, status_there) = os.pipe(), os.pipe()
+    message = {
+        "call": call,
+        "argv": [call, *map(str, argv)],
+        "env": {**os.environ, **env, "PYTHONPATH": module_path(path)},
+        "path": list(map(str, path)),
+    }
+    server, _ = fork_server()
+    socket.send_fds(server, [json.dumps(message).encode()], [output_there, status_there])
+    os.close(output_there)
+    os.close(status_there)
+    return Forked(int(server.recv(16)), output, status)
+
+
+def start(run_dir, *words, path=(), **env):
+    """Start a training run as from a terminal that listens to Ctrl-C.
+
+    Args:
+        run_dir: its directory.
+        *words: of the command line.
+        path: folders of further modules.
+        **env: environment variables.
+    """
+    return fork("firstlight.scripts.train:main", f"run_dir={run_dir}", *words, path=path, **env)
+
+
+def start_cold(run_dir, *words):
+    """As `start`, in a Python interpreter that has imported nothing yet."""
+    return subprocess.Popen(
+        [*COMMAND, f"run_dir={run_dir}", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def finish(run_dir, *words, status=0, **options):
+    """Start a training run and wait for its end. Returns what it wrote."""
+    process = start(run_dir, *words, **options)
+    out, _ = process.communicate()
+    assert process.returncode == status, out
+    return out
+
+
+def module_path(folders):
+    return os.pathsep.join([*map(str, folders), *sys.path])
+
+
+def wait_until(holds):
+    """Wait until `holds()` is true."""
+    began = time.monotonic()
+    while not holds():
+        assert time.monotonic() - began < LIMIT, "waited in vain"
+        time.sleep(0.01)
+
+
+def wait_for_lines(process, run_dir, count=1):
+    """Wait until the metrics of a run have so many lines."""
+    path = Path(run_dir) / "metrics.jsonl"
+
+    def there():
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return True
+        assert process.poll() is None, process.stdout.read()
+        return False
+
+    wait_until(there)
+
+
+def wait_for_end_of_group(group):
+    """Wait until no process of a process group is left."""
+
+    def is_gone():
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    wait_until(is_gone)
+
+
+def wait_for_output(process, text, times=1):
+    """Read the output of a process until `text` has come so many times. Returns what was read."""
+    read = ""
+    for line in process.stdout:
+        read += line
+        if read.count(text) >= times:
+            return read
+    raise AssertionError(f"{text!r} is missing in {read}")
+
+
+def shared_memory():
+    """Files that Python and torch left in /dev/shm; other programs have theirs there, too."""
+    ours = ("pym-", "psm_", "torch_")
+    return {name for name in os.listdir("/dev/shm") if name.startswith(ours)}
+
+
+def children(pid):
+    """All descendants of a process."""
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    found = [int(n) for n in path.read_text().split()] if path.exists() else []
+    return [*found, *(n for child in found for n in children(child))]
+
+
+def lines(run_dir):
+    """Lines of metrics.jsonl."""
+    path = Path(run_dir) / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def logged(run_dir):
+    """Lines of metrics.jsonl, without what depends on the speed of the machine."""
+    return [
+        {k: v for k, v in line.items() if k != "time" and not k.startswith("perf/")}
+        for line in lines(run_dir)
+    ]
