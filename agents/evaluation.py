@@ -17,7 +17,7 @@ from firstlight.envs.finite import tamed
 from firstlight.envs.runner import Actor
 from firstlight.envs.seeding import generator
 from firstlight.envs.types import Obs, Step, map_obs
-from firstlight.envs.vec import VecEnv, reported_of
+from firstlight.envs.vec import VecEnv
 from firstlight.envs.video import write_gif
 
 
@@ -79,7 +79,7 @@ def evaluate(
         raise ValueError(f"episodes is {episodes}, expected at least 1")
     quota = [len(range(i, episodes, vec.num_envs)) for i in range(vec.num_envs)]
     played: list[list[Episode]] = [[] for _ in quota]
-    tally, told = Tally(vec.num_envs, vec.success_threshold), ("success", *reported_of(vec))
+    tally, told = Tally(vec.num_envs, vec.success_threshold), ("success", *vec.reported)
     with frozen(policy):
         for step in _play(policy, vec, vec.reset(seed)[0], seed, deterministic):
             for env_id, episode in _ends(tally, told, step):
@@ -119,10 +119,9 @@ def record(
     Returns:
         The episodes that ended.
     """
-    tally, told = Tally(vec.num_envs, vec.success_threshold), ("success", *reported_of(vec))
+    tally, told = Tally(vec.num_envs, vec.success_threshold), ("success", *vec.reported)
     ended: list[Episode] = []
-    if hasattr(vec, "enable_rendering"):
-        vec.enable_rendering()
+    vec.enable_rendering()
     obs, _ = vec.reset(seed)
     frames = [vec.render(0)]
     with frozen(policy):
@@ -160,7 +159,7 @@ def _ends(tally: Tally, names: tuple[str, ...], step: Step) -> list[tuple[int, E
             told[name] = told[name].clone()
             told[name][step.final_ids] = step.final_info[name]
     done = step.terminated | step.truncated
-    tally.drop(step.lost_ids.numpy())
+    tally.drop(step.crashed_ids.numpy())
     return tally.add(
         step.reward.numpy(),
         done.numpy(),

@@ -23,7 +23,7 @@ from firstlight.envs.finite import NonFiniteError, check_finite, check_rollout
 from firstlight.envs.runner import Actor, RandomActor, Runner
 from firstlight.envs.seeding import global_rng_state, set_global_rng_state
 from firstlight.envs.types import Rollout, check
-from firstlight.envs.vec import VecEnv, reported_of
+from firstlight.envs.vec import VecEnv
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.mixer import RewardMixer, Term
 from firstlight.networks.spec import SpecError, describe
@@ -88,7 +88,7 @@ class Trainer:
         self.checkpoint_every, self.barrier = checkpoint_every, barrier
         self.runner = Runner(vec, seed=seed, device=self.device)
         self.episodes = EpisodeStatistics(
-            vec.num_envs, vec.success_threshold, reported=reported_of(vec)
+            vec.num_envs, vec.success_threshold, reported=vec.reported
         )
         self.steps, self.total_steps, self.stopping = 0, 0, False
         self.last: Last | None = None
@@ -254,8 +254,8 @@ class Trainer:
         rollout = check(self.runner.collect(actor, num_steps))
         self.steps += int(rollout.valid.sum())
         self.episodes.update(rollout)
-        if rollout.lost is not None:
-            self._dropped += int(rollout.lost.sum())
+        if rollout.crashed is not None:
+            self._dropped += int(rollout.crashed.sum())
         if self.barrier and self.checkpoint_every and self.crossed(self.checkpoint_every):
             rollout = self.runner.cut(rollout)
             self.episodes.drop(rollout.env_ids)

@@ -8,7 +8,7 @@ if __name__ != "firstlight.envs":
 
 from firstlight.envs.check import check_vec
 from firstlight.envs.runner import RandomActor, Runner
-from firstlight.envs.types import Obs, Point, Rollout, State, Step, check
+from firstlight.envs.types import Obs, Rollout, Snapshot, State, Step, check
 from firstlight.envs.vec import VecEnv
 from firstlight.envs.vector.gym import GymVec
 from firstlight.envs.vector.isolated import Isolated, WorkerDiedError
@@ -16,21 +16,23 @@ from firstlight.envs.vector.pool import PoolVec
 from firstlight.envs.worlds.chain import Chain
 from firstlight.envs.worlds.race import Race
 from firstlight.envs.worlds.walks import Walks
+from firstlight.envs.wrapper import VecWrapper
 
 __all__ = [
     "Chain",
     "GymVec",
     "Isolated",
     "Obs",
-    "Point",
     "PoolVec",
     "Race",
     "RandomActor",
     "Rollout",
     "Runner",
+    "Snapshot",
     "State",
     "Step",
     "VecEnv",
+    "VecWrapper",
     "Walks",
     "WorkerDiedError",
     "check",

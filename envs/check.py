@@ -77,14 +77,14 @@ class _Case:
 
     def check_attributes(self) -> None:
         vec, require = self.vec, self.rules.require
+        require(isinstance(vec, VecEnv), "is no subclass of firstlight.envs.VecEnv; make it one")
         require(isinstance(vec.num_envs, int) and vec.num_envs > 0, "num_envs is no count")
-        for name in ("obs_space", "info_space"):
-            fine = isinstance(getattr(vec, name), spaces.Dict)
+        for name, space in (("obs_space", vec.obs_space), ("info_space", vec.info_space)):
+            fine = isinstance(space, spaces.Dict)
             require(fine, f"{name} is not a gymnasium.spaces.Dict of one environment's fields")
         require(isinstance(vec.act_space, spaces.Space), "act_space is no space")
-        mode = getattr(vec, "resume", "dropped")
-        known = mode in ("state", "replay", "dropped")
-        require(known, f"resume is {mode!r}, not 'state', 'replay' or 'dropped'")
+        known = vec.resume in ("state", "replay", "dropped")
+        require(known, f"resume is {vec.resume!r}, not 'state', 'replay' or 'dropped'")
 
     def play(self, seed: int, actions: Sequence[Tensor] | None = None) -> list[Record]:
         """Reset, step, and hold every row to its rules."""
@@ -197,18 +197,18 @@ class _Case:
         self.rules.check_row(self.vec.step(self.actions[0]), np.zeros(self.vec.num_envs, bool))
 
     def check_return(self, first: list[Record]) -> None:
-        if getattr(self.vec, "resume", "dropped") == "dropped":
+        if self.vec.resume == "dropped":
             return
         half, envs = self.steps // 2, torch.arange(self.vec.num_envs)
         self.play(self.seed, self.actions[:half])
-        state, points = copy.deepcopy(self.vec.state_dict()), self.vec.points()
+        state, snapshots = copy.deepcopy(self.vec.state_dict()), self.vec.snapshots()
         self.play(self.seed + 1, self.actions[: half // 2])
         for what, back in (
             ("load_state_dict", lambda: self.vec.load_state_dict(state)),
-            ("restore", lambda: self.vec.restore(envs, points)),
+            ("restore", lambda: self.vec.restore(envs, snapshots)),
         ):
-            obs, info, lost = back()
-            self.rules.require(not lost.any(), f"{what} loses an environment")
+            obs, info, restarted = back()
+            self.rules.require(not restarted.any(), f"{what} loses an environment")
             where = difference(record_of((obs, info)), first[half])
             self.rules.require(where is None, f"{what} goes somewhere else: {where} differs")
             open_ = np.ones(self.vec.num_envs, bool)  # `restore` brings no later episodes back

@@ -82,7 +82,7 @@ class Rules:
         self.require(len({*ids} - {*range(len(ended))}) == 0, "final_ids names no environment")
         self.require(len({*ids}) == len(ids), "final_ids names an environment twice")
         shown[ids] = True
-        lost = np.isin(np.arange(len(ended)), step.lost_ids.numpy())
+        crashed = np.isin(np.arange(len(ended)), step.crashed_ids.numpy())
         idle, paid = ~valid, step.reward.numpy() != 0
 
         def never(where: np.ndarray, sentence: str) -> None:
@@ -90,7 +90,7 @@ class Rules:
 
         never(terminated & truncated, "is both terminated and truncated: its own end outranks")
         never(valid & over, "has a valid row after its end, yet nothing showed a new beginning")
-        never(idle & ~over & ~lost, "has a row that is not valid in the middle of its episode")
+        never(idle & ~over & ~crashed, "has a row that is not valid in the middle of its episode")
         never(idle & ended, "ends in a row that is not valid")
         never(idle & paid, "has a reward in a row that is not valid")
         never(idle & ~opens, "has a row that is not valid and opens no episode (is_first)")

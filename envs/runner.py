@@ -13,7 +13,7 @@ from torch import Tensor
 from firstlight.envs.finite import tamed
 from firstlight.envs.seeding import derive, generator
 from firstlight.envs.types import Obs, Rollout, State, Step, map_obs, take
-from firstlight.envs.vec import VecEnv, in_background, resume_of
+from firstlight.envs.vec import VecEnv, check_reported
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +53,8 @@ class Runner:
     ):
         self.vec, self.seed, self.device = vec, seed, torch.device(device)
         self.keep_dist_params = keep_dist_params
-        self.resume = resume_of(vec)
-        self.background = in_background(vec)
+        check_reported(vec)
+        self.resume = vec.resume
         self.generator = generator(seed, "actions", self.device)
         self._resets = 0
         self._obs: Obs | None = None
@@ -74,7 +74,6 @@ class Runner:
         if self._state is None or another or self._state.keys() != begin.keys():
             self._state = begin
         self._actor = actor
-        vec: Any = self.vec  # one that steps in the background has `send` and `recv`
         state = map_obs(torch.clone, self._state)
         opened = self._obs, self._info, self._is_first
         steps: list[Step] = []
@@ -85,12 +84,11 @@ class Runner:
                 out = self._act(actor)
                 action = out.dist.sample(self.generator)  # [1, N]
             actions.append(action[0].cpu())
-            if self.background:
-                vec.send(actions[-1])
+            self.vec.send(actions[-1])
             with torch.inference_mode():
                 log_probs.append(out.dist.log_prob(action)[0])
             outs.append(out)
-            step = vec.recv() if self.background else vec.step(actions[-1])
+            step = self.vec.recv()
             steps.append(step)
             self._obs, self._info, self._is_first = step.obs, step.info, step.is_first
             self._state = out.state
@@ -100,7 +98,7 @@ class Runner:
         info = _stack([opened[1], *(step.info for step in steps)])
         final_at, final_obs, final_info, final_state = _ends(steps, outs, obs, info, state)
         truncated = torch.stack([step.truncated for step in steps])
-        lost = _cut_lost(steps, truncated)
+        crashed = _cut_crashed(steps, truncated)
         params = [out.dist.params[0] for out in outs] if self.keep_dist_params else None
         return Rollout(
             obs=obs,
@@ -121,7 +119,7 @@ class Runner:
             state=state,
             env_ids=torch.arange(N),
             version=version,
-            lost=lost,
+            crashed=crashed,
         )
 
     def cut(self, rollout: Rollout) -> Rollout:
@@ -143,7 +141,7 @@ class Runner:
             "resets": self._resets + opened,  # what a fresh start may use
             "open": opened,
             "envs": None,
-            "kept": self.vec.kept() if hasattr(self.vec, "kept") else {},
+            "kept": self.vec.persistent_state(),
         }
         if opened and self.resume != "dropped":
             state["envs"] = self.vec.state_dict()
@@ -159,8 +157,8 @@ class Runner:
         """
         self._set_generator(state["generator"], state["resets"])
         self._resets, self._obs, self._state = state["resets"], None, None
-        if state.get("kept") and hasattr(self.vec, "keep"):
-            self.vec.keep(state["kept"])
+        if state.get("kept"):
+            self.vec.load_persistent_state(state["kept"])
         if not state["open"] or state["envs"] is None or self.resume == "dropped":
             return torch.arange(self.vec.num_envs if state["open"] else 0)
         self._resets -= 1
@@ -189,24 +187,24 @@ def _stack(moments: list[Obs]) -> Obs:
     return {name: torch.stack([moment[name] for moment in moments]) for name in moments[0]}
 
 
-def _cut_lost(steps: list[Step], truncated: Tensor) -> Tensor | None:
-    """Mark as truncated [T, N] each open episode's last row before its environment died.
+def _cut_crashed(steps: list[Step], truncated: Tensor) -> Tensor | None:
+    """Mark as truncated [T, N] each open episode's last row before its environment crashed.
 
-    One that died in row 0 has its last row in the rollout before, which bootstraps there anyway.
+    After a crash in row 0 that row is in the rollout before, which bootstraps there anyway.
 
     Returns:
-        [T, N] bool, the rows so marked; None if nothing died.
+        [T, N] bool, the rows so marked; None if nothing crashed.
     """
-    deaths = [(t, step.lost_ids) for t, step in enumerate(steps) if len(step.lost_ids)]
-    if not deaths:
+    crashes = [(t, step.crashed_ids) for t, step in enumerate(steps) if len(step.crashed_ids)]
+    if not crashes:
         return None
-    lost = torch.zeros_like(truncated)
-    for t, ids in deaths:
+    crashed = torch.zeros_like(truncated)
+    for t, ids in crashes:
         if t > 0:
             before = steps[t - 1]
-            lost[t - 1, ids] = (before.valid & ~before.terminated & ~before.truncated)[ids]
-    truncated |= lost
-    return lost
+            crashed[t - 1, ids] = (before.valid & ~before.terminated & ~before.truncated)[ids]
+    truncated |= crashed
+    return crashed
 
 
 def _ends(

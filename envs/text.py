@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from firstlight.envs.vec import VecEnv
-
 MISSION_BYTES = 96
 
 
@@ -70,17 +68,3 @@ class TextTable:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take them back; numbers given out here before are void."""
         self.__init__(state["texts"])  # type: ignore[misc]
-
-
-def table_of(vec: VecEnv) -> TextTable:
-    """The sentences of environments with captions, whatever is wrapped around them.
-
-    Raises:
-        ValueError: if they have none.
-    """
-    inner: Any = vec
-    while not isinstance(getattr(inner, "texts", None), TextTable):
-        inner = getattr(inner, "_vec", None)
-        if inner is None:
-            raise ValueError("these environments tell no text: make them with text=True")
-    return inner.texts

@@ -61,8 +61,9 @@ class Step:
         final_ids: [D] int64, environments whose last observation `obs` no longer shows.
         final_obs: [D, ...] those last observations.
         final_info: [D, ...] their side channels.
-        lost_ids: [L] int64, environments whose episode died with the process that ran it: this row
-            is not `valid`, `obs` opens an episode, and the row before counts as truncated.
+        crashed_ids: [C] int64, environments whose episode was lost because they raised or their
+            process died: this row is not `valid`, `obs` opens an episode, and the row before counts
+            as truncated.
     """
 
     obs: Obs
@@ -75,18 +76,18 @@ class Step:
     final_ids: Tensor
     final_obs: Obs
     final_info: Obs
-    lost_ids: Tensor = _NO_IDS
+    crashed_ids: Tensor = _NO_IDS
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """A moment that `VecEnv.restore` can return to: saved arrays, or a seed and the actions since.
+class Snapshot:
+    """State of one environment, for `VecEnv.restore`: saved arrays, or a seed and actions since.
 
     Args:
         seed: seed of the reset that opened the episode, for environments restored by replay.
         actions: [L, ...] actions taken since then, as the environment took them.
         digest: of all that the environment answered since then; a replay must give the same.
-        arrays: state of one environment, for worlds that save their arrays.
+        arrays: state of one environment, for environments that save arrays.
     """
 
     seed: int | None = None
@@ -123,8 +124,8 @@ class Rollout:
         state: [N, ...] recurrent state before ``obs[0]``.
         env_ids: [N] int64, the environment behind each column; keys per-environment memories.
         version: version of the policy that acted.
-        lost: [T, N] bool, rows that count as truncated only because their environment died after
-            them (no statistics of episodes count those); None if none did.
+        crashed: [T, N] bool, rows that count as truncated only because their environment crashed
+            after them (statistics of episodes leave those out); None if none did.
     """
 
     obs: Obs
@@ -145,7 +146,7 @@ class Rollout:
     state: State
     env_ids: Tensor
     version: int = 0
-    lost: Tensor | None = None
+    crashed: Tensor | None = None
 
     @property
     def num_steps(self) -> int:
@@ -215,7 +216,7 @@ class Rollout:
             final_obs=map_obs(lambda field: field[here], self.final_obs),
             final_info=map_obs(lambda field: field[here], self.final_info),
             final_state=map_obs(lambda field: field[here], self.final_state),
-            lost=None if self.lost is None else self.lost[rows],
+            crashed=None if self.crashed is None else self.crashed[rows],
         )
 
 
@@ -256,8 +257,8 @@ def check(rollout: Rollout) -> Rollout:
         demand("action", rollout.action, T, N, "A", "...", dtype=torch.float32)
     if rollout.dist_params is not None:
         demand("dist_params", rollout.dist_params, T, N, "P")
-    if rollout.lost is not None:
-        demand("lost", rollout.lost, T, N, dtype=torch.bool)
+    if rollout.crashed is not None:
+        demand("crashed", rollout.crashed, T, N, dtype=torch.bool)
     demand("final_at", rollout.final_at, D, 2, dtype=torch.int64)
     demand("env_ids", rollout.env_ids, N, dtype=torch.int64)
     for group, lead in (

@@ -1,16 +1,18 @@
-"""The vector environment that a runner steps: one protocol for every backend."""
+"""Base class of vector environments, and helpers for spaces and actions."""
 
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from torch import Tensor
 
-from firstlight.envs.types import Obs, Point, Step
+from firstlight.envs.text import TextTable
+from firstlight.envs.types import Obs, Snapshot, Step
 
 _LAWFUL = {
     "float64": "float32",
@@ -20,104 +22,115 @@ _LAWFUL = {
 }
 
 
-class VecEnv(Protocol):
-    """`num_envs` environments stepped together. Tensors live on the CPU.
+class VecEnv(ABC):
+    """Base class of `num_envs` environments stepped together. Tensors live on the CPU.
 
-    Spaces describe *one* environment. `obs_space` holds what a policy may see; `info_space` what
-    only reward modules and statistics may see. `success_threshold` is the backend's rule for
-    success (an episode whose return exceeds it succeeded), or None where there is no such rule;
-    an info channel ``"success"`` (int8: 1 yes, 0 no, -1 unknown) outranks it.
+    A subclass sets the first four attributes and implements `reset` and `step`; everything else has
+    a default. Spaces describe *one* environment.
 
-    `reported`, which may be left out, names side channels of one number each, such as the depth in
-    NetHack, whose mean at the end of episodes statistics and evaluations give.
-
-    A backend that steps in the background may also have ``send(action)`` and ``recv() -> Step``, of
-    which `step` is one after the other; a runner then does its bookkeeping in between.
-
-    `resume` names how open episodes outlive a checkpoint: "state" where they are saved, "replay"
-    where they are lived again from seed and actions, "dropped" where they cannot come back; only
-    the first two need `points`, `restore`, `state_dict` and `load_state_dict`. What must outlive
-    even episodes that are dropped, such as numbers given to sentences, a backend gives as
-    ``kept()`` and takes back by ``keep(state)``; both are optional.
+    Attributes:
+        num_envs: `N`.
+        obs_space: what a policy sees.
+        info_space: side channels for reward modules and statistics.
+        act_space: actions of a policy.
+        success_threshold: an episode with a return above it is a success; None without such a rule.
+            A side channel ``"success"`` (int8: 1 yes, 0 no, -1 unknown) takes precedence.
+        resume: how open episodes continue after a checkpoint is loaded: "state" from saved arrays,
+            "replay" from their seed and actions, "dropped" if they cannot. The first two need
+            `snapshots`, `restore`, `state_dict` and `load_state_dict`.
+        reported: side channels of one number each, such as the depth in NetHack, whose mean at the
+            end of episodes is part of statistics and evaluations.
+        text_table: sentences behind text ids in the side channels; None if there are no such ids.
     """
 
     num_envs: int
     obs_space: spaces.Dict
     info_space: spaces.Dict
     act_space: spaces.Space
-    success_threshold: float | None
+    success_threshold: float | None = None
+    resume: str = "dropped"
+    reported: tuple[str, ...] = ()
+    text_table: TextTable | None = None
 
-    @property
-    def resume(self) -> str:
-        """How open episodes come back: "state", "replay" or "dropped"; an attribute will do."""
-        ...
+    _sent: Tensor | None = None
 
+    @abstractmethod
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
         """Begin an episode everywhere. Returns obs and info, each field [N, ...]."""
-        ...
 
+    @abstractmethod
     def step(self, action: Tensor) -> Step:
-        """Step with `action` [N] int64 or [N, A] float32; ValueError if one is impossible."""
-        ...
+        """Step with `action` [N] int64 or [N, A] float32; ValueError for an impossible action."""
 
-    def points(self) -> list[Point]:
-        """Where each environment stands; NotImplementedError, with the reason, if that is lost."""
-        ...
+    def send(self, action: Tensor) -> None:
+        """Start a step.
 
-    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
-        """Set environments back to saved moments, or raise NotImplementedError with the reason.
+        The default keeps `action` for `recv`. Environments that step in the background override
+        `step`, `send` and `recv`, so that a runner can work in the meantime.
+        """
+        self._sent = action
+
+    def recv(self) -> Step:
+        """Wait for the step started by `send`. The default calls `step`."""
+        if self._sent is None:
+            raise RuntimeError("recv() without send(): no step was started")
+        action, self._sent = self._sent, None
+        return self.step(action)
+
+    def snapshots(self) -> list[Snapshot]:
+        """Current state of each environment, for `restore`."""
+        raise NotImplementedError(_cannot(self, "take snapshots of open episodes"))
+
+    def restore(self, env_ids: Tensor, snapshots: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
+        """Set environments back to snapshots.
 
         Args:
             env_ids: [M] int64.
-            points: M of them.
+            snapshots: M of them.
 
         Returns:
-            obs and info, each field [M, ...], of those environments as they stand now, and [M] bool
-            where that is another moment: one that answered differently this time begins an episode.
+            obs and info, each field [M, ...], of those environments as they are now, and [M] bool,
+            True where a replay gave other answers, so that a new episode was begun instead.
         """
-        ...
+        raise NotImplementedError(_cannot(self, "restore open episodes"))
 
     def state_dict(self) -> dict[str, Any]:
-        """Where each environment stands, and what its later episodes depend on."""
-        ...
+        """State of all environments, including what decides their later episodes."""
+        raise NotImplementedError(_cannot(self, "save open episodes"))
 
     def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
-        """Take such a state back. Returns what `restore` does, of every environment."""
-        ...
+        """Load what `state_dict` returned. Returns what `restore` does, of every environment."""
+        raise NotImplementedError(_cannot(self, "load open episodes"))
+
+    def persistent_state(self) -> dict[str, Any]:
+        """State that is kept even when open episodes are dropped, such as ids of sentences."""
+        return {}
+
+    def load_persistent_state(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Load what `persistent_state` returned."""
+
+    def enable_rendering(self) -> None:  # noqa: B027
+        """Prepare for `render`, where that must be known in advance. Call it before `reset`."""
 
     def render(self, env_id: int = 0) -> np.ndarray:
         """Picture of one environment, [H, W, 3] uint8."""
-        ...
+        raise NotImplementedError(_cannot(self, "render"))
 
-    def close(self) -> None:
-        """Free what is held; may be called twice."""
-        ...
-
-
-def resume_of(vec: VecEnv) -> str:
-    """Its `resume`; "dropped" for one whose class does not say, whatever it passes on."""
-    return vec.resume if hasattr(type(vec), "resume") else "dropped"
+    def close(self) -> None:  # noqa: B027
+        """Free resources. May be called more than once."""
 
 
-def reported_of(vec: VecEnv) -> tuple[str, ...]:
-    """Its `reported`; nothing for one that does not say.
+def _cannot(vec: VecEnv, what: str) -> str:
+    return f"{type(vec).__name__} (resume={vec.resume!r}) cannot {what}"
 
-    Raises:
-        ValueError: for a channel that is not there, holds more than a number, or is called as
-            what statistics give anyhow.
-    """
-    names = tuple(getattr(vec, "reported", ()))
-    for name in names:
+
+def check_reported(vec: VecEnv) -> None:
+    """Raise a ValueError if `vec.reported` names anything but side channels of one number."""
+    for name in vec.reported:
         if name in ("return", "length"):
             raise ValueError(f"{name!r} cannot be reported: statistics have a mean of that name")
         if name not in vec.info_space.spaces or vec.info_space[name].shape != ():
             raise ValueError(f"{name!r} is reported but is no side channel of one number")
-    return names
-
-
-def in_background(vec: VecEnv) -> bool:
-    """Whether it can step in the background, by a `send` and a `recv` of its own."""
-    return hasattr(type(vec), "send") and hasattr(type(vec), "recv")
 
 
 def checked_actions(action: Tensor, space: spaces.Space, num_envs: int) -> np.ndarray:

@@ -1,45 +1,47 @@
-"""What every wrapper of vector environments passes on."""
+"""Base classes for wrappers around vector environments."""
 
 from __future__ import annotations
 
 import dataclasses
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
-from firstlight.envs.types import Obs, Point, Step
-from firstlight.envs.vec import VecEnv, in_background, reported_of, resume_of
+from firstlight.envs.types import Obs, Snapshot, Step
+from firstlight.envs.vec import VecEnv
 
 
-class VecWrapper:
-    """Vector environments in others' clothes: a base of `VecEnv`s that change what is shown.
+class VecWrapper(VecEnv):
+    """Base class for wrappers around vector environments.
 
-    A subclass says in `_changed` what it makes of a step. It resumes as what is inside does, so one
-    with a memory of its own saves that too.
+    A subclass that only adds or changes fields sets `obs_space` or `info_space` after
+    ``super().__init__(vec)`` and overrides `_transform`. One that needs the action or has a state
+    overrides `_transform_step`, `reset`, and the methods that save and restore that state.
 
     Args:
-        vec: what is inside.
+        vec: the environments inside.
     """
-
-    resume: str = "dropped"
-    info_space: spaces.Dict
 
     def __init__(self, vec: VecEnv):
         self._vec = vec
-        self.num_envs, self.success_threshold = vec.num_envs, vec.success_threshold
-        self.act_space, self.resume = vec.act_space, resume_of(vec)
-        self._background = in_background(vec)
+        self.num_envs, self.act_space = vec.num_envs, vec.act_space
+        self.obs_space, self.info_space = vec.obs_space, vec.info_space
+        self.success_threshold, self.resume = vec.success_threshold, vec.resume
+        self.text_table = vec.text_table
         self._action = torch.zeros(vec.num_envs, dtype=torch.int64)
 
     @property
-    def reported(self) -> tuple[str, ...]:
-        """What is inside reports, less what the wrapper leaves out."""
-        return tuple(name for name in reported_of(self._vec) if name in self.info_space.spaces)
+    def reported(self) -> tuple[str, ...]:  # type: ignore[override]  # follows `info_space`
+        """Channels reported by the environments inside that the wrapper does not remove."""
+        return tuple(name for name in self._vec.reported if name in self.info_space.spaces)
+
+    def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
+        """Begin an episode everywhere."""
+        return self._transform(*self._vec.reset(seed))
 
     def step(self, action: Tensor) -> Step:
         """Step with `action` [N] int64 or [N, A] float32."""
@@ -47,97 +49,124 @@ class VecWrapper:
         return self.recv()
 
     def send(self, action: Tensor) -> None:
-        """Begin a step, in the background where the environments can."""
-        if self._background:
-            self._vec.send(action)  # type: ignore[attr-defined]
+        """Start a step, in the background if the environments can."""
+        self._vec.send(action)
         self._action = action.clone()
 
     def recv(self) -> Step:
-        """Wait for the step begun by `send`."""
-        vec: Any = self._vec
-        step = vec.recv() if self._background else vec.step(self._action)
-        return self._changed(step, self._action)
+        """Wait for the step started by `send`."""
+        return self._transform_step(self._vec.recv(), self._action)
 
-    def kept(self) -> dict[str, Any]:
-        """What outlives episodes that are dropped, see `VecEnv`."""
-        return self._vec.kept() if hasattr(self._vec, "kept") else {}
+    def snapshots(self) -> list[Snapshot]:
+        """Current state of each environment, for `restore`."""
+        return self._vec.snapshots()
 
-    def keep(self, state: dict[str, Any]) -> None:
-        """Take back what `kept` gave."""
-        if hasattr(self._vec, "keep"):
-            self._vec.keep(state)
+    def restore(self, env_ids: Tensor, snapshots: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
+        """Set environments back to snapshots."""
+        obs, info, restarted = self._vec.restore(env_ids, snapshots)
+        return *self._transform(obs, info), restarted
 
-    def render(self, env_id: int = 0) -> np.ndarray:
-        """Picture of one environment as it is inside, [H, W, 3] uint8."""
-        return self._vec.render(env_id)
+    def state_dict(self) -> dict[str, Any]:
+        """State of the environments inside."""
+        return {"vec": self._vec.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
+        """Load what `state_dict` returned."""
+        obs, info, restarted = self._vec.load_state_dict(state["vec"])
+        return *self._transform(obs, info), restarted
+
+    def persistent_state(self) -> dict[str, Any]:
+        """State that is kept even when open episodes are dropped."""
+        return self._vec.persistent_state()
+
+    def load_persistent_state(self, state: dict[str, Any]) -> None:
+        """Load what `persistent_state` returned."""
+        self._vec.load_persistent_state(state)
 
     def enable_rendering(self) -> None:
-        """Have the environments made able to render, where that takes something; then `reset`."""
-        if hasattr(self._vec, "enable_rendering"):
-            self._vec.enable_rendering()
+        """Prepare for `render`, where that must be known in advance. Call it before `reset`."""
+        self._vec.enable_rendering()
+
+    def render(self, env_id: int = 0) -> np.ndarray:
+        """Picture of one environment inside, [H, W, 3] uint8."""
+        return self._vec.render(env_id)
 
     def close(self) -> None:
-        """Close the environments."""
+        """Close the environments inside."""
         self._vec.close()
 
-    def _changed(self, step: Step, action: Tensor) -> Step:
-        """What is shown of a step that `action` led to."""
-        return step
+    def _transform(self, obs: Obs, info: Obs) -> tuple[Obs, Obs]:
+        """Change observations and side channels of any number of environments."""
+        return obs, info
+
+    def _transform_step(self, step: Step, action: Tensor) -> Step:
+        """Change a step, of which `action` [N, ...] was the cause; default by `_transform`."""
+        obs, info = self._transform(step.obs, step.info)
+        final_obs, final_info = self._transform(step.final_obs, step.final_info)
+        return dataclasses.replace(
+            step, obs=obs, info=info, final_obs=final_obs, final_info=final_info
+        )
 
 
-class MemoryWrapper(VecWrapper, ABC):
-    """One with a memory of each environment's episode, saved beside where that stands.
+class MemoryWrapper(VecWrapper):
+    """Base class for wrappers with a memory of each environment's episode, saved in snapshots.
 
     Attributes:
-        prefix: of the memory's arrays among those of a `Point`.
-        saved_as: name of the memories in `state_dict`.
-        what: it is, for those who give a point that has none.
+        prefix: of the memory's arrays in a `Snapshot`.
+        saved_as: key of the memories in `state_dict`.
+        what: name of the memory in messages, with its article.
     """
 
     prefix: str
     saved_as: str
     what: str
 
-    def points(self) -> list[Point]:
-        """Where each environment stands, and its memory."""
+    def snapshots(self) -> list[Snapshot]:
+        """Current state of each environment and its memory, for `restore`."""
         return [
-            dataclasses.replace(point, arrays={**(point.arrays or {}), **self._saved(n)})
-            for n, point in enumerate(self._vec.points())
+            dataclasses.replace(inner, arrays={**(inner.arrays or {}), **self._save_memory(n)})
+            for n, inner in enumerate(self._vec.snapshots())
         ]
 
-    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
-        """Set environments and memories back to saved `points`; who is lost begins an empty one."""
-        inner, saved = [], []
-        for point in points:
-            arrays = dict(point.arrays or {})
+    def restore(self, env_ids: Tensor, snapshots: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
+        """Set environments and memories back to snapshots."""
+        inner, memories = [], []
+        for snapshot in snapshots:
+            arrays = dict(snapshot.arrays or {})
             own = {name: arrays.pop(name) for name in [*arrays] if name.startswith(self.prefix)}
             if not own:
-                raise ValueError(f"the point has no map: it was taken without {self.what}")
-            inner.append(dataclasses.replace(point, arrays=arrays or None))
-            saved.append(own)
-        return self._back(env_ids, saved, *self._vec.restore(env_ids, inner))
+                raise ValueError(f"the snapshot has no map: it was taken without {self.what}")
+            inner.append(dataclasses.replace(snapshot, arrays=arrays or None))
+            memories.append(own)
+        return self._load_memories(env_ids, memories, *self._vec.restore(env_ids, inner))
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the environments, and the memories."""
-        memories = [*map(self._saved, range(self.num_envs))]
-        return {"vec": self._vec.state_dict(), self.saved_as: memories}
+        """State of the environments inside, and the memories."""
+        return {
+            "vec": self._vec.state_dict(),
+            self.saved_as: [*map(self._save_memory, range(self.num_envs))],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
-        """Take such a state back."""
-        everyone = torch.arange(self.num_envs)
-        return self._back(everyone, state[self.saved_as], *self._vec.load_state_dict(state["vec"]))
+        """Load what `state_dict` returned."""
+        answer = self._vec.load_state_dict(state["vec"])
+        return self._load_memories(torch.arange(self.num_envs), state[self.saved_as], *answer)
 
     @abstractmethod
-    def _saved(self, n: int) -> dict[str, Tensor]:
-        """One environment's memory, under names that begin with `prefix`."""
+    def _save_memory(self, n: int) -> dict[str, Tensor]:
+        """Memory of environment n, under names that begin with `prefix`."""
 
     @abstractmethod
-    def _back(
+    def _load_memories(
         self,
         env_ids: Tensor,
-        saved: Sequence[Mapping[str, Tensor]],
+        memories: Sequence[Mapping[str, Tensor]],
         obs: Obs,
         info: Obs,
-        lost: Tensor,
+        restarted: Tensor,
     ) -> tuple[Obs, Obs, Tensor]:
-        """Take saved memories back, of those that are not `lost`. Returns what `restore` does."""
+        """Load memories of the environments `env_ids` [M]; those `restarted` get an empty one.
+
+        Returns:
+            As `restore`, `obs` and `info` with the memory in them.
+        """

@@ -118,6 +118,7 @@ def make_vec(config: DictConfig, **changes: Any) -> VecEnv:
     target = str(options["_target_"])
     if within(target, ["firstlight"]):
         return make(options)
+    from firstlight.envs.vec import VecEnv
     from firstlight.envs.vector.gym import GymVec
 
     if "num_envs" not in inspect.signature(locate(target)).parameters:
@@ -132,9 +133,10 @@ def make_vec(config: DictConfig, **changes: Any) -> VecEnv:
     if isinstance(made, gymnasium.Env):
         made.close()
         return GymVec([functools.partial(make, options)] * num_envs)
-    if not hasattr(made, "obs_space"):
+    if not isinstance(made, VecEnv):
         raise BadInputError(
-            f"{target} made a {type(made).__name__}, expected a Gymnasium environment or a VecEnv"
+            f"{target} made a {type(made).__name__}, expected a Gymnasium environment or a VecEnv: "
+            "vector environments are subclasses of firstlight.envs.VecEnv"
         )
     return made
 

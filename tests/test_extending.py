@@ -21,7 +21,6 @@ from firstlight.scripts.build import build, make_vec
 PACKAGE = '''
 """A package that firstlight has never heard of."""
 
-import dataclasses
 import functools
 
 import gymnasium
@@ -31,7 +30,7 @@ from gymnasium import spaces
 from torch import nn
 
 from firstlight.agents import PPO, rebuildable
-from firstlight.envs import GymVec
+from firstlight.envs import GymVec, VecWrapper
 from firstlight.intrinsic import IntrinsicModule, RewardMixer, Term
 
 
@@ -89,28 +88,16 @@ class Mine(IntrinsicModule):
         return Term(weight=0.25, gamma=0.9)
 
 
-class Clocked:
+class Clocked(VecWrapper):
     """Environments that show one field more."""
 
     def __init__(self, vec):
-        self.vec = vec
+        super().__init__(vec)
         clock = spaces.Box(0, 1, (1,), np.float32)
         self.obs_space = spaces.Dict({**vec.obs_space.spaces, "clock": clock})
 
-    def __getattr__(self, name):
-        return getattr(self.vec, name)
-
-    def reset(self, seed=None):
-        obs, info = self.vec.reset(seed)
-        return self._more(obs), info
-
-    def step(self, action):
-        step = self.vec.step(action)
-        obs, final_obs = self._more(step.obs), self._more(step.final_obs)
-        return dataclasses.replace(step, obs=obs, final_obs=final_obs)
-
-    def _more(self, obs):
-        return {**obs, "clock": torch.zeros(len(obs["obs"]), 1)}
+    def _transform(self, obs, info):
+        return {**obs, "clock": torch.zeros(len(obs["obs"]), 1)}, info
 
 
 class Clock(Mine):

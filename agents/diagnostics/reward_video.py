@@ -22,6 +22,7 @@ from firstlight.envs.seeding import generator
 from firstlight.envs.types import Obs, Rollout, State, Step
 from firstlight.envs.vec import VecEnv
 from firstlight.envs.video import write_gif
+from firstlight.envs.wrapper import VecWrapper
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.mixer import Part, RewardMixer, Rewards
 
@@ -73,8 +74,7 @@ def record_rewards(
         The rewards of the T steps that are shown; its `parts` hold each source, [T, N].
     """
     modules, mixer = copy.deepcopy((dict(modules), mixer))
-    if hasattr(vec, "enable_rendering"):
-        vec.enable_rendering()
+    vec.enable_rendering()
     with frozen(policy):
         rollout, frames = _film(policy, vec, seed, deterministic, max_steps)
     live = {name: m for name, m in modules.items() if mixer.active(name, progress)}
@@ -187,26 +187,23 @@ def _scaled(frame: np.ndarray, scale: float) -> np.ndarray:
     return np.asarray(Image.fromarray(np.ascontiguousarray(frame)).resize((width, height), kind))
 
 
-class _Watched:
+class _Watched(VecWrapper):
     """Environments that begin with a seed of the film's own, and keep their pictures."""
 
     def __init__(self, vec: VecEnv, seed: int):
-        self.vec, self.seed = vec, seed
+        super().__init__(vec)
+        self.seed = seed
         self.frames: list[np.ndarray] = []
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.vec, name)
-
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
-        answer = self.vec.reset(self.seed)
-        self.frames.append(self.vec.render(0))
+        answer = self._vec.reset(self.seed)
+        self.frames.append(self._vec.render(0))
         return answer
 
-    def step(self, action: Tensor) -> Step:
-        step = self.vec.step(action)
+    def _transform_step(self, step: Step, action: Tensor) -> Step:
         over = bool((step.terminated | step.truncated)[0])
         hidden = over and bool(step.is_first[0])  # what is to see belongs to the next episode
-        self.frames.append(self.frames[-1] if hidden else self.vec.render(0))
+        self.frames.append(self.frames[-1] if hidden else self._vec.render(0))
         return step
 
 
@@ -231,7 +228,7 @@ def _film(
     """An episode of environment 0 as a rollout of T steps, and its T + 1 frames."""
     parameter = next(policy.parameters(), None) if isinstance(policy, nn.Module) else None
     device = torch.device("cpu") if parameter is None else parameter.device
-    watched: Any = _Watched(vec, seed)
+    watched = _Watched(vec, seed)
     runner = Runner(watched, seed=seed, device=device)
     runner.generator = generator(seed, "evaluation", device)  # so that `record` shows the same
     actor = _Likeliest(policy) if deterministic else policy
@@ -271,5 +268,5 @@ def _joined(parts: Sequence[Rollout]) -> Rollout:
         value=moments([part.value for part in parts]),
         is_first=moments([part.is_first for part in parts]),
         final_at=torch.cat(final_at),
-        lost=None,
+        crashed=None,
     )

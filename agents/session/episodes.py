@@ -130,8 +130,8 @@ class EpisodeStatistics:
         )
         done = (rollout.terminated | rollout.truncated).cpu().numpy()
         reopened = None  # by a death: nothing else opens an episode before the last one ended
-        if rollout.lost is not None:
-            done &= ~rollout.lost.cpu().numpy()
+        if rollout.crashed is not None:
+            done &= ~rollout.crashed.cpu().numpy()
             reopened = ~valid & rollout.is_first[1:].cpu().numpy()
         after = _after(rollout, self._told)
         self.last = []

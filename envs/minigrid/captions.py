@@ -14,7 +14,7 @@ from torch import Tensor
 
 from firstlight.envs.minigrid.cells import BOX, DOOR, GOAL, LAVA, LOCKED, OPEN, VIEW, name_of
 from firstlight.envs.text import TextTable
-from firstlight.envs.types import Obs, Point, Step
+from firstlight.envs.types import Obs, Snapshot, Step
 from firstlight.envs.vec import VecEnv
 from firstlight.envs.wrapper import VecWrapper
 
@@ -74,14 +74,16 @@ class Captions(VecWrapper):
 
     The side channel `text_id` is what the last action did (0 where it did nothing worth a word, and
     for an episode's first observation), `mission_id` the task's sentence. The sentences lie in
-    `texts` (see `table_of`), which is saved with the environments' state where they have one.
+    `text_table`, which is saved with the environments' state and as persistent state.
 
     Args:
         vec: with the view as `image`, and `mission` [96] uint8 in its observation or side channels;
             it is taken out.
         caption: says what happened; default `describe`.
-        texts: table to add to; default a new one.
+        texts: table to add to; default that of `vec`, or a new one.
     """
+
+    text_table: TextTable
 
     def __init__(self, vec: VecEnv, *, caption: Caption = describe, texts: TextTable | None = None):
         shape = vec.obs_space["image"].shape
@@ -89,7 +91,7 @@ class Captions(VecWrapper):
             raise ValueError(f"captions need MiniGrid's view [7, 7, 3], not {shape}")
         super().__init__(vec)
         self.caption = caption
-        self.texts = TextTable() if texts is None else texts
+        self.text_table = texts or vec.text_table or TextTable()
         self.obs_space = spaces.Dict(_without_mission(vec.obs_space.spaces))
         ids = {"text_id": _IDS, "mission_id": _IDS}
         self.info_space = spaces.Dict(_without_mission(vec.info_space.spaces) | ids)
@@ -103,50 +105,50 @@ class Captions(VecWrapper):
         self._image, self._text_id = obs["image"], torch.zeros(self.num_envs, dtype=torch.int64)
         return self._told(obs, info, self._text_id)
 
-    def points(self) -> list[Point]:
-        """Where each environment stands, and what happened just before."""
+    def snapshots(self) -> list[Snapshot]:
+        """Current state of each environment and its last caption, for `restore`."""
         return [
-            dataclasses.replace(point, arrays={**(point.arrays or {}), _LAST: last.clone()})
-            for point, last in zip(self._vec.points(), self._text_id, strict=True)
+            dataclasses.replace(inner, arrays={**(inner.arrays or {}), _LAST: last.clone()})
+            for inner, last in zip(self._vec.snapshots(), self._text_id, strict=True)
         ]
 
-    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
-        """Set environments back to saved `points`."""
+    def restore(self, env_ids: Tensor, snapshots: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
+        """Set environments back to snapshots."""
         inner, last = [], []
-        for point in points:
-            arrays = dict(point.arrays or {})
+        for snapshot in snapshots:
+            arrays = dict(snapshot.arrays or {})
             last.append(int(arrays.pop(_LAST, 0)))
-            inner.append(dataclasses.replace(point, arrays=arrays or None))
-        obs, info, lost = self._vec.restore(env_ids, inner)
-        text_id = torch.where(lost, 0, torch.tensor(last, dtype=torch.int64))
+            inner.append(dataclasses.replace(snapshot, arrays=arrays or None))
+        obs, info, restarted = self._vec.restore(env_ids, inner)
+        text_id = torch.where(restarted, 0, torch.tensor(last, dtype=torch.int64))
         self._image, self._text_id = self._image.clone(), self._text_id.clone()
         self._image[env_ids], self._text_id[env_ids] = obs["image"], text_id
-        return *self._told(obs, info, text_id), lost
+        return *self._told(obs, info, text_id), restarted
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the environments, and the sentences."""
-        texts = self.texts.state_dict()
+        """State of the environments inside, the sentences and the last captions."""
+        texts = self.text_table.state_dict()
         return {"vec": self._vec.state_dict(), "texts": texts, "text_id": self._text_id.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
-        """Take such a state back."""
-        self.texts.load_state_dict(state["texts"])
+        """Load what `state_dict` returned."""
+        self.text_table.load_state_dict(state["texts"])
         self._missions = {}
-        obs, info, lost = self._vec.load_state_dict(state["vec"])
-        self._image, self._text_id = obs["image"], torch.where(lost, 0, state["text_id"])
-        return *self._told(obs, info, self._text_id), lost
+        obs, info, restarted = self._vec.load_state_dict(state["vec"])
+        self._image, self._text_id = obs["image"], torch.where(restarted, 0, state["text_id"])
+        return *self._told(obs, info, self._text_id), restarted
 
-    def kept(self) -> dict[str, Any]:
-        """The sentences, whose numbers reward modules may have learnt."""
-        return {**super().kept(), "texts": self.texts.state_dict()}
+    def persistent_state(self) -> dict[str, Any]:
+        """The sentences, whose ids reward modules may have learnt."""
+        return {**super().persistent_state(), "texts": self.text_table.state_dict()}
 
-    def keep(self, state: dict[str, Any]) -> None:
-        """Take them back."""
-        super().keep(state)
-        self.texts.load_state_dict(state["texts"])
+    def load_persistent_state(self, state: dict[str, Any]) -> None:
+        """Load what `persistent_state` returned."""
+        super().load_persistent_state(state)
+        self.text_table.load_state_dict(state["texts"])
         self._missions = {}
 
-    def _changed(self, step: Step, action: Tensor) -> Step:
+    def _transform_step(self, step: Step, action: Tensor) -> Step:
         after = step.obs["image"].numpy()
         if len(step.final_ids):
             after = after.copy()
@@ -168,7 +170,7 @@ class Captions(VecWrapper):
             worth = worth & _touched(before, action, after)
         for n in np.flatnonzero(worth).tolist():
             event = Event(before[n], int(action[n]), after[n], float(step.reward[n]))
-            ids[n] = self.texts.intern(self.caption(event))
+            ids[n] = self.text_table.intern(self.caption(event))
         return ids
 
     def _told(self, obs: Obs, info: Obs, text_id: Tensor) -> tuple[Obs, Obs]:
@@ -176,7 +178,7 @@ class Captions(VecWrapper):
         rows = [row.tobytes() for row in np.ascontiguousarray(missions)]
         for row in {*rows} - self._missions.keys():
             sentence = row.rstrip(b"\0").decode(errors="replace")
-            self._missions[row] = self.texts.intern(sentence)
+            self._missions[row] = self.text_table.intern(sentence)
         mission_id = torch.tensor([self._missions[row] for row in rows], dtype=torch.int64)
         told = _without_mission(info) | {"text_id": text_id, "mission_id": mission_id}
         return _without_mission(obs), told

@@ -17,14 +17,14 @@ from firstlight.envs.minigrid.levels_kernels import begin_draws
 from firstlight.envs.minigrid.tasks import TASKS, backends_of
 from firstlight.envs.seeding import derive_many
 from firstlight.envs.text import MISSION_BYTES, encode_text
-from firstlight.envs.types import Obs, Point, Step
-from firstlight.envs.vec import checked_actions
+from firstlight.envs.types import Obs, Snapshot, Step
+from firstlight.envs.vec import VecEnv, checked_actions
 
 _STATE = ("grid", "agent", "carrying", "elapsed", "target", "rng")
 _WIDEST = np.iinfo(np.int64)
 
 
-class GridWorld:
+class GridWorld(VecEnv):
     """`num_envs` MiniGrid environments of one task, stepped by compiled loops.
 
     Rules, views, rewards and recipes of levels are those of the Python package, compared with it
@@ -54,7 +54,7 @@ class GridWorld:
     (torch.Size([2, 7, 7, 3]), torch.Size([2, 2]))
     """
 
-    success_threshold: float | None = 0.0
+    success_threshold = 0.0
     resume = "state"
 
     def __init__(
@@ -135,15 +135,15 @@ class GridWorld:
             final_info=final_info,
         )
 
-    def points(self) -> list[Point]:
+    def snapshots(self) -> list[Snapshot]:
         """Where each environment stands, for `restore`."""
         saved = self._saved()
         return [
-            Point(arrays={name: array[n].clone() for name, array in saved.items()})
+            Snapshot(arrays={name: array[n].clone() for name, array in saved.items()})
             for n in range(self.num_envs)
         ]
 
-    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
+    def restore(self, env_ids: Tensor, points: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
         """Set environments back to saved `points`; none is ever lost."""
         ids = env_ids.numpy()
         for n, point in zip(ids.tolist(), points, strict=True):
@@ -176,9 +176,6 @@ class GridWorld:
         return draw_grid(
             state["grid"][env_id], state["agent"][env_id], int(state["carrying"][env_id])
         )
-
-    def close(self) -> None:
-        """Nothing to free."""
 
     def _begin(self, rows: np.ndarray) -> None:
         """Draw the next level in the environments `rows` [M] int64."""

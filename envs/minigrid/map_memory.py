@@ -110,7 +110,7 @@ class MapMemory(MemoryWrapper):
         cells = self._memory.cells[env_id]
         return np.stack([cells >> 5 & 15, cells >> 2 & 7, cells & 3], -1).astype(np.uint8)
 
-    def _changed(self, step: Step, action: Tensor) -> Step:
+    def _transform_step(self, step: Step, action: Tensor) -> Step:
         ids, yes = step.final_ids, torch.ones(len(step.final_ids), dtype=torch.bool)
         final = step.final_obs, step.final_info
         if len(ids):  # the old episode's last look, before `is_first` forgets it
@@ -155,7 +155,7 @@ class MapMemory(MemoryWrapper):
             draw(self._memory, ids, *drawn.values())
         return {**obs, **{name: torch.from_numpy(array) for name, array in drawn.items()}}, info
 
-    def _saved(self, n: int) -> dict[str, Tensor]:
+    def _save_memory(self, n: int) -> dict[str, Tensor]:
         """One environment's memory, without the empty margins of its map."""
         far = int(self._memory.extent[n])
         window = slice(REACH - far, REACH + far + 1)
@@ -165,18 +165,18 @@ class MapMemory(MemoryWrapper):
         arrays["changes"] = np.flatnonzero(bits)
         return {_PREFIX + name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
 
-    def _back(
+    def _load_memories(
         self,
         env_ids: Tensor,
-        saved: Sequence[Mapping[str, Tensor]],
+        memories: Sequence[Mapping[str, Tensor]],
         obs: Obs,
         info: Obs,
-        lost: Tensor,
+        restarted: Tensor,
     ) -> tuple[Obs, Obs, Tensor]:
-        """Take saved memories back, of those that are not lost."""
-        self._begun(env_ids, obs, info, lost)
+        """Load the memories of those that were not restarted."""
+        self._begun(env_ids, obs, info, restarted)
         memory = self._memory
-        for n, arrays, gone in zip(env_ids.tolist(), saved, lost.tolist(), strict=True):
+        for n, arrays, gone in zip(env_ids.tolist(), memories, restarted.tolist(), strict=True):
             if gone:
                 continue
             own = {name.removeprefix(_PREFIX): array.numpy() for name, array in arrays.items()}
@@ -189,7 +189,7 @@ class MapMemory(MemoryWrapper):
             bits = np.zeros(8 * memory.changes.shape[1], bool)
             bits[own["changes"]] = True
             memory.changes[n] = np.packbits(bits, bitorder="little")
-        return *self._shown(env_ids, obs, info), lost
+        return *self._shown(env_ids, obs, info), restarted
 
 
 def has_map(obs_space: spaces.Dict, info_space: spaces.Dict | None = None) -> bool:

@@ -74,7 +74,7 @@ class SeenMap(MemoryWrapper):
         yes = torch.ones(self.num_envs, dtype=torch.bool)
         return self._look(self._all, obs, info, torch.zeros_like(self._all), yes, yes)
 
-    def _changed(self, step: Step, action: Tensor) -> Step:
+    def _transform_step(self, step: Step, action: Tensor) -> Step:
         ids, yes = step.final_ids, torch.ones(len(step.final_ids), dtype=torch.bool)
         final_obs, final_info = step.final_obs, step.final_info
         if len(ids):  # the old episode's last look, before `is_first` forgets it
@@ -122,7 +122,7 @@ class SeenMap(MemoryWrapper):
             obs = {**obs, SEEN: torch.from_numpy(seen)}
         return obs, {**info, **where}
 
-    def _saved(self, n: int) -> dict[str, Tensor]:
+    def _save_memory(self, n: int) -> dict[str, Tensor]:
         """One environment's memory."""
         arrays = {"xy": self._xy[n], "free": self._free[n]}
         if self.show:
@@ -130,12 +130,14 @@ class SeenMap(MemoryWrapper):
             arrays |= {"cells": cells, "counts": self._counts[n, cells]}
         return {_PREFIX + name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
 
-    def _back(
-        self, env_ids: Tensor, saved: Sequence[Any], obs: Obs, info: Obs, lost: Tensor
+    def _load_memories(
+        self, env_ids: Tensor, memories: Sequence[Any], obs: Obs, info: Obs, restarted: Tensor
     ) -> tuple[Obs, Obs, Tensor]:
-        """Take saved memories back, of those that are not lost."""
-        self._look(env_ids, obs, info, torch.zeros_like(env_ids), lost, torch.zeros_like(lost))
-        for n, arrays, gone in zip(env_ids.tolist(), saved, lost.tolist(), strict=True):
+        """Load the memories of those that were not restarted."""
+        self._look(
+            env_ids, obs, info, torch.zeros_like(env_ids), restarted, torch.zeros_like(restarted)
+        )
+        for n, arrays, gone in zip(env_ids.tolist(), memories, restarted.tolist(), strict=True):
             if gone:
                 continue
             own = {name.removeprefix(_PREFIX): array.numpy() for name, array in arrays.items()}
@@ -143,7 +145,7 @@ class SeenMap(MemoryWrapper):
             if self.show:
                 self._counts[n] = 0
                 self._counts[n, own["cells"]] = own["counts"]
-        return *self._shown(env_ids, obs, info), lost
+        return *self._shown(env_ids, obs, info), restarted
 
 
 def _walkable(cell: np.ndarray) -> np.ndarray:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from firstlight.envs.text import TextTable
-from firstlight.envs.types import Obs, Point, Step
+from firstlight.envs.types import Obs
 from firstlight.envs.vec import VecEnv
 from firstlight.envs.wrapper import VecWrapper
 
@@ -22,77 +20,58 @@ _IDS = spaces.Box(0, np.iinfo(np.int64).max, (), np.int64)
 class Messages(VecWrapper):
     """Adds the side channel `text_id`, the number of the sentence in each environment's top line.
 
-    The sentences lie in `texts`, which is saved with the environments' state; 0 is an empty line.
+    The sentences lie in `text_table`, which is saved with the environments; 0 is an empty line.
 
     Args:
         vec: with `message` [M] uint8, text with zeros after it, in its observation or among its
             side channels; of the latter it is taken out.
-        texts: table to add to; default a new one.
+        texts: table to add to; default that of `vec`, or a new one.
 
     Raises:
         ValueError: if there is no `message`.
     """
+
+    text_table: TextTable
 
     def __init__(self, vec: VecEnv, *, texts: TextTable | None = None):
         super().__init__(vec)
         self._shown = "message" in vec.obs_space.spaces
         if not self._shown and "message" not in vec.info_space.spaces:
             raise ValueError("these environments show no 'message', whose text could be numbered")
-        self.texts = TextTable() if texts is None else texts
-        self.obs_space = vec.obs_space
+        self.text_table = texts or vec.text_table or TextTable()
         kept = {name: s for name, s in vec.info_space.spaces.items() if name != "message"}
         self.info_space = spaces.Dict({**kept, "text_id": _IDS})
         self._ids: dict[bytes, int] = {}
 
-    def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
-        """Begin an episode everywhere."""
-        obs, info = self._vec.reset(seed)
-        return obs, self._told(obs, info)
-
-    def points(self) -> list[Point]:
-        """Where each environment stands."""
-        return self._vec.points()
-
-    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
-        """Set environments back to saved `points`."""
-        obs, info, lost = self._vec.restore(env_ids, points)
-        return obs, self._told(obs, info), lost
-
     def state_dict(self) -> dict[str, Any]:
-        """That of the environments, and the sentences."""
-        return {"vec": self._vec.state_dict(), "texts": self.texts.state_dict()}
+        """State of the environments inside, and the sentences."""
+        return {**super().state_dict(), "texts": self.text_table.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
-        """Take such a state back."""
+        """Load what `state_dict` returned."""
         self._take(state["texts"])
-        obs, info, lost = self._vec.load_state_dict(state["vec"])
-        return obs, self._told(obs, info), lost
+        return super().load_state_dict(state)
 
-    def kept(self) -> dict[str, Any]:
-        """The sentences, whose numbers reward modules may have learnt."""
-        return {**super().kept(), "texts": self.texts.state_dict()}
+    def persistent_state(self) -> dict[str, Any]:
+        """The sentences, whose ids reward modules may have learnt."""
+        return {**super().persistent_state(), "texts": self.text_table.state_dict()}
 
-    def keep(self, state: dict[str, Any]) -> None:
-        """Take them back."""
-        super().keep(state)
+    def load_persistent_state(self, state: dict[str, Any]) -> None:
+        """Load what `persistent_state` returned."""
+        super().load_persistent_state(state)
         self._take(state["texts"])
 
     def _take(self, texts: dict[str, Any]) -> None:
-        self.texts.load_state_dict(texts)
+        self.text_table.load_state_dict(texts)
         self._ids = {}
 
-    def _changed(self, step: Step, action: Tensor) -> Step:
-        info = self._told(step.obs, step.info)
-        final_info = self._told(step.final_obs, step.final_info)
-        return dataclasses.replace(step, info=info, final_info=final_info)
-
-    def _told(self, obs: Obs, info: Obs) -> Obs:
+    def _transform(self, obs: Obs, info: Obs) -> tuple[Obs, Obs]:
         ids = []
         for row in (obs if self._shown else info)["message"].numpy():
             line = row.tobytes().rstrip(b"\0")
             if line not in self._ids:
                 sentence = line.replace(b"\0", b"").decode("latin-1")
-                self._ids[line] = self.texts.intern(sentence)
+                self._ids[line] = self.text_table.intern(sentence)
             ids.append(self._ids[line])
         told = {name: field for name, field in info.items() if name != "message"}
-        return told | {"text_id": torch.tensor(ids, dtype=torch.int64)}
+        return obs, told | {"text_id": torch.tensor(ids, dtype=torch.int64)}

@@ -15,13 +15,12 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from firstlight.envs.seeding import derive_many
-from firstlight.envs.types import Obs, Point, Step, map_obs
+from firstlight.envs.types import Obs, Step, map_obs
 from firstlight.envs.vec import VecEnv, checked_actions, dotted, lawful, leaves
 from firstlight.envs.vector.envpool_threads import Freed, threads, wait_asleep
 from firstlight.envs.vector.isolated import Isolated
 
 _NO_IDS = torch.zeros(0, dtype=torch.int64)
-_LOST = "EnvPool keeps its state in C++ and cannot be set back to a point"
 _BOOKKEEPING = {"env_id", "players", "elapsed_step", "reward"}
 _TEXT = {"mission"}  # bytes of a sentence
 _SUCCESS = ("success", "is_success")
@@ -50,7 +49,7 @@ def make(
     return Isolated(factory) if isolated else factory()
 
 
-class EnvPoolVec:
+class EnvPoolVec(VecEnv):
     """`num_envs` native environments of one EnvPool task.
 
     EnvPool resets on the call *after* an episode's end: that call's row is not `valid`, the
@@ -58,6 +57,8 @@ class EnvPoolVec:
     here because an impossible one aborts the process inside EnvPool. Each environment has a seed
     of its own derived from the run's; EnvPool fixes seeds at construction, so `reset(seed)` builds
     the pool anew (some milliseconds).
+
+    EnvPool keeps its state in C++ and cannot be set back: `resume` is "dropped".
 
     Steps go past EnvPool's own conversion of actions and answers to nested dictionaries, a tenth of
     a step of 64 small environments, by the names of fields that its C++ gives.
@@ -78,8 +79,6 @@ class EnvPoolVec:
     Raises:
         ValueError: if there is no such task or field, or the task has several players.
     """
-
-    resume = "dropped"
 
     def __init__(
         self,
@@ -174,22 +173,6 @@ class EnvPoolVec:
             final_obs=self._nothing[0],
             final_info=self._nothing[1],
         )
-
-    def points(self) -> list[Point]:
-        """EnvPool cannot say where it stands."""
-        raise NotImplementedError(_LOST)
-
-    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
-        """EnvPool cannot be set back."""
-        raise NotImplementedError(_LOST)
-
-    def state_dict(self) -> dict[str, Any]:
-        """EnvPool cannot say where it stands."""
-        raise NotImplementedError(_LOST)
-
-    def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
-        """EnvPool cannot be set back."""
-        raise NotImplementedError(_LOST)
 
     def render(self, env_id: int = 0) -> np.ndarray:
         """Picture of one environment, [H, W, 3] uint8. Call `enable_rendering` before `reset`."""

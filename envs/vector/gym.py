@@ -18,15 +18,15 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from torch import Tensor
 
 from firstlight.envs.seeding import derive
-from firstlight.envs.types import Obs, Point, Step, take
-from firstlight.envs.vec import checked_actions, dig, dotted, lawful, leaves
+from firstlight.envs.types import Obs, Snapshot, Step, take
+from firstlight.envs.vec import VecEnv, checked_actions, dig, dotted, lawful, leaves
 from firstlight.envs.vector.child_process import SHUTDOWN_SECONDS, join_all
 from firstlight.envs.vector.replay import RecorderFactory
 
 Factory = Callable[[], gymnasium.Env]
 
 
-class GymVec:
+class GymVec(VecEnv):
     """Gymnasium environments stepped together, each reset with a seed of its own every episode.
 
     Text fields are not shown to the policy; a plain Box or Discrete observation becomes the field
@@ -113,11 +113,11 @@ class GymVec:
             final_info=final_info,
         )
 
-    def points(self) -> list[Point]:
+    def snapshots(self) -> list[Snapshot]:
         """Seed and actions of each open episode."""
         return list(self._vec.call("recorded"))
 
-    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
+    def restore(self, env_ids: Tensor, points: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
         """Live the episodes of `points` again; each worker process does its own."""
         ids = env_ids.tolist()
         answers = list(self._vec.call("replay", dict(zip(ids, points, strict=True))))
@@ -137,13 +137,13 @@ class GymVec:
 
     def state_dict(self) -> dict[str, Any]:
         """Where each environment stands, and how many episodes it began."""
-        points = [dataclasses.asdict(point) for point in self.points()]
+        points = [dataclasses.asdict(point) for point in self.snapshots()]
         return {"seed": self._seed, "episode": self._episode.copy(), "points": points}
 
     def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
         """Take such a state back, episode by episode."""
         self._seed, self._episode = state["seed"], state["episode"].copy()
-        points = [Point(**point) for point in state["points"]]
+        points = [Snapshot(**point) for point in state["points"]]
         return self.restore(torch.arange(self.num_envs), points)
 
     def render(self, env_id: int = 0) -> np.ndarray:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from firstlight.envs.seeding import derive
-from firstlight.envs.types import Obs, Point, Step, map_obs
-from firstlight.envs.vec import VecEnv, reported_of
+from firstlight.envs.types import Obs, Snapshot, Step, map_obs
+from firstlight.envs.vec import VecEnv
 from firstlight.envs.vector.child_process import (
     START_SECONDS,
     ChildProcess,
@@ -36,12 +36,12 @@ _CALM = 1000  # steps after which a death no longer counts as one more in a row
 log = logging.getLogger(__name__)
 
 
-class Isolated:
+class Isolated(VecEnv):
     """Any `VecEnv` in a child process; if the child dies, its open episodes do and no more.
 
     A death in `step` (a C++ abort, a kill, no answer for `timeout` seconds) is answered by a child
     begun anew and a row that is not `valid`, in which every environment opens an episode from a new
-    seed and is among `Step.lost_ids`: the runner counts the row before as truncated, so nothing
+    seed and is among `Step.crashed_ids`: the runner counts the row before as truncated, so nothing
     bootstraps across. Each death is logged with its cause, and counted in `restarts`. Exceptions
     of the environments, such as ValueError for an impossible action, are raised here as they are.
 
@@ -81,17 +81,8 @@ class Isolated:
             self._context.set_forkserver_preload([__name__])  # so that torch is imported once
         self._seed, self._steps, self._in_a_row = 0, 0, 0
         self._rendering, self._closed = False, False
-        told = self._start()
-        self.num_envs, self.success_threshold = told["num_envs"], told["success_threshold"]
-        self.obs_space, self.info_space = told["obs_space"], told["info_space"]
-        self.reported = told["reported"]
-        self.act_space, self._resume = told["act_space"], told["resume"]
-        self._renders = told["renders"]
-
-    @property
-    def resume(self) -> str:
-        """That of the environments inside."""
-        return self._resume
+        for name, value in self._start().items():
+            setattr(self, name, value)  # those that `_attributes` lists
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
         """Begin an episode everywhere; in a new child if the old one is dead."""
@@ -120,13 +111,13 @@ class Isolated:
         self._steps += 1
         return step
 
-    def points(self) -> list[Point]:
+    def snapshots(self) -> list[Snapshot]:
         """Where each environment stands."""
-        return self._call("points")
+        return self._call("snapshots")
 
-    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
+    def restore(self, env_ids: Tensor, snapshots: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
         """Set environments back to saved moments."""
-        return self._call("restore", env_ids, list(points))
+        return self._call("restore", env_ids, list(snapshots))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the environments stand, and what decides the seed after the next death."""
@@ -143,9 +134,8 @@ class Isolated:
 
     def enable_rendering(self) -> None:
         """Make ready for `render`, where that has to be said beforehand."""
-        self._rendering = self._renders
-        if self._renders:
-            self._call("enable_rendering")
+        self._rendering = True
+        self._call("enable_rendering")
 
     def close(self) -> None:
         """End the child; one that has not ended within 5 s is killed."""
@@ -166,7 +156,7 @@ class Isolated:
             final_ids=torch.zeros(0, dtype=torch.int64),
             final_obs=map_obs(lambda field: field[:0].clone(), obs),
             final_info=map_obs(lambda field: field[:0].clone(), info),
-            lost_ids=torch.arange(self.num_envs),
+            crashed_ids=torch.arange(self.num_envs),
         )
 
     def _begin_anew(self, death: WorkerDiedError) -> tuple[Obs, Obs]:
@@ -233,7 +223,7 @@ def serve(pipe: Any, factory: Callable[[], VecEnv]) -> None:
     lead_process_group()
     faulthandler.enable()
     torch.set_num_threads(1)
-    vec = serve_new(pipe, factory, _description)
+    vec = serve_new(pipe, factory, _attributes)
     if vec is None:
         return
     with contextlib.suppress(EOFError, OSError):  # the parent closed the pipe, or is gone
@@ -242,10 +232,10 @@ def serve(pipe: Any, factory: Callable[[], VecEnv]) -> None:
     vec.close()
 
 
-def _description(vec: VecEnv) -> dict[str, Any]:
-    names = ("num_envs", "obs_space", "info_space", "act_space", "success_threshold")
-    return {name: getattr(vec, name) for name in names} | {
-        "resume": getattr(vec, "resume", "dropped"),
-        "reported": reported_of(vec),
-        "renders": hasattr(vec, "enable_rendering"),
-    }
+def _attributes(vec: VecEnv) -> dict[str, Any]:
+    """The attributes of `vec` that `Isolated` has too."""
+    names = (
+        *("num_envs", "obs_space", "info_space", "act_space"),
+        *("success_threshold", "resume", "reported"),
+    )
+    return {name: getattr(vec, name) for name in names}

@@ -14,15 +14,15 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from firstlight.envs.types import Obs, Point, Step
-from firstlight.envs.vec import checked_actions, lawful
+from firstlight.envs.types import Obs, Snapshot, Step
+from firstlight.envs.vec import VecEnv, checked_actions, lawful
 from firstlight.envs.vector.gym import RegisteredEnv
 from firstlight.envs.vector.pool_memory import memfd
 from firstlight.envs.vector.pool_worker import RESET, STEP, Factory, WorkerTask
 from firstlight.envs.vector.worker_pool import WorkerPool
 
 
-class PoolVec:
+class PoolVec(VecEnv):
     """`num_envs` environments in `num_workers` processes, several in each, for what holds the GIL.
 
     Says what `GymVec` says for the same seeds, bit for bit. Observations, rewards, flags and
@@ -33,8 +33,8 @@ class PoolVec:
 
     An environment that raises loses its episode and is made anew. A worker that dies, or gives no
     answer for `timeout` seconds, is replaced, and all its open episodes are lost. What is lost
-    opens a new episode in a row that is not `valid` and is among `Step.lost_ids`; a warning names
-    the environment, the episode's seed, the last action and the stack. All that is counted in
+    opens a new episode in a row that is not `valid` and is among `Step.crashed_ids`; a warning
+    names the environment, the episode's seed, the last action and the stack. All that is counted in
     `restarts`. RuntimeError is raised beyond `max_restarts`, and for an environment that cannot
     begin an episode three times in a row.
 
@@ -165,7 +165,7 @@ class PoolVec:
 
         Returns:
             env_ids [M] int64, ascending, and a step whose fields are [M, ...]: row m is environment
-            ``env_ids[m]``. `final_ids` and `lost_ids` name environments, not rows.
+            ``env_ids[m]``. `final_ids` and `crashed_ids` name environments, not rows.
         """
         pool, memory = self._ready(), self._memory
         if not 0 < min_envs <= pool.num_pending:
@@ -190,16 +190,16 @@ class PoolVec:
             final_ids=torch.from_numpy(ids[over]),
             final_obs=_tensors(memory.final_obs, ids[over]),
             final_info=_tensors(memory.final_info, ids[over]),
-            lost_ids=torch.from_numpy(ids[lost]),
+            crashed_ids=torch.from_numpy(ids[lost]),
         )
         return torch.from_numpy(ids), step
 
-    def points(self) -> list[Point]:
+    def snapshots(self) -> list[Snapshot]:
         """Seed and actions of each open episode."""
         pool = self._idle()
-        return [point for worker in pool.workers for point in pool.call(worker, "points")]
+        return [point for worker in pool.workers for point in pool.call(worker, "snapshots")]
 
-    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
+    def restore(self, env_ids: Tensor, points: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
         """Live the episodes of `points` again; each worker does its own."""
         goals = dict(zip(env_ids.tolist(), points, strict=True))
         lost = self._idle().restore(goals)
@@ -207,7 +207,7 @@ class PoolVec:
 
     def state_dict(self) -> dict[str, Any]:
         """Where each environment stands, the episodes it began, and the restarts."""
-        points, pool = [dataclasses.asdict(point) for point in self.points()], self._pool
+        points, pool = [dataclasses.asdict(point) for point in self.snapshots()], self._pool
         state = {"seed": pool.seed, "episode": pool.episode.copy(), "points": points}
         return state | {"owed": pool.unreported.copy(), "restarts": pool.restarts}
 
@@ -217,7 +217,7 @@ class PoolVec:
         pool.seed, pool.episode[:] = state["seed"], state["episode"]
         pool.restarts = state["restarts"]
         pool.publish_seeds()
-        points = [Point(**point) for point in state["points"]]
+        points = [Snapshot(**point) for point in state["points"]]
         obs, info, lost = self.restore(torch.from_numpy(self._everyone), points)
         return obs, info, lost | torch.from_numpy(state["owed"])
 

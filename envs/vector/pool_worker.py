@@ -20,7 +20,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
 from firstlight.envs.seeding import derive
-from firstlight.envs.types import Point
+from firstlight.envs.types import Snapshot
 from firstlight.envs.vec import dig
 from firstlight.envs.vector.buffered import attach_buffers
 from firstlight.envs.vector.child_service import (
@@ -138,11 +138,11 @@ class WorkerEnvironments:
             self._reset(i)
         self._set_current(NO_ENV)
 
-    def points(self) -> list[Point]:
+    def snapshots(self) -> list[Snapshot]:
         """Seed and actions of each open episode."""
         return [env.recorded() for env in self.envs.values()]
 
-    def restore(self, points: Mapping[int, Point]) -> list[int]:
+    def restore(self, points: Mapping[int, Snapshot]) -> list[int]:
         """Restore episodes by replaying their seeds and actions.
 
         Args:

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from firstlight.envs.types import Point
+from firstlight.envs.types import Snapshot
 from firstlight.envs.vector.child_service import prepare_child_process
 
 
@@ -48,12 +48,12 @@ class Recorder(gymnasium.Wrapper):
         self._digest = digest(answer[:4], self._digest)
         return answer
 
-    def recorded(self) -> Point:
+    def recorded(self) -> Snapshot:
         """How the open episode came to where it stands."""
         actions = torch.from_numpy(self._actions[: self._taken].copy()) if self._taken else None
-        return Point(seed=self._seed, actions=actions, digest=self._digest)
+        return Snapshot(seed=self._seed, actions=actions, digest=self._digest)
 
-    def replay(self, points: Mapping[int, Point]) -> tuple[Any, Any] | None:
+    def replay(self, points: Mapping[int, Snapshot]) -> tuple[Any, Any] | None:
         """Go to the point of this copy. Returns obs and info there.
 
         None if there is no such point, or the environment answered differently this time.

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from firstlight.envs.seeding import derive
-from firstlight.envs.types import Point
+from firstlight.envs.types import Snapshot
 from firstlight.envs.vector.child_process import (
     SHUTDOWN_SECONDS,
     START_SECONDS,
@@ -150,7 +150,7 @@ class WorkerPool:
         """
         return self._call(worker, method, *args, seconds=self.timeout)
 
-    def restore(self, points: Mapping[int, Point]) -> list[int]:
+    def restore(self, points: Mapping[int, Snapshot]) -> list[int]:
         """Restore episodes by replay.
 
         Args:

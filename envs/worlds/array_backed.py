@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from firstlight.envs.types import Obs, Point
+from firstlight.envs.types import Obs, Snapshot
+from firstlight.envs.vec import VecEnv
 
 
-class Saved(ABC):
+class Saved(VecEnv):
     """A world whose state is some tensors or arrays with a row for each environment.
 
     Attributes:
@@ -22,18 +23,17 @@ class Saved(ABC):
     """
 
     resume = "state"
-    num_envs: int
     _rows: ClassVar[tuple[str, ...]]
 
-    def points(self) -> list[Point]:
+    def snapshots(self) -> list[Snapshot]:
         """Where each environment stands, for `restore`."""
         rows = {name: torch.as_tensor(getattr(self, f"_{name}")) for name in self._rows}
         return [
-            Point(arrays={name: row[i].clone() for name, row in rows.items()})
+            Snapshot(arrays={name: row[i].clone() for name, row in rows.items()})
             for i in range(self.num_envs)
         ]
 
-    def restore(self, env_ids: Tensor, points: Sequence[Point]) -> tuple[Obs, Obs, Tensor]:
+    def restore(self, env_ids: Tensor, points: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
         """Set environments back to saved `points`; none is ever lost."""
         for name in self._rows:
             before = getattr(self, f"_{name}")
@@ -48,11 +48,11 @@ class Saved(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Where each environment stands."""
-        return {"points": [dataclasses.asdict(point) for point in self.points()]}
+        return {"points": [dataclasses.asdict(point) for point in self.snapshots()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
         """Take such a state back."""
-        return self.restore(torch.arange(self.num_envs), [Point(**p) for p in state["points"]])
+        return self.restore(torch.arange(self.num_envs), [Snapshot(**p) for p in state["points"]])
 
     @abstractmethod
     def _shown(self, ids: Tensor) -> tuple[Obs, Obs]:

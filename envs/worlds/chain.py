@@ -36,7 +36,6 @@ class Chain(Saved):
     """
 
     _rows = ("position", "elapsed", "over")
-    success_threshold: float | None = None
 
     def __init__(
         self,
@@ -107,9 +106,6 @@ class Chain(Saved):
         cells[-1] = (40, 120, 40)
         cells[int(self._position[env_id])] = (250, 210, 80)
         return np.kron(cells[None], np.ones((16, 16, 1), np.uint8))
-
-    def close(self) -> None:
-        """Nothing to free."""
 
     def _shown(self, ids: Tensor) -> tuple[Obs, Obs]:
         here = self._position[ids]

@@ -67,7 +67,6 @@ class Race(Saved):
     """
 
     _rows = ("car", "farthest", "elapsed", "over", "draw")
-    success_threshold: float | None = None
     reported = ("covered",)
 
     def __init__(
@@ -177,9 +176,6 @@ class Race(Saved):
             x, y = ((places - low) * 50).astype(int).T
             picture[height - 1 - y.clip(0, height - 1), x.clip(0, width - 1)] = colour
         return picture
-
-    def close(self) -> None:
-        """Nothing to free."""
 
     def _open(self, rows: np.ndarray) -> None:
         """Begin episodes in the `rows` [N] bool."""

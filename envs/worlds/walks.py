@@ -52,7 +52,6 @@ class Walks(Saved):
     """
 
     _rows = ("cell", "elapsed", "over", "noise", "visited")
-    success_threshold: float | None = None
 
     def __init__(
         self,
@@ -154,9 +153,6 @@ class Walks(Saved):
         x, y = divmod(int(self._cell[env_id]), self.height)
         cells[y, x] = (250, 210, 80)
         return np.kron(cells, np.ones((12, 12, 1), np.uint8))
-
-    def close(self) -> None:
-        """Nothing to free."""
 
     def _shown(self, ids: Tensor) -> tuple[Obs, Obs]:
         return self._obs(ids), self._info(ids)

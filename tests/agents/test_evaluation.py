@@ -12,10 +12,11 @@ from torch import nn
 from firstlight.agents.evaluation import evaluate, record
 from firstlight.envs.runner import RandomActor
 from firstlight.envs.types import Step
+from firstlight.envs.vec import VecEnv
 from firstlight.envs.worlds.chain import Chain
 
 
-class Clocks:
+class Clocks(VecEnv):
     """Environment i plays episodes of length i + 1, each paying its length at its end.
 
     With `next_step` the call after an end only resets, and claims an absurd reward and end.

@@ -12,6 +12,7 @@ from firstlight.agents import MLP, ActorCritic
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import check
+from firstlight.envs.vec import VecEnv
 from firstlight.envs.vector.envpool import EnvPoolVec
 from firstlight.envs.vector.gym import GymVec
 from firstlight.envs.worlds.chain import Chain
@@ -31,11 +32,12 @@ VECS = {
 each_vec = pytest.mark.parametrize("name", VECS)
 
 
-class Recorder:
-    """Hands on to `vec`, in the foreground, and keeps what went by."""
+class Recorder(VecEnv):
+    """Passes everything on to `vec` and keeps a list of it."""
 
     def __init__(self, vec):
         self.num_envs, self.vec = vec.num_envs, vec
+        self.obs_space, self.info_space = vec.obs_space, vec.info_space
         self.seeds, self.opened, self.actions, self.steps = [], [], [], []
 
     def reset(self, seed=None):

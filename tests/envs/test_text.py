@@ -28,9 +28,8 @@ from firstlight.envs.minigrid.cells import (
 )
 from firstlight.envs.minigrid.gridworld import GridWorld
 from firstlight.envs.runner import RandomActor, Runner
-from firstlight.envs.text import TextTable, encode_text, table_of
-from firstlight.envs.types import Point
-from firstlight.envs.vec import in_background
+from firstlight.envs.text import TextTable, encode_text
+from firstlight.envs.types import Snapshot
 from firstlight.scripts.build import make_vec
 
 FORWARD, PICKUP, DROP, TOGGLE, DONE = 2, 3, 4, 5, 6
@@ -118,7 +117,7 @@ def facing(front, hand=0, target=0):
     grid[4, 3] = front
     arrays = {"grid": grid, "agent": torch.tensor([3, 3, 0]), "target": torch.tensor(target)}
     arrays |= {name: torch.tensor(0) for name in ("elapsed", "rng")}
-    return Point(arrays={**arrays, "carrying": torch.tensor(hand)})
+    return Snapshot(arrays={**arrays, "carrying": torch.tensor(hand)})
 
 
 def test_captions_say_what_each_environment_did():
@@ -126,7 +125,7 @@ def test_captions_say_what_each_environment_did():
     _, info = vec.reset(0)
     assert info["text_id"].tolist() == [0] * 4
     mission = "use the key to open the door and then get to the goal"
-    assert [vec.texts.text(i) for i in info["mission_id"].tolist()] == [mission] * 4
+    assert [vec.text_table.text(i) for i in info["mission_id"].tolist()] == [mission] * 4
     door = DOOR | RED << 4 | LOCKED << 7
     vec.restore(
         torch.arange(4),
@@ -138,10 +137,10 @@ def test_captions_say_what_each_environment_did():
         ],
     )
     step = vec.step(torch.tensor([PICKUP, TOGGLE, TOGGLE, FORWARD]))
-    told = [vec.texts.text(i) for i in step.info["text_id"].tolist()]
+    told = [vec.text_table.text(i) for i in step.info["text_id"].tolist()]
     assert told == ["picked up the yellow key", "unlocked the red door", "", ""]
     assert step.terminated.tolist() == [False, False, False, True]
-    assert [vec.texts.text(i) for i in step.final_info["text_id"]] == ["reached the goal"]
+    assert [vec.text_table.text(i) for i in step.final_info["text_id"]] == ["reached the goal"]
     assert vec.step(torch.full((4,), DONE)).info["text_id"].tolist() == [0] * 4
 
 
@@ -156,7 +155,7 @@ def test_a_users_own_caption_hears_of_every_step():
     vec.reset(0)
     step = vec.step(torch.tensor([DONE, 0]))
     assert heard == [(DONE, (7, 7, 3), (7, 7, 3), 0.0), (0, (7, 7, 3), (7, 7, 3), 0.0)]
-    assert [vec.texts.text(i) for i in step.info["text_id"].tolist()] == ["did 6", "did 0"]
+    assert [vec.text_table.text(i) for i in step.info["text_id"].tolist()] == ["did 6", "did 0"]
 
 
 @pytest.mark.parametrize("backend", ["native", "envpool", "python"])
@@ -173,7 +172,7 @@ def test_every_backend_tells_the_same_sentences(backend, view):
         said |= set(step.info["text_id"].tolist())
         missions |= set(step.info["mission_id"].tolist())
         assert (step.info["text_id"][step.is_first] == 0).all()
-    texts = table_of(vec)
+    texts = vec.text_table
     assert len(missions) > 3
     assert all(texts.text(i).startswith("pick up the ") for i in missions)
     assert {texts.text(i).split()[0] for i in said if i} & {"opened", "closed"}
@@ -191,14 +190,14 @@ def test_numbers_and_the_last_event_outlive_a_checkpoint():
     told = [vec.step(action) for action in actions[:30]]
     state = vec.state_dict()
     ahead = [vec.step(action).info for action in actions[30:]]
-    other.texts.intern("another run's sentence")
+    other.text_table.intern("another run's sentence")
     _, info, _ = other.load_state_dict(state)
     assert torch.equal(info["text_id"], told[-1].info["text_id"])
     for action, expected in zip(actions[30:], ahead, strict=True):
         got = other.step(action).info
         assert all(torch.equal(got[name], expected[name]) for name in expected)
-    assert other.texts.state_dict() == vec.texts.state_dict()
-    assert len(vec.texts) > 4
+    assert other.text_table.state_dict() == vec.text_table.state_dict()
+    assert len(vec.text_table) > 4
 
 
 @pytest.mark.parametrize("view", ["partial", "map"])
@@ -212,15 +211,15 @@ def test_numbers_outlive_even_episodes_that_are_dropped(view):
 
     (vec, runner), (other, restored) = make(), make()
     runner.collect(RandomActor(vec.act_space), 40)
-    table_of(other).intern("what this one said first")
+    other.text_table.intern("what this one said first")
     lost = restored.load_state_dict(runner.state_dict())
     assert len(lost) == 8
-    assert len(table_of(vec)) > 4
-    assert table_of(other).state_dict() == table_of(vec).state_dict()
-    known = len(table_of(other))
+    assert len(vec.text_table) > 4
+    assert other.text_table.state_dict() == vec.text_table.state_dict()
+    known = len(other.text_table)
     rollout = restored.collect(RandomActor(other.act_space), 40)
-    assert len(table_of(other)) >= known  # the old numbers stand, new ones follow
-    said = {table_of(other).text(int(i)) for i in rollout.info["text_id"].unique()}
+    assert len(other.text_table) >= known  # the old numbers stand, new ones follow
+    said = {other.text_table.text(int(i)) for i in rollout.info["text_id"].unique()}
     assert "what this one said first" not in said
     vec.close()
     other.close()
@@ -228,7 +227,6 @@ def test_numbers_outlive_even_episodes_that_are_dropped(view):
 
 def test_a_caption_hears_of_a_step_made_in_the_background():
     vec = minigrid.make("MiniGrid-DoorKey-5x5-v0", num_envs=2, backend="envpool", text=True)
-    assert in_background(vec)
     vec.reset(0)
     vec.send(torch.tensor([DONE, 0]))
     ahead = vec.recv()
@@ -252,7 +250,7 @@ def test_a_caption_can_be_named_in_a_config():
     vec = make_vec(OmegaConf.create({"_target_": target, **task, "text": True, "caption": caption}))
     vec.reset(0)
     step = vec.step(torch.tensor([DONE, 0]))
-    said = [table_of(vec).text(i) for i in step.info["text_id"].tolist()]
+    said = [vec.text_table.text(i) for i in step.info["text_id"].tolist()]
     assert said == ["ACTION 6!", "ACTION 0!"]
     with pytest.raises(ValueError, match="text=True"):
         minigrid.make("MiniGrid-DoorKey-5x5-v0", caption=shout)
@@ -261,8 +259,7 @@ def test_a_caption_can_be_named_in_a_config():
 def test_without_text_there_is_no_table():
     for view in ("partial", "map"):
         vec = minigrid.make("MiniGrid-DoorKey-5x5-v0", num_envs=1, backend="native", view=view)
-        with pytest.raises(ValueError, match="text=True"):
-            table_of(vec)
+        assert vec.text_table is None
 
 
 def test_captions_need_the_partial_view():

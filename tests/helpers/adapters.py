@@ -11,8 +11,8 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from firstlight.envs.types import Point, Step, take
-from firstlight.envs.vec import checked_actions
+from firstlight.envs.types import Snapshot, Step, take
+from firstlight.envs.vec import VecEnv, checked_actions
 from firstlight.envs.vector.envpool import EnvPoolVec
 from firstlight.envs.vector.gym import GymVec
 
@@ -78,10 +78,10 @@ def pool(task, num_envs=3, steps=12, **options):
     )
 
 
-class Lawful:
+class Lawful(VecEnv):
     """Counters that begin at a level drawn from the seed and end after a drawn number of steps."""
 
-    resume, success_threshold, num_envs = "state", None, 4
+    resume, num_envs = "state", 4
     obs_space = spaces.Dict({"level": spaces.Discrete(1000), "time": spaces.Box(0, 99, (1,))})
     info_space = spaces.Dict({"sum": spaces.Box(0, 999, (), np.int64)})
     act_space = spaces.Discrete(3)
@@ -138,27 +138,23 @@ class Lawful:
     def info(self, ids=slice(None)):
         return {"sum": torch.from_numpy(self.sum.copy())[ids]}
 
-    def points(self):
+    def snapshots(self):
         rows = zip(*(torch.from_numpy(getattr(self, name).copy()) for name in NUMBERS), strict=True)
-        return [Point(arrays=dict(zip(NUMBERS, row, strict=True))) for row in rows]
+        return [Snapshot(arrays=dict(zip(NUMBERS, row, strict=True))) for row in rows]
 
-    def restore(self, env_ids, points):
-        for n, point in zip(env_ids.tolist(), points, strict=True):
-            for name, number in point.arrays.items():
+    def restore(self, env_ids, snapshots):
+        for n, snapshot in zip(env_ids.tolist(), snapshots, strict=True):
+            for name, number in snapshot.arrays.items():
                 getattr(self, name)[n] = number
-        lost = torch.zeros(len(env_ids), dtype=torch.bool)
-        return self.obs(env_ids), self.info(env_ids), lost
+        return self.obs(env_ids), self.info(env_ids), torch.zeros(len(env_ids), dtype=torch.bool)
 
     def state_dict(self):
-        return {"points": self.points(), "rngs": [rng.bit_generator.state for rng in self.rngs]}
+        return {"points": self.snapshots(), "rngs": [rng.bit_generator.state for rng in self.rngs]}
 
     def load_state_dict(self, state):
         for rng, saved in zip(self.rngs, state["rngs"], strict=True):
             rng.bit_generator.state = saved
         return self.restore(torch.arange(self.num_envs), state["points"])
-
-    def close(self):
-        pass
 
 
 def spoilt(change):
@@ -243,10 +239,8 @@ class ChangesItsMode(Lawful):
         return answer
 
 
-class Joined:
+class Joined(VecEnv):
     """Environments of Gymnasium, each alone in a `GymVec`, in either mode of autoreset."""
-
-    resume, success_threshold = "dropped", None
 
     def __init__(self, factories, mode):
         self.parts, self.mode = [GymVec([factory]) for factory in factories], mode

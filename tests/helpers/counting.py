@@ -198,7 +198,7 @@ class Ledger:
         ids = range(len(self.now)) if ids is None else ids.tolist()
         rows = zip(ids, step.obs["count"].tolist(), strict=True)
         finals = dict(zip(step.final_ids.tolist(), step.final_obs["count"].tolist(), strict=True))
-        lost = step.lost_ids.tolist()
+        lost = step.crashed_ids.tolist()
         for m, (i, row) in enumerate(rows):
             seed, past = self.now[i]
             assert bool(step.valid[m]) == (i not in lost)

@@ -7,6 +7,7 @@ import torch
 from gymnasium import spaces
 
 from firstlight.envs.types import Step, map_obs
+from firstlight.envs.vec import VecEnv
 from firstlight.envs.vector.envpool import EnvPoolVec
 
 EMPTY, DOOR = 1, 4
@@ -151,7 +152,7 @@ def episodes_of(task, *, num_envs=4, steps=150, seed=0, **options):
     return out
 
 
-class Played:
+class Played(VecEnv):
     """Shows recorded episodes again, one list for each environment, whatever one does.
 
     Attributes:
@@ -164,8 +165,6 @@ class Played:
     )
     info_space = spaces.Dict({})
     act_space = spaces.Discrete(7)
-    success_threshold = None
-    resume = "dropped"
 
     def __init__(self, episodes, *, same_step):
         self.episodes, self.num_envs, self.same_step = episodes, len(episodes), same_step

@@ -146,7 +146,7 @@ class _Columns:
         self.action, self.reward, self.keys = rollout.action.cpu(), rollout.reward.cpu(), keys
         self.valid, truncated = rollout.valid.cpu(), rollout.truncated.cpu()
         done = (rollout.terminated.cpu() | truncated) & self.valid
-        lost = torch.zeros_like(done) if rollout.lost is None else rollout.lost.cpu()
+        lost = torch.zeros_like(done) if rollout.crashed is None else rollout.crashed.cpu()
         first = rollout.is_first.cpu()
         moments = first.clone()
         moments[:-1] |= done

@@ -176,7 +176,7 @@ def test_an_episode_that_died_with_its_environment_is_left_out():
     t, n = ends[0].tolist()
     lost = torch.zeros_like(rollout.truncated)
     lost[t, n] = True
-    found = ranked([dataclasses.replace(rollout, lost=lost)])
+    found = ranked([dataclasses.replace(rollout, crashed=lost)])
     assert len(found) == len(ranked([rollout])) - 1
 
 

@@ -33,7 +33,7 @@ from firstlight.envs.minigrid.gridworld_kernels import LIGHT
 from firstlight.envs.minigrid.levels_kernels import begin_draws, draw
 from firstlight.envs.minigrid.python_backend import Factory
 from firstlight.envs.minigrid.tasks import TASKS
-from firstlight.envs.types import Point
+from firstlight.envs.types import Snapshot
 
 WORD = 2**64 - 1
 CHANNELS = ("agent_pos", "full_grid", "mission")
@@ -106,7 +106,7 @@ def point_of(env):
         "target": np.int64(0 if target is None else pack(np.array(target.encode(), np.uint8))),
         "rng": np.int64(0),
     }
-    return Point(arrays={name: torch.as_tensor(np.asarray(a)) for name, a in arrays.items()})
+    return Snapshot(arrays={name: torch.as_tensor(np.asarray(a)) for name, a in arrays.items()})
 
 
 def busy_action(image, numbers):

@@ -24,7 +24,7 @@ from firstlight.envs.minigrid.draw import TILE, tile
 from firstlight.envs.minigrid.gridworld import GridWorld
 from firstlight.envs.minigrid.tasks import TASKS
 from firstlight.envs.runner import RandomActor, Runner
-from firstlight.envs.types import Point, check
+from firstlight.envs.types import Snapshot, check
 
 LEFT, RIGHT, FORWARD, PICKUP, DONE = 0, 1, 2, 3, 6
 
@@ -77,7 +77,7 @@ def test_an_end_shows_both_the_last_cell_and_the_next_level():
 def test_a_goal_on_the_last_step_is_an_end_of_its_own():
     world = GridWorld("MiniGrid-MultiRoom-N2-S4-v0", num_envs=1, max_steps=1)
     world.reset(0)
-    (point,) = world.points()
+    (point,) = world.snapshots()
     point.arrays["grid"][:] = EMPTY
     point.arrays["grid"][5, 5] = GOAL | GREEN << 4
     point.arrays["agent"][:] = torch.tensor([4, 5, 0])
@@ -112,7 +112,7 @@ def test_the_world_goes_on_from_its_saved_state():
 def test_a_point_is_a_moment_to_come_back_to():
     world = GridWorld("MiniGrid-DoorKey-8x8-v0", num_envs=3, full_grid=True)
     world.reset(0)
-    points = world.points()
+    points = world.snapshots()
     before = world._look(world._all)["full_grid"]
     for t in range(10):
         world.step(torch.full((3,), t % 3))
@@ -122,7 +122,7 @@ def test_a_point_is_a_moment_to_come_back_to():
     assert np.array_equal(info["full_grid"], before[[2, 1]])
     assert np.array_equal(world._look(world._all)["full_grid"][[2, 0]], before[[2, 1]])
     with pytest.raises(ValueError, match="saved arrays"):
-        world.restore(ids, [Point(seed=0), Point(seed=1)])
+        world.restore(ids, [Snapshot(seed=0), Snapshot(seed=1)])
 
 
 def test_what_a_step_told_stays_what_it_was():
@@ -211,7 +211,7 @@ def test_the_package_knows_none_of_the_papers_ids():
 def test_taking_the_target_and_nothing_else_ends_the_maze(front, hand, ends):
     world = GridWorld("MiniGrid-ObstructedMaze-1Dlhb-v0", num_envs=1)
     world.reset(0)
-    (point,) = world.points()
+    (point,) = world.snapshots()
     point.arrays["grid"][:] = EMPTY
     point.arrays["grid"][5, 3] = front
     point.arrays["agent"][:] = torch.tensor([4, 3, 0])

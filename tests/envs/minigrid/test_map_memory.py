@@ -185,7 +185,7 @@ def test_a_point_brings_its_map_along_and_the_lost_forget_theirs():
     vec.reset(1)
     numbers = torch.Generator().manual_seed(0)
     play(vec, torch.randint(7, (60, 3), generator=numbers))
-    points, charts, poses = vec.points(), [vec.chart(n) for n in range(3)], vec.pose()
+    points, charts, poses = vec.snapshots(), [vec.chart(n) for n in range(3)], vec.pose()
     play(vec, torch.randint(7, (60, 3), generator=numbers))
     stays = vec.chart(1)
     points[2] = dataclasses.replace(points[2], digest=1)  # will answer differently
@@ -199,14 +199,14 @@ def test_a_point_brings_its_map_along_and_the_lost_forget_theirs():
     begun = SlowMap(view, int(obs["direction"][1]))
     np.testing.assert_array_equal(vec.chart(0), begun.chart())
     with pytest.raises(ValueError, match="no map"):
-        vec.restore(torch.tensor([0]), vec._vec.points()[:1])
+        vec.restore(torch.tensor([0]), vec._vec.snapshots()[:1])
 
 
 def test_envpool_says_that_it_cannot_be_set_back():
     vec = mapped("DoorKey-5x5")
     assert vec.resume == "dropped"
-    for method in (vec.points, vec.state_dict):
-        with pytest.raises(NotImplementedError, match="set back"):
+    for method in (vec.snapshots, vec.state_dict):
+        with pytest.raises(NotImplementedError, match="EnvPoolVec"):
             method()
 
 

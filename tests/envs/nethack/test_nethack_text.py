@@ -18,7 +18,7 @@ def test_text_ids_are_numbers_of_the_messages(keys):
     told = Messages(make("score", num_envs=2, keys=KEYS, max_episode_steps=13), texts=texts)
     if keys != KEYS:
         told = make("score", num_envs=2, keys=keys, max_episode_steps=13, text=True)
-        texts = told.texts
+        texts = told.text_table
     plain.reset(0)
     told.reset(0)
     assert set(told.obs_space.spaces) == set(keys)
@@ -34,14 +34,14 @@ def test_text_ids_are_numbers_of_the_messages(keys):
 
 def test_text_ids_outlive_a_checkpoint():
     one, two = (make("score", num_envs=2, max_episode_steps=13, text=True) for _ in range(2))
-    two.texts.intern("in the way")
+    two.text_table.intern("in the way")
     one.reset(0)
     list(random_steps(one, 20))
     _, _, lost = two.load_state_dict(one.state_dict())
     assert not lost.any()
     for a, b in zip(random_steps(one, 20, 1), random_steps(two, 20, 1), strict=True):
         assert (a.info["text_id"] == b.info["text_id"]).all()
-    assert one.texts.state_dict() == two.texts.state_dict()
+    assert one.text_table.state_dict() == two.text_table.state_dict()
 
 
 def test_a_picture_shows_every_character_in_its_colour():

@@ -9,9 +9,9 @@ import torch
 from gymnasium import spaces
 
 from firstlight.envs import minigrid
+from firstlight.envs.runner import Runner
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import Step
-from firstlight.envs.vec import reported_of
 from firstlight.envs.vector.gym import GymVec, make
 from firstlight.envs.wrapper import VecWrapper
 
@@ -369,7 +369,7 @@ def test_what_cannot_be_reported_is_refused(name, complaint):
     channels = spaces.Dict({"depth": number, "wide": wide, "return": number})
     vec = GymVec([Clock], info_space=channels, reported=("depth", name))
     with pytest.raises(ValueError, match=f"{name!r} .*{complaint}"):
-        reported_of(vec)
+        Runner(vec)
 
 
 def test_a_wrapper_that_leaves_a_channel_out_does_not_report_it():
@@ -377,8 +377,8 @@ def test_a_wrapper_that_leaves_a_channel_out_does_not_report_it():
     inner = GymVec([Clock], info_space=channels, reported=("depth", "gold"))
     outer = VecWrapper(inner)
     outer.info_space = spaces.Dict({"gold": channels["gold"]})
-    assert reported_of(inner) == ("depth", "gold")
-    assert reported_of(outer) == ("gold",)
+    assert inner.reported == ("depth", "gold")
+    assert outer.reported == ("gold",)
 
 
 def test_pictures_need_the_render_mode():

@@ -69,7 +69,7 @@ def test_a_kill_opens_new_episodes_in_a_row_that_is_not_valid(vec, caplog):
     began = time.monotonic()
     step = vec.step(still())
     assert time.monotonic() - began < 30  # below 1 s on an idle machine
-    assert step.lost_ids.tolist() == [0, 1, 2]
+    assert step.crashed_ids.tolist() == [0, 1, 2]
     assert step.is_first.all()
     for flag in (step.valid, step.terminated, step.truncated, step.reward):
         assert not flag.any()
@@ -78,7 +78,7 @@ def test_a_kill_opens_new_episodes_in_a_row_that_is_not_valid(vec, caplog):
     step = vec.step(still())
     assert step.valid.all()
     assert step.obs["obs"][:, 0].tolist() == [1] * N
-    assert len(step.lost_ids) == 0
+    assert len(step.crashed_ids) == 0
     assert vec.restarts == 1
     assert "GymVec" in caplog.text
     assert "died of SIGKILL in step with actions [0, 0, 0]" in caplog.text
@@ -108,7 +108,7 @@ def test_whatever_it_dies_of_is_named_and_got_over(action, cause, caplog):
     vec = isolated()
     vec.reset(0)
     vec.timeout = 2.0 if action == SLEEP else 60.0
-    assert len(vec.step(torch.tensor([ON, action, ON])).lost_ids) == N
+    assert len(vec.step(torch.tensor([ON, action, ON])).crashed_ids) == N
     assert f"died of {cause} in step with actions [0, {action}, 0]" in caplog.text
     assert vec.step(still()).valid.all()
     vec.close()
@@ -118,7 +118,7 @@ def test_an_abort_in_envpool_s_own_code_is_got_over(caplog):
     vec = Isolated(functools.partial(Unchecked, "MiniGrid-Empty-5x5-v0", num_envs=2, num_threads=1))
     vec.reset(0)
     step = vec.step(torch.tensor([0, 99]))
-    assert step.lost_ids.tolist() == [0, 1]
+    assert step.crashed_ids.tolist() == [0, 1]
     assert "Unchecked('MiniGrid-Empty-5x5-v0', num_envs=2, num_threads=1)" in caplog.text
     assert "SIGABRT" in caplog.text
     assert vec.step(torch.tensor([0, 6])).valid.all()
@@ -128,7 +128,7 @@ def test_an_abort_in_envpool_s_own_code_is_got_over(caplog):
 def test_too_many_deaths_in_a_row_are_an_error(caplog):
     vec = isolated(Doomed, max_restarts=2)
     vec.reset(0)
-    lost = [len(vec.step(still(1)).lost_ids) for _ in range(8)]
+    lost = [len(vec.step(still(1)).crashed_ids) for _ in range(8)]
     assert lost == [0, 0, 1, 0, 0, 1, 0, 0]
     with pytest.raises(WorkerDiedError, match=r"^3 deaths in a row: .*SIGABRT in step"):
         vec.step(still(1))
@@ -144,7 +144,7 @@ def test_deaths_far_apart_are_not_in_a_row(monkeypatch):
     monkeypatch.setattr(module, "_CALM", 2)
     vec = isolated(Doomed, max_restarts=1)
     vec.reset(0)
-    lost = sum(len(vec.step(still(1)).lost_ids) for _ in range(9))
+    lost = sum(len(vec.step(still(1)).crashed_ids) for _ in range(9))
     assert lost == vec.restarts == 3
     vec.close()
 
@@ -167,7 +167,7 @@ def test_it_goes_back_to_where_it_was_and_counts_its_deaths_on(vec):
     vec.step(still())
     kill(vec)
     vec.step(still())
-    state, points = vec.state_dict(), vec.points()
+    state, points = vec.state_dict(), vec.snapshots()
     future = [said(vec.step(still())) for _ in range(8)]
     obs, _, lost = vec.restore(torch.tensor([2]), points[2:])
     assert obs["obs"][0, 0] == 0
@@ -184,7 +184,7 @@ def test_a_death_outside_of_a_step_is_raised_and_the_next_step_gets_over_it(vec)
     kill(vec)
     with pytest.raises(OSError, match="died of SIGKILL in state_dict"):  # so a save is skipped
         vec.state_dict()
-    assert len(vec.step(still()).lost_ids) == N
+    assert len(vec.step(still()).crashed_ids) == N
     assert vec.step(still()).valid.all()
 
 
@@ -246,5 +246,5 @@ def test_envpool_makes_either():
     assert isinstance(vec, Isolated)
     rollout = Runner(vec).collect(RandomActor(vec.act_space), 40)
     assert (~rollout.valid).any()
-    assert rollout.lost is None
+    assert rollout.crashed is None
     vec.close()

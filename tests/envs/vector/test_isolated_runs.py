@@ -51,7 +51,7 @@ def test_the_row_before_a_death_is_truncated_and_bootstraps_from_what_it_last_sa
     assert rollout.truncated[:, 0].nonzero().flatten().tolist() == [3]
     assert rollout.terminated[:, 0].nonzero().flatten().tolist() == [10]
     assert rollout.is_first[:, 0].nonzero().flatten().tolist() == [0, 5, 11]
-    assert torch.equal(rollout.lost, rollout.truncated)
+    assert torch.equal(rollout.crashed, rollout.truncated)
     assert rollout.obs["obs"][4, :, 0].tolist() == [4] * N  # what row 3 led to is still there
     rewards = RewardMixer({"reward": Term(gamma=0.9)})(rollout, {})
     last = 10 + rollout.final_obs["obs"][:, :1]
@@ -60,7 +60,7 @@ def test_the_row_before_a_death_is_truncated_and_bootstraps_from_what_it_last_sa
     advantage = gae(*args, rollout.valid, 0.95)
     assert advantage[3, 0].item() == pytest.approx(1 + 0.9 * 14 - 13)  # not the next episode's
     assert advantage[2, 0].item() == pytest.approx(1 + 0.9 * 13 - 12 + 0.9 * 0.95 * 0.6, rel=1e-4)
-    assert rollout.slice(2, 6).lost.sum() == N
+    assert rollout.slice(2, 6).crashed.sum() == N
 
 
 def test_a_death_right_after_an_end_cuts_nothing(vec):
@@ -68,7 +68,7 @@ def test_a_death_right_after_an_end_cuts_nothing(vec):
     rollout = check(runner.collect(Scripted({6: ABORT}), 9))
     assert rollout.terminated[:, 0].nonzero().flatten().tolist() == [5]
     assert not rollout.truncated.any()
-    assert not rollout.lost.any()
+    assert not rollout.crashed.any()
     assert rollout.is_first[:, 0].nonzero().flatten().tolist() == [0, 6, 7]
 
 

@@ -122,13 +122,12 @@ def test_a_runner_steps_it_in_the_background(vec):
     here = GymVec([Counting] * 5)
     for seed in (1, 2):
         runners = [Runner(v, seed=seed) for v in (vec, here)]
-        assert [runner.background for runner in runners] == [True, False]
         space = spaces.Discrete(1)
         one, two = (runner.collect(RandomActor(space), 30) for runner in runners)
         assert torch.equal(one.obs["count"], two.obs["count"])
         assert torch.equal(one.final_obs["count"], two.final_obs["count"])
         assert torch.equal(one.truncated, two.truncated)
-        assert one.lost is None
+        assert one.crashed is None
 
 
 def test_those_that_are_ready_need_not_wait_for_the_others():
@@ -212,7 +211,7 @@ def test_it_goes_on_in_another_pool_where_it_was():
     vec = pooled(Counting)
     vec.reset(4)
     play(vec, [still()] * 17)
-    points, state = vec.points(), vec.state_dict()
+    points, state = vec.snapshots(), vec.state_dict()
     future = play(vec, [still()] * 20)
     vec.close()
     other, here = pooled(Counting, num_workers=3), GymVec([Counting] * 5)
@@ -264,7 +263,7 @@ def test_closing(vec):
     vec.close()
     assert time.monotonic() - began < 5
     assert [process.exitcode for process in processes] == [0, 0]  # each by itself
-    for call in (vec.reset, vec.recv, vec.points, lambda: vec.step(still())):
+    for call in (vec.reset, vec.recv, vec.snapshots, lambda: vec.step(still())):
         with pytest.raises(ValueError, match="is closed"):
             call()
 

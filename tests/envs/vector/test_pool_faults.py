@@ -86,7 +86,7 @@ def test_workers_killed_at_random_moments_cost_their_open_episodes_and_no_row(so
             assert time.monotonic() < deadline
         killer.join()
         kills += 1
-        assert step.lost_ids.tolist() == [2 * victim, 2 * victim + 1]
+        assert step.crashed_ids.tolist() == [2 * victim, 2 * victim + 1]
         assert [p for w, p in enumerate(pids(vec)) if w != victim] == others
         assert f"worker {victim} of Counting died of SIGKILL" in caplog.text
         for _ in range(30):
@@ -103,7 +103,7 @@ def test_what_raises_costs_its_own_episode_and_no_worker(caplog):
     for _ in range(250):
         step = vec.step(still())
         ledger.add(step)
-        lost += len(step.lost_ids)
+        lost += len(step.crashed_ids)
     assert 5 < vec.restarts == ledger.lost == lost < 60  # 20 are expected
     assert ledger.valid == 250 * N - lost
     assert pids(vec) == before
@@ -114,7 +114,7 @@ def test_what_raises_costs_its_own_episode_and_no_worker(caplog):
 def test_the_warning_says_what_to_do_to_see_it_again(vec, caplog):
     count = vec.reset(2)[0]["count"]
     step = vec.step(but(3, RAISE))
-    assert step.lost_ids.tolist() == [3]
+    assert step.crashed_ids.tolist() == [3]
     assert f"environment 3 (seed {count[3, 0]}, action {RAISE}) raised" in caplog.text
     assert "ZeroDivisionError: as I was told" in caplog.text
     assert "in step" in caplog.text
@@ -139,7 +139,7 @@ def test_a_worker_that_aborts_or_hangs_is_replaced(action, cause, caplog):
     step = vec.step(but(3, action))
     ledger.add(step)
     assert time.monotonic() - began < 25
-    assert step.lost_ids.tolist() == [2, 3]
+    assert step.crashed_ids.tolist() == [2, 3]
     for _ in range(30):
         ledger.add(vec.step(still()))
     assert ledger.lost == 2
@@ -171,7 +171,7 @@ def test_too_many_failures_are_an_error():
         vec = pooled(num_envs=2, num_workers=1, max_restarts=2)
         vec.reset(0)
         for _ in range(2):
-            assert 1 in vec.step(but(1, action, 2)).lost_ids
+            assert 1 in vec.step(but(1, action, 2)).crashed_ids
         with pytest.raises(RuntimeError, match="3 failures are more than max_restarts=2") as ended:
             vec.step(but(1, action, 2))
         assert last in str(ended.value)
@@ -224,11 +224,11 @@ def test_a_death_while_nothing_was_asked_is_told_when_something_is(vec):
         vec.send_to(torch.tensor(asked), still(len(asked)))
         ids, step = vec.recv_ready(len(asked))
         assert ids.tolist() == asked
-        assert step.lost_ids.tolist() == lost
+        assert step.crashed_ids.tolist() == lost
         ledger.add(step, ids)
     os.kill(pids(vec)[1], signal.SIGKILL)
     vec.send_to(torch.tensor([2]), still(1))
-    assert vec.recv_ready()[1].lost_ids.tolist() == [2]
+    assert vec.recv_ready()[1].crashed_ids.tolist() == [2]
     state = vec.state_dict()
     assert vec.load_state_dict(state)[2].tolist() == [i == 3 for i in range(N)]
     assert vec.step(still()).valid.all()
@@ -236,7 +236,7 @@ def test_a_death_while_nothing_was_asked_is_told_when_something_is(vec):
 
 def test_a_death_outside_of_a_step_is_raised_and_the_next_step_gets_over_it(vec):
     ledger = Ledger(1, vec.reset(1)[0])
-    points = vec.points()
+    points = vec.snapshots()
     os.kill(pids(vec)[0], signal.SIGKILL)
     with pytest.raises(OSError, match="worker 0 of Counting died of SIGKILL in points"):
         vec.state_dict()  # so a save is skipped
@@ -255,7 +255,7 @@ def test_a_death_before_reset_is_got_over(vec):
     assert obs["count"][:, 1].tolist() == [0] * N
     step = vec.step(still())
     assert step.valid.all()
-    assert len(step.lost_ids) == 0
+    assert len(step.crashed_ids) == 0
 
 
 def test_a_failure_does_not_change_what_the_others_answer(vec):
@@ -285,8 +285,8 @@ def test_a_runner_cuts_the_row_before_a_loss():
     runner = Runner(vec, seed=1)
     rollouts = [check(runner.collect(RandomActor(vec.act_space), 60)) for _ in range(2)]
     for rollout in rollouts:
-        assert torch.equal(rollout.lost[:-1].any(), (~rollout.valid[1:]).any())
-        assert not rollout.lost[rollout.terminated].any()
+        assert torch.equal(rollout.crashed[:-1].any(), (~rollout.valid[1:]).any())
+        assert not rollout.crashed[rollout.terminated].any()
     vec.close()
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from firstlight.envs.types import Point
+from firstlight.envs.types import Snapshot
 from firstlight.envs.vector.gym import GymVec
 from firstlight.envs.vector.replay import digest
 
@@ -63,7 +63,7 @@ def actions(steps, seed=0):
 
 def test_going_back_to_a_point_is_living_on_from_there(vec):
     play(vec, actions(9))
-    points = vec.points()
+    points = vec.snapshots()
     state = vec.state_dict()
     first = play(vec, actions(30, seed=1))
     obs, info, lost = vec.load_state_dict(state)
@@ -78,7 +78,7 @@ def test_going_back_to_a_point_is_living_on_from_there(vec):
 
 def test_a_point_shows_what_was_seen_there(vec):
     seen = play(vec, actions(9))[2][-1]
-    points = vec.points()
+    points = vec.snapshots()
     play(vec, actions(5, seed=2))
     obs, _, lost = vec.restore(torch.tensor([2, 0]), [points[2], points[0]])
     assert obs["obs"].tolist() == seen[[2, 0]].tolist()
@@ -87,11 +87,11 @@ def test_a_point_shows_what_was_seen_there(vec):
 
 def test_the_others_stay_where_they_are(vec):
     play(vec, actions(9))
-    points = vec.points()
+    points = vec.snapshots()
     play(vec, actions(4, seed=3))
-    stood = vec.points()
+    stood = vec.snapshots()
     vec.restore(torch.tensor([1]), [points[1]])
-    now = vec.points()
+    now = vec.snapshots()
     assert [p.digest for p in now] == [stood[0].digest, points[1].digest, stood[2].digest]
 
 
@@ -99,7 +99,7 @@ def test_a_point_may_be_another_environments():
     vec = GymVec([Dice] * N)
     vec.reset(seed=5)
     play(vec, actions(7))
-    points = vec.points()
+    points = vec.snapshots()
     obs, _, lost = vec.restore(torch.arange(N), [points[0]] * N)
     assert len(set(obs["obs"].tolist())) == 1
     assert not lost.any()
@@ -110,12 +110,12 @@ def test_another_answer_is_noticed_and_begins_an_episode(asynchronous):
     vec = GymVec([Dice, Clock, Dice], asynchronous=asynchronous)
     vec.reset(seed=5)
     play(vec, actions(2))
-    points = vec.points()
+    points = vec.snapshots()
     obs, _, lost = vec.restore(torch.arange(N), points)
     assert lost.tolist() == [False, True, False]
     assert obs["obs"][1] == 0
-    assert vec.points()[1].actions is None
-    assert vec.points()[1].seed != points[1].seed
+    assert vec.snapshots()[1].actions is None
+    assert vec.snapshots()[1].seed != points[1].seed
     vec.close()
 
 
@@ -123,7 +123,7 @@ def test_an_environment_that_raises_on_the_way_begins_an_episode():
     vec = GymVec([Dice] * N)
     vec.reset(seed=5)
     far = torch.full((4,), 99)
-    _, _, lost = vec.restore(torch.tensor([1]), [Point(seed=1, actions=far, digest=1)])
+    _, _, lost = vec.restore(torch.tensor([1]), [Snapshot(seed=1, actions=far, digest=1)])
     assert lost.tolist() == [True]
     vec.step(actions(1)[0])
 

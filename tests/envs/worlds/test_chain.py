@@ -120,7 +120,7 @@ def test_restored_environments_go_on_identically(autoreset, between):
     vec.reset()
     for action in random_actions(vec, 6, good=0.5):
         vec.step(action)
-    points = vec.points()
+    points = vec.snapshots()
     places = [int(p.arrays["position"]) + 10 * int(p.arrays["elapsed"]) for p in points]
     assert len(set(places)) > 2
     g = torch.Generator().manual_seed(1)
@@ -140,7 +140,7 @@ def test_what_inference_mode_left_can_be_reset_and_restored():
     vec = Chain(2, length=3)
     with torch.inference_mode():
         vec.step(vec.combination[0].expand(2))
-    points = vec.points()
+    points = vec.snapshots()
     with torch.inference_mode():
         vec.step(vec.combination[1].expand(2))
     vec.restore(torch.arange(2), points)
@@ -156,7 +156,7 @@ def test_one_environment_takes_the_moment_of_another():
     vec.reset()
     vec.step(vec.combination[0].expand(3))
     vec.step(vec.combination[1].expand(3))
-    point = vec.points()[0]
+    point = vec.snapshots()[0]
     vec.reset()
     vec.restore(torch.tensor([2]), [point])
     assert vec._position.tolist() == [0, 0, 2]

@@ -9,7 +9,7 @@ import torch
 from uncompiled import compiled, passes_uncompiled
 
 from firstlight.envs import check_vec
-from firstlight.envs.types import Point, Step
+from firstlight.envs.types import Snapshot, Step
 from firstlight.envs.worlds import race_kernels
 from firstlight.envs.worlds.race import STRETCH, Race
 from firstlight.envs.worlds.race_track import Track
@@ -110,7 +110,7 @@ def driver(obs, speed=1.8):
 
 def put(vec, **arrays):
     """Set all environments to a moment with these arrays; the others stay as they are."""
-    points = [Point(arrays={**p.arrays, **arrays}) for p in vec.points()]
+    points = [Snapshot(arrays={**p.arrays, **arrays}) for p in vec.snapshots()]
     return vec.restore(torch.arange(vec.num_envs), points)
 
 
@@ -317,7 +317,7 @@ def test_restored_cars_go_on_identically(autoreset, between):
     actions = torch.rand(25, 3, 2, generator=torch.Generator().manual_seed(0))
     vec.reset(1)
     play(vec, actions[:5])
-    points = vec.points()
+    points = vec.snapshots()
     expected = play(vec, actions[5:])
     if between == "steps":
         play(vec, actions[:4])

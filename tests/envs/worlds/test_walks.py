@@ -139,7 +139,7 @@ def test_restored_walks_go_on_identically_slips_included(autoreset, between):
     vec = Walks(5, plan=PLAN, horizon=6, start=0, **options)
     vec.reset(1)
     play(vec, random_actions(vec, 4))
-    points, actions = vec.points(), random_actions(vec, 20, seed=2)
+    points, actions = vec.snapshots(), random_actions(vec, 20, seed=2)
     expected = play(vec, actions)
     if between == "steps":
         play(vec, actions[:4])

@@ -298,7 +298,7 @@ def test_what_was_seen_outlives_a_checkpoint(backend, show):
     for name, field in one.obs.items():
         assert torch.equal(field, other.obs[name])
     assert torch.equal(one.info["pose"], other.info["pose"])
-    points = first.points()
+    points = first.snapshots()
     _, _, lost = second.restore(torch.tensor([1, 3]), [points[2], points[0]])
     assert not lost.any()
     assert second._xy[[1, 3]].tolist() == first._xy[[2, 0]].tolist()
