@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from multiprocessing.util import Finalize
@@ -21,7 +20,8 @@ from torch import Tensor
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import Obs, Snapshot, Step, take
 from firstlight.envs.vec import VecEnv, checked_actions, dig, dotted, lawful, leaves
-from firstlight.envs.vector.replay import Recorded
+from firstlight.envs.vector.child_process import SHUTDOWN_SECONDS, join_all
+from firstlight.envs.vector.replay import RecorderFactory
 
 Factory = Callable[[], gymnasium.Env]
 
@@ -62,7 +62,7 @@ class GymVec(VecEnv):
             raise _refused(factories)
         self.num_envs, self.success_threshold = len(factories), success_threshold
         self.reported = tuple(reported)
-        recorded = [Recorded(_Single(factory), i) for i, factory in enumerate(factories)]
+        recorded = [RecorderFactory(_Single(factory), i) for i, factory in enumerate(factories)]
         self._vec: Any = _vector(recorded, asynchronous)
         if asynchronous:
             Finalize(None, _end_at_exit, args=(weakref.ref(self._vec),), exitpriority=100)
@@ -222,7 +222,7 @@ def _vector(factories: Sequence[Factory], asynchronous: bool) -> SyncVectorEnv |
         return AsyncVectorEnv(factories, shared_memory=False, autoreset_mode=mode)
 
 
-def _end_workers(vec: AsyncVectorEnv, seconds: float = 5.0) -> None:
+def _end_workers(vec: AsyncVectorEnv, seconds: float = SHUTDOWN_SECONDS) -> None:
     """Close, join and kill by one deadline; Gymnasium's own would wait for ever."""
     if vec.closed:
         return
@@ -232,9 +232,7 @@ def _end_workers(vec: AsyncVectorEnv, seconds: float = 5.0) -> None:
         for pipe in pipes:
             with contextlib.suppress(OSError):  # of a worker that died
                 pipe.send(("close", None))
-        deadline = time.monotonic() + seconds
-        for worker in vec.processes:
-            worker.join(max(deadline - time.monotonic(), 0.0))
+        join_all(vec.processes, seconds)
     finally:  # also of another signal while waiting
         for worker in vec.processes:
             if worker.is_alive():
@@ -271,19 +269,20 @@ def make(
         success_threshold: see `VecEnv`.
         **options: keywords of the environment.
     """
-    factory = _Registered(id, options)
+    factory = RegisteredEnv(id, options)
     return GymVec(
         [factory] * num_envs, asynchronous=asynchronous, success_threshold=success_threshold
     )
 
 
-class _Registered:
+class RegisteredEnv:
     """A picklable factory of a registered environment."""
 
     def __init__(self, name: str, options: dict[str, Any]):
         self.name, self.options = name, options
 
     def __call__(self) -> gymnasium.Env:
+        """Make one environment."""
         module, _, name = self.name.rpartition(":")
         if module:
             importlib.import_module(module)

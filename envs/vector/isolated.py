@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import multiprocessing
-import os
-import reprlib
-import signal
 from collections.abc import Callable, Sequence
-from multiprocessing import connection, util
+from multiprocessing import util
 from typing import Any, Literal
 
 import numpy as np
@@ -19,16 +17,23 @@ from torch import Tensor
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import Obs, Snapshot, Step, map_obs
 from firstlight.envs.vec import VecEnv
-from firstlight.envs.vector.isolated_child import end, name_of, pack, serve, unpack
+from firstlight.envs.vector.child_process import (
+    START_SECONDS,
+    ChildProcess,
+    WorkerDiedError,
+    end_all,
+    name_of,
+)
+from firstlight.envs.vector.child_service import (
+    lead_process_group,
+    prepare_child_process,
+    serve_call,
+    serve_new,
+)
 
 _CALM = 1000  # steps after which a death no longer counts as one more in a row
-_START = 300.0  # seconds that environments may take to be made
 
 log = logging.getLogger(__name__)
-
-
-class WorkerDiedError(ChildProcessError):
-    """The process that ran the environments is dead: too often in a row, or outside of a step."""
 
 
 class Isolated(VecEnv):
@@ -74,11 +79,10 @@ class Isolated(VecEnv):
         self._factory, self._context = factory, multiprocessing.get_context(start_method)
         if start_method == "forkserver":
             self._context.set_forkserver_preload([__name__])  # so that torch is imported once
-        self._seed, self._steps, self._in_a_row, self._asked = 0, 0, 0, 0
+        self._seed, self._steps, self._in_a_row = 0, 0, 0
         self._rendering, self._closed = False, False
-        self._dead: WorkerDiedError | None = None
         for name, value in self._start().items():
-            setattr(self, name, value)  # as `isolated_child.ATTRIBUTES` lists them
+            setattr(self, name, value)  # those that `_attributes` lists
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
         """Begin an episode everywhere; in a new child if the old one is dead."""
@@ -96,12 +100,12 @@ class Isolated(VecEnv):
 
     def send(self, action: Tensor) -> None:
         """Let the child begin a step."""
-        self._ask("step", action)
+        self._request("step", action)
 
     def recv(self) -> Step:
         """Wait for the step begun by `send`."""
         try:
-            step = self._answer()
+            step = self._result(self.timeout)
         except WorkerDiedError as death:
             return self._lost(*self._begin_anew(death))
         self._steps += 1
@@ -111,9 +115,9 @@ class Isolated(VecEnv):
         """Where each environment stands."""
         return self._call("snapshots")
 
-    def restore(self, env_ids: Tensor, points: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
+    def restore(self, env_ids: Tensor, snapshots: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
         """Set environments back to saved moments."""
-        return self._call("restore", env_ids, list(points))
+        return self._call("restore", env_ids, list(snapshots))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the environments stand, and what decides the seed after the next death."""
@@ -178,74 +182,60 @@ class Isolated(VecEnv):
                 death = again
 
     def _start(self) -> dict[str, Any]:
-        self._pipe, theirs = self._context.Pipe()
-        self._process = self._context.Process(  # type: ignore[attr-defined]
-            target=serve, args=(theirs, self._factory), name=f"firstlight: {self._name}"
+        """Begin a child. Returns the spaces and other attributes of its environments."""
+        name = name_of(self._factory)
+        self._child = ChildProcess(
+            self._context,
+            serve,
+            (self._factory,),
+            factory_name=name,
+            label=f"the process of {name}",
         )
-        try:
-            self._process.start()
-        except Exception as error:  # of whatever kind: that of the pickle module, and others
-            if isinstance(error, OSError):
-                raise
-            raise ValueError(f"a process cannot be given {self._name}: {error}") from error
-        finally:
-            theirs.close()
         # multiprocessing waits for its children when Python ends; this comes before
-        self._finalizer = util.Finalize(
-            self, end, args=(self._process, self._pipe), exitpriority=10
-        )
-        self._doing, self._asked, self._dead = "being made", 0, None
-        return self._answer(_START)
+        self._finalizer = util.Finalize(self, end_all, args=([self._child],), exitpriority=10)
+        return self._result(START_SECONDS)
 
     def _call(self, name: str, *args: Any) -> Any:
-        self._ask(name, *args)
-        return self._answer()
+        self._request(name, *args)
+        return self._result(self.timeout)
 
-    def _ask(self, name: str, *args: Any) -> None:
+    def _request(self, name: str, *args: Any) -> None:
         if self._closed:
-            raise ValueError(f"{self._name} is closed")
-        self._asked += 1
-        self._doing, self._args = name, args
-        with contextlib.suppress(OSError):  # of a dead child; `_answer` finds out
-            self._pipe.send((self._asked, name, pack(args)))
+            raise ValueError(f"{name_of(self._factory)} is closed")
+        self._child.call(name, *args)
 
-    def _answer(self, seconds: float | None = None) -> Any:
-        """What the child says to the last question, within so many seconds or `timeout`.
+    def _result(self, seconds: float | None) -> Any:
+        try:
+            return self._child.result(seconds)
+        finally:
+            if self._child.death is not None:
+                self._finalizer()  # end what the dead child started
 
-        Raises:
-            WorkerDiedError: naming what it died of and what it was doing.
-            Exception: whatever the environments raised.
-        """
-        if self._dead is not None:
-            raise self._dead
-        number, timeout = -1, seconds or self.timeout
-        while number != self._asked:  # one that was given up may have been answered since
-            ready = connection.wait([self._pipe, self._process.sentinel], timeout)
-            try:
-                if self._pipe not in ready:
-                    raise EOFError
-                number, fine, answer = self._pipe.recv()
-            except (EOFError, OSError):
-                self._dead = self._death(None if ready else timeout)
-                raise self._dead from None
-        if not fine:
-            raise answer
-        return unpack(answer)
 
-    def _death(self, waited: float | None) -> WorkerDiedError:
-        """End what is dead, or has not answered in `waited` seconds, and say what it died of."""
-        if waited is not None:
-            os.kill(self._process.pid, signal.SIGABRT)  # faulthandler shows where it stood
-        end(self._process, self._pipe)
-        code = self._process.exitcode or 0
-        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        cause += "" if waited is None else f", for it gave no answer in {waited:g} s"
-        what = self._doing
-        if what == "step":
-            what += f" with actions {reprlib.repr(self._args[0].tolist())}"
-        return WorkerDiedError(f"the process of {self._name} died of {cause} in {what}")
+def serve(pipe: Any, factory: Callable[[], VecEnv]) -> None:
+    """Make environments and answer calls of their methods until `pipe` closes.
 
-    @property
-    def _name(self) -> str:
-        """Of the factory: "EnvPoolVec('Pong-v5', num_envs=8)"."""
-        return name_of(self._factory)
+    Args:
+        pipe: to the process that trains.
+        factory: of the environments.
+    """
+    prepare_child_process()
+    lead_process_group()
+    faulthandler.enable()
+    torch.set_num_threads(1)
+    vec = serve_new(pipe, factory, _attributes)
+    if vec is None:
+        return
+    with contextlib.suppress(EOFError, OSError):  # the parent closed the pipe, or is gone
+        while serve_call(pipe, vec):
+            pass
+    vec.close()
+
+
+def _attributes(vec: VecEnv) -> dict[str, Any]:
+    """The attributes of `vec` that `Isolated` has too."""
+    names = (
+        *("num_envs", "obs_space", "info_space", "act_space"),
+        *("success_threshold", "resume", "reported"),
+    )
+    return {name: getattr(vec, name) for name in names}

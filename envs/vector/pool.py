@@ -16,10 +16,10 @@ from torch import Tensor
 
 from firstlight.envs.types import Obs, Snapshot, Step
 from firstlight.envs.vec import VecEnv, checked_actions, lawful
-from firstlight.envs.vector.gym import _Registered
-from firstlight.envs.vector.pool_memory import nameless
-from firstlight.envs.vector.pool_worker import BEGIN, STEP, Factory, Task
-from firstlight.envs.vector.worker_pool import Crew
+from firstlight.envs.vector.gym import RegisteredEnv
+from firstlight.envs.vector.pool_memory import memfd
+from firstlight.envs.vector.pool_worker import RESET, STEP, Factory, WorkerTask
+from firstlight.envs.vector.worker_pool import WorkerPool
 
 
 class PoolVec(VecEnv):
@@ -90,20 +90,20 @@ class PoolVec(VecEnv):
         context: Any = multiprocessing.get_context(start_method)
         if start_method == "forkserver":
             context.set_forkserver_preload([__name__])  # so that torch is imported once
-        file, shares = nameless(), np.array_split(np.arange(num_envs), self.num_workers)
+        file, shares = memfd(), np.array_split(np.arange(num_envs), self.num_workers)
         tasks = [
-            Task(make, w, range(ids[0], ids[-1] + 1), num_envs, self.num_workers, extra, file)
+            WorkerTask(make, w, range(ids[0], ids[-1] + 1), num_envs, self.num_workers, extra, file)
             for w, ids in enumerate(shares)
         ]
-        self._crew = Crew(context, tasks, timeout, max_restarts)
+        self._pool = WorkerPool(context, tasks, timeout, max_restarts)
         # multiprocessing waits for its children when Python ends; this comes before
-        self._finalizer = util.Finalize(self, self._crew.close, exitpriority=10)
+        self._finalizer = util.Finalize(self, self._pool.close, exitpriority=10)
         try:
-            self._crew.start()
+            self._pool.start()
         except BaseException:
             self.close()
             raise
-        self._memory, self.act_space = self._crew.memory, self._crew.act_space
+        self._memory, self.act_space = self._pool.memory, self._pool.act_space
         self.obs_space = spaces.Dict(self._memory.fields)
         self.info_space = spaces.Dict({**extra.spaces, "success": spaces.Box(-1, 1, (), np.int8)})
         self._everyone = np.arange(num_envs)
@@ -111,18 +111,18 @@ class PoolVec(VecEnv):
     @property
     def restarts(self) -> int:
         """How many environments and workers were made anew."""
-        return self._crew.restarts
+        return self._pool.restarts
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
         """Begin an episode everywhere; `seed` begins a new sequence of episode seeds."""
-        crew = self._ready()
-        crew.receive(crew.outstanding)  # steps that nobody waited for
+        pool = self._ready()
+        pool.receive(pool.num_pending)  # steps that nobody waited for
         if seed is not None:
-            crew.seed, crew.episode[:] = seed, 0
-            crew.offer()
-        crew.owed[:] = False
-        crew.ask(self._everyone, BEGIN)
-        crew.receive(self.num_envs)
+            pool.seed, pool.episode[:] = seed, 0
+            pool.publish_seeds()
+        pool.unreported[:] = False
+        pool.request(self._everyone, RESET)
+        pool.receive(self.num_envs)
         return self._shown(self._everyone)
 
     def step(self, action: Tensor) -> Step:
@@ -145,20 +145,20 @@ class PoolVec(VecEnv):
             env_ids: [M] int64, no two alike, of workers that have nothing else to do.
             action: [M] int64 or [M, A] float32.
         """
-        crew, ids = self._ready(), env_ids.numpy()
+        pool, ids = self._ready(), env_ids.numpy()
         if not len(ids) or len({*ids.tolist()} & {*range(self.num_envs)}) < len(ids):
             raise ValueError(
                 f"env_ids are {ids}, expected different ones of 0..{self.num_envs - 1}"
             )
         actions = checked_actions(action, self.act_space, len(ids))
-        for worker in crew.workers_of(ids):
-            if len(worker.asked):
+        for worker in pool.workers_of(ids):
+            if len(worker.pending):
                 raise RuntimeError(
-                    f"environments {worker.asked.tolist()} have an answer to be received before "
+                    f"environments {worker.pending.tolist()} have an answer to be received before "
                     "others of the same worker are sent to"
                 )
         self._memory.action[ids] = actions
-        crew.ask(ids, STEP)
+        pool.request(ids, STEP)
 
     def recv_ready(self, min_envs: int = 1) -> tuple[Tensor, Step]:
         """Wait for so many environments and take all that have answered.
@@ -167,13 +167,13 @@ class PoolVec(VecEnv):
             env_ids [M] int64, ascending, and a step whose fields are [M, ...]: row m is environment
             ``env_ids[m]``. `final_ids` and `crashed_ids` name environments, not rows.
         """
-        crew, memory = self._ready(), self._memory
-        if not 0 < min_envs <= crew.outstanding:
+        pool, memory = self._ready(), self._memory
+        if not 0 < min_envs <= pool.num_pending:
             raise RuntimeError(
-                f"{crew.outstanding} environments were sent to and not received; {min_envs} cannot "
+                f"{pool.num_pending} environments were sent to and not received; {min_envs} cannot "
                 "answer"
             )
-        ids = crew.receive(min_envs)
+        ids = pool.receive(min_envs)
         at = slice(None) if len(ids) == self.num_envs else ids
         flags = (memory.terminated, memory.truncated, memory.failed)
         terminated, truncated, lost = (field[at].copy() for field in flags)
@@ -196,8 +196,8 @@ class PoolVec(VecEnv):
 
     def snapshots(self) -> list[Snapshot]:
         """Seed and actions of each open episode."""
-        crew = self._idle()
-        return [point for worker in crew.workers for point in crew.call(worker, "points")]
+        pool = self._idle()
+        return [point for worker in pool.workers for point in pool.call(worker, "snapshots")]
 
     def restore(self, env_ids: Tensor, points: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
         """Live the episodes of `points` again; each worker does its own."""
@@ -207,25 +207,25 @@ class PoolVec(VecEnv):
 
     def state_dict(self) -> dict[str, Any]:
         """Where each environment stands, the episodes it began, and the restarts."""
-        points, crew = [dataclasses.asdict(point) for point in self.snapshots()], self._crew
-        state = {"seed": crew.seed, "episode": crew.episode.copy(), "points": points}
-        return state | {"owed": crew.owed.copy(), "restarts": crew.restarts}
+        points, pool = [dataclasses.asdict(point) for point in self.snapshots()], self._pool
+        state = {"seed": pool.seed, "episode": pool.episode.copy(), "points": points}
+        return state | {"owed": pool.unreported.copy(), "restarts": pool.restarts}
 
     def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
         """Take such a state back, episode by episode."""
-        crew = self._idle()
-        crew.seed, crew.episode[:] = state["seed"], state["episode"]
-        crew.restarts = state["restarts"]
-        crew.offer()
+        pool = self._idle()
+        pool.seed, pool.episode[:] = state["seed"], state["episode"]
+        pool.restarts = state["restarts"]
+        pool.publish_seeds()
         points = [Snapshot(**point) for point in state["points"]]
         obs, info, lost = self.restore(torch.from_numpy(self._everyone), points)
         return obs, info, lost | torch.from_numpy(state["owed"])
 
     def render(self, env_id: int = 0) -> np.ndarray:
         """Picture of one environment made with `render_mode="rgb_array"`, [H, W, 3] uint8."""
-        crew = self._idle()
-        (worker,) = crew.workers_of(np.array([env_id]))
-        frame = crew.call(worker, "render", env_id)
+        pool = self._idle()
+        (worker,) = pool.workers_of(np.array([env_id]))
+        frame = pool.call(worker, "render", env_id)
         if frame is None:
             raise RuntimeError('make the environment with render_mode="rgb_array" to render it')
         return np.asarray(frame)
@@ -235,17 +235,17 @@ class PoolVec(VecEnv):
         self._closed = True
         self._finalizer()
 
-    def _ready(self) -> Crew:
+    def _ready(self) -> WorkerPool:
         if self._closed:
             raise ValueError("the pool is closed")
-        if self._crew.given_up is not None:
-            raise RuntimeError(self._crew.given_up)
-        return self._crew
+        if self._pool.fatal_error is not None:
+            raise RuntimeError(self._pool.fatal_error)
+        return self._pool
 
-    def _idle(self) -> Crew:
-        if self._ready().outstanding:
+    def _idle(self) -> WorkerPool:
+        if self._ready().num_pending:
             raise RuntimeError("a step was sent and not received")
-        return self._crew
+        return self._pool
 
     def _shown(self, ids: np.ndarray) -> tuple[Obs, Obs]:
         return _tensors(self._memory.obs, ids), _tensors(self._memory.info, ids)
@@ -262,7 +262,10 @@ def _tensors(fields: Mapping[str, np.ndarray], ids: np.ndarray) -> Obs:
 
 
 def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
 
 
 def make(
@@ -287,7 +290,7 @@ def make(
         **options: keywords of the environment.
     """
     return PoolVec(
-        _Registered(id, options),
+        RegisteredEnv(id, options),
         num_envs=num_envs,
         num_workers=num_workers,
         timeout=timeout,

@@ -1,4 +1,4 @@
-"""What the process pool shares: nameless memory, bells, and descriptors that reach workers."""
+"""What the processes of a pool share: memory without a file name, and event notifiers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from gymnasium import spaces
 
 from firstlight.envs.vec import dotted, leaves
 
-_SPIN = 20e-6  # seconds of asking again and again before going to sleep
-_RING = (1).to_bytes(8, sys.byteorder)
+_SPIN_SECONDS = 20e-6  # of polling without sleeping
+_EVENT = (1).to_bytes(8, sys.byteorder)
 _ALIGN = 64  # bytes: no two fields share a cache line
 
 
-class Handle:
-    """A file descriptor that a worker process is given among its arguments."""
+class FileHandle:
+    """A file descriptor that can be among the arguments of a new process."""
 
     def __init__(self, fd: int):
         self.fd = fd
@@ -32,74 +32,84 @@ class Handle:
         return _received, (reduction.DupFd(self.fd),)
 
     def close(self) -> None:
-        """Close it, once."""
+        """Close the descriptor; may be called twice."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
-def _received(travelled: Any) -> Handle:
-    return Handle(travelled.detach())
+def _received(duplicate: Any) -> FileHandle:
+    return FileHandle(duplicate.detach())
 
 
-def nameless() -> Handle:
-    """An empty file that is gone when nobody holds it any more, however they end."""
-    if hasattr(os, "memfd_create"):
-        return Handle(os.memfd_create("firstlight"))
-    with tempfile.TemporaryFile() as file:  # macOS
-        return Handle(os.dup(file.fileno()))
+def memfd() -> FileHandle:
+    """Make an empty file without a name, which is freed when no process has it open any more."""
+    try:
+        return FileHandle(os.memfd_create("firstlight"))
+    except AttributeError:  # macOS, and a Python that was built for an old C library
+        with tempfile.TemporaryFile() as file:
+            return FileHandle(os.dup(file.fileno()))
 
 
-class Bell:
-    """One process rings, another hears it: an event that `select.poll` can wait for.
+class EventNotifier:
+    """An event that one process notifies of and another waits for, also by `select.poll`.
 
-    What was written to shared memory before the ring is there after it was heard.
+    What was written to shared memory before `notify` is visible after `wait`.
     """
 
     def __init__(self) -> None:
-        if hasattr(os, "eventfd"):
-            self._in = self._out = Handle(os.eventfd(0))
-        else:  # macOS
-            self._in, self._out = map(Handle, os.pipe())
+        try:
+            self._reader = self._writer = FileHandle(os.eventfd(0))
+        except AttributeError:  # see `memfd`
+            self._reader, self._writer = map(FileHandle, os.pipe())
 
     @property
     def fd(self) -> int:
-        """Readable once the bell was rung."""
-        return self._in.fd
+        """Descriptor that is readable between `notify` and `wait`."""
+        return self._reader.fd
 
-    def ring(self) -> None:
-        """Wake whoever waits."""
-        os.write(self._out.fd, _RING)
+    def notify(self) -> None:
+        """Wake the process that waits."""
+        os.write(self._writer.fd, _EVENT)
 
-    def hear(self) -> None:
-        """Take note of a ring; waits for one if there was none."""
-        os.read(self._in.fd, 8)
+    def wait(self) -> None:
+        """Wait for one `notify`, and consume it."""
+        os.read(self._reader.fd, 8)
 
     def close(self) -> None:
-        """Close this process's ends."""
-        self._in.close()
-        self._out.close()
+        """Close this process's descriptors."""
+        self._reader.close()
+        self._writer.close()
 
 
-def listen(poll: select.poll, seconds: float | None = None) -> set[int]:
-    """Descriptors that something happened to, in so many seconds: spins shortly, then sleeps."""
+def wait_readable(poll: select.poll, seconds: float | None = None) -> set[int]:
+    """Wait until a descriptor of `poll` has an event; spins a moment before it sleeps.
+
+    Args:
+        poll: with the descriptors registered.
+        seconds: time limit; None for none.
+
+    Returns:
+        The descriptors with an event; none after the time limit.
+    """
     began = time.perf_counter()
-    while not (found := poll.poll(0)) and time.perf_counter() - began < _SPIN:
+    while not (found := poll.poll(0)) and time.perf_counter() - began < _SPIN_SECONDS:
         pass
     if not found:
         found = poll.poll(None if seconds is None else max(0.0, 1000 * seconds))
     return {fd for fd, _ in found}
 
 
-class Memory:
-    """Everything that is said in a step, as arrays over one shared mapping. Row n: environment n.
+class SharedMemory:
+    """Actions, commands and results of all environments, as arrays in memory that processes share.
 
-    Fields keep the dtypes of the spaces. `command` is what the worker is asked to do with a row,
-    `failed` where an exception cost the episode, `complaints` how many exceptions were reported,
-    `next_seed` what the next episode is to be begun with, `seed` what the open one was.
+    Row n belongs to environment n. Fields have the dtypes of the spaces. `command` is what the
+    worker is to do with a row; `failed` is set where the episode is lost; `failures` counts the
+    exceptions that were reported; `next_seed` is the seed of the next reset, `seed` that of the
+    last one; `current` [W] is the environment that each worker is stepping.
 
     Args:
-        file: the same in all processes.
+        file: the same one in all processes.
         num_envs: `N`.
         num_workers: `W`.
         obs_space: of one environment, nested as it is.
@@ -109,7 +119,7 @@ class Memory:
 
     def __init__(
         self,
-        file: Handle,
+        file: FileHandle,
         num_envs: int,
         num_workers: int,
         obs_space: spaces.Space,
@@ -122,28 +132,30 @@ class Memory:
         obs = {f"obs {dotted(path)}": _field(N, leaf) for path, leaf in leaves(obs_space)}
         info = {f"info {name}": _field(N, space) for name, space in info_space.spaces.items()}
         info["info success"] = ((N,), np.dtype(np.int8))
-        shown = obs | info
-        table = shown | {f"final_{name}": field for name, field in shown.items()}
+        outputs = obs | info
+        table = outputs | {f"final_{name}": field for name, field in outputs.items()}
         table["action"] = _field(N, act_space)
         for name, dtype in (("reward", np.float32), ("seed", np.int64), ("next_seed", np.int64)):
             table[name] = ((N,), np.dtype(dtype))
         for name in ("terminated", "truncated", "failed"):
             table[name] = ((N,), np.dtype(bool))
-        for name in ("command", "complaints"):
+        for name in ("command", "failures"):
             table[name] = ((N,), np.dtype(np.int8))
         table["current"] = ((num_workers,), np.dtype(np.int64))
-        places = dict(zip(table, _places(table), strict=True))
-        size = max(stop for _, stop in places.values())
+        extents = dict(zip(table, _extents(table), strict=True))
+        size = max(stop for _, stop in extents.values())
         if os.fstat(file.fd).st_size < size:
             os.ftruncate(file.fd, size)
         mapping = mmap(file.fd, size)
         self.arrays = {
-            name: np.frombuffer(mapping, dtype, int(np.prod(shape)), places[name][0]).reshape(shape)
+            name: np.frombuffer(mapping, dtype, int(np.prod(shape)), extents[name][0]).reshape(
+                shape
+            )
             for name, (shape, dtype) in table.items()
         }
         self.action, self.reward = self.arrays["action"], self.arrays["reward"]
         self.terminated, self.truncated = self.arrays["terminated"], self.arrays["truncated"]
-        self.failed, self.complaints = self.arrays["failed"], self.arrays["complaints"]
+        self.failed, self.failures = self.arrays["failed"], self.arrays["failures"]
         self.command, self.current = self.arrays["command"], self.arrays["current"]
         self.seed, self.next_seed = self.arrays["seed"], self.arrays["next_seed"]
         self.obs, self.info = self._group("obs"), self._group("info")
@@ -161,8 +173,8 @@ def _field(num_envs: int, space: spaces.Space) -> Field:
     return (num_envs, *(space.shape or ())), np.dtype(space.dtype)
 
 
-def _places(table: dict[str, Field]) -> Iterator[tuple[int, int]]:
-    """First byte of each field, and the one after its last."""
+def _extents(table: dict[str, Field]) -> Iterator[tuple[int, int]]:
+    """Yield the first byte of each field, and the one after its last."""
     start = 0
     for shape, dtype in table.values():
         stop = start + int(np.prod(shape)) * dtype.itemsize

@@ -1,150 +1,111 @@
-"""A worker process of the pool as the process that trains sees it: begun, asked, ended."""
+"""A worker process of the pool, as the main process sees it."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import time
-from multiprocessing import connection
 from typing import Any
 
 import numpy as np
 
-from firstlight.envs.vector.isolated import WorkerDiedError
-from firstlight.envs.vector.isolated_child import name_of, pack, unpack
-from firstlight.envs.vector.pool_memory import Bell, Handle, nameless
-from firstlight.envs.vector.pool_worker import Complaint, Line, Task, serve
+from firstlight.envs.vector.child_process import ChildProcess, WorkerDiedError, name_of
+from firstlight.envs.vector.child_service import UNREQUESTED
+from firstlight.envs.vector.pool_memory import EventNotifier, FileHandle, memfd
+from firstlight.envs.vector.pool_worker import (
+    EnvironmentFailure,
+    WorkerChannels,
+    WorkerTask,
+    run_worker,
+)
 
-START = 300.0  # seconds that environments may take to be made
-GRACE = 5.0  # seconds that workers have to end by themselves
-_NOBODY = np.zeros(0, np.int64)
+_NO_IDS = np.zeros(0, np.int64)
+_LONGEST_TRACEBACK = 10_000  # bytes
 
 
-class Worker:
-    """A worker process, begun at once; `made` waits for its environments.
+class WorkerProcess(ChildProcess):
+    """A worker process, started at once; its first `result` waits for its environments.
 
     Args:
         context: of multiprocessing.
-        task: what it is to do.
+        task: what the worker is to do.
 
     Attributes:
-        asked: [M] int64, environments that the user acts on and has no answer of.
-        stepped: those of them that the process itself answers for.
-        ids: [M] int64, of all its environments.
-        begins: whether it was asked to begin episodes.
-        busy: whether it was asked and has not answered.
-        deadline: by when it must, on the clock of `time.monotonic`.
-        death: what it died of, if it did.
-        complaints: of its environments, not yet dealt with.
+        env_ids: [M] int64, all environments of this worker.
+        pending: [M] int64, environments that were sent to and not received.
+        stepping: [M] int64, those of them whose results the process itself writes.
+        resetting: whether the last command was a reset.
+        busy: whether the process has a command that it has not finished.
+        deadline: of that command, on the clock of `time.monotonic`.
+        failures: of its environments, not yet counted.
     """
 
-    def __init__(self, context: Any, task: Task):
-        self.task, self.name = task, name_of(task.make)
-        self.asked = self.stepped = _NOBODY
-        self.ids = np.array(task.rows)
-        self.busy, self.begins, self.deadline = False, False, 0.0
-        self.death: str | None = None
-        self.complaints: list[Complaint] = []
-        self.pipe, theirs = context.Pipe()
-        reader, writer = map(Handle, os.pipe())
-        self._life, self._stack, self.go, self.done = writer, nameless(), Bell(), Bell()
-        self.process = context.Process(
-            target=serve,
-            args=(task, Line(theirs, self.go, self.done, self._stack, reader)),
-            name=f"firstlight: {self.name}, worker {task.index}",
-        )
+    def __init__(self, context: Any, task: WorkerTask):
+        self.task, self.env_ids = task, np.array(task.env_ids)
+        self.pending = self.stepping = _NO_IDS
+        self.busy, self.resetting, self.deadline = False, False, 0.0
+        self.failures: list[EnvironmentFailure] = []
+        alive_reader, self._alive_writer = map(FileHandle, os.pipe())
+        self._traceback, self.start, self.done = memfd(), EventNotifier(), EventNotifier()
+        channels = WorkerChannels(self.start, self.done, self._traceback, alive_reader)
+        name = name_of(task.make)
         try:
-            self.process.start()
-        except Exception as error:  # of whatever kind: that of the pickle module, and others
-            self._free()
-            if isinstance(error, OSError):
-                raise
-            raise ValueError(f"a process cannot be given {self.name}: {error}") from error
+            super().__init__(
+                context,
+                run_worker,
+                (task, channels),
+                factory_name=name,
+                label=f"worker {task.index} of {name}",
+            )
+        except Exception:
+            self._close_files()
+            raise
         finally:
-            theirs.close()
-            reader.close()
+            alive_reader.close()
 
-    def made(self) -> Any:
-        """Spaces of observations and actions, once the environments are made.
+    def command(self, *, resetting: bool, seconds: float) -> None:
+        """Start the commands for `stepping` that were written to shared memory.
+
+        Args:
+            resetting: whether they are resets.
+            seconds: time limit for all of them together.
+        """
+        self.resetting, self.busy = resetting, True
+        self.deadline = time.monotonic() + seconds
+        self.start.notify()
+
+    def receive(self) -> tuple[int, bool, Any]:
+        """Receive one message; a failure of an environment is also added to `failures`."""
+        message = super().receive()
+        if message[0] == UNREQUESTED:
+            self.failures.append(message[2])
+        return message
+
+    def receive_failures(self, count: int, seconds: float) -> None:
+        """Receive failures until there are `count`; they were sent before `done` was notified.
 
         Raises:
-            WorkerDiedError: if the process died instead.
-            Exception: what the factory raised.
+            WorkerDiedError: if one does not arrive within `seconds`.
         """
-        return self._answer("being made", START)
-
-    def call(self, seconds: float, name: str, *args: Any) -> Any:
-        """What the method `name` of its `Rows` answers.
-
-        Raises:
-            WorkerDiedError: if it died, or gave no answer in so many seconds.
-            Exception: what the method raised.
-        """
-        with contextlib.suppress(OSError):  # of a dead worker; `_answer` finds out
-            self.pipe.send((name, pack(args)))
-        return self._answer(name, seconds)
-
-    def _answer(self, doing: str, seconds: float) -> Any:
-        deadline = time.monotonic() + seconds
-        while True:
-            left = deadline - time.monotonic()
-            ready = connection.wait([self.pipe, self.process.sentinel], max(left, 0.0))
-            try:
-                if self.pipe not in ready:
-                    raise EOFError
-                said = self.pipe.recv()
-            except (EOFError, OSError):
-                cause = self.cause(None if ready else seconds)
-                raise WorkerDiedError(f"{cause} in {doing}{self.last_words()}") from None
-            if not isinstance(said, Complaint):
-                break
-            self.complaints.append(said)
-        _, fine, answer = said
-        if not fine:
-            raise answer
-        return unpack(answer)
-
-    def read(self, count: int, seconds: float) -> None:
-        """Read complaints until there are `count`; they were sent before the bell was rung."""
-        while len(self.complaints) < count:
+        while len(self.failures) < count:
             if not self.pipe.poll(seconds):
-                raise WorkerDiedError(f"worker {self.task.index} does not say what is wrong")
-            self.complaints.append(self.pipe.recv())
+                raise WorkerDiedError(f"{self.label} sent no message about {count} exceptions")
+            self.receive()
 
-    def cause(self, waited: float | None) -> str:
-        """What a worker died of, or is to die of: no answer in `waited` seconds."""
-        if waited is not None:
-            with contextlib.suppress(OSError):
-                os.kill(self.process.pid, signal.SIGABRT)  # it says where it stood
-        self.process.join(GRACE)
-        code = self.process.exitcode
-        cause = f"exit code {code}"
-        if code is None or code < 0:
-            cause = signal.Signals(-code if code else signal.SIGKILL).name
-        late = "" if waited is None else f", for it gave no answer in {waited:g} s"
-        return f"worker {self.task.index} of {self.name} died of {cause}{late}"
-
-    def last_words(self) -> str:
-        """Where its stack was when a fatal signal came, in a paragraph of its own."""
-        said = os.pread(self._stack.fd, 10_000, 0).decode(errors="replace").strip()
-        return f"\n{said}" if said else ""
+    def crash_traceback(self) -> str:
+        """Traceback at a fatal signal, in a paragraph of its own; "" if there was none."""
+        text = os.pread(self._traceback.fd, _LONGEST_TRACEBACK, 0).decode(errors="replace").strip()
+        return f"\n{text}" if text else ""
 
     def kill(self) -> None:
-        """End the process and what it started, without asking."""
-        with contextlib.suppress(OSError):  # nobody is left
-            os.killpg(self.process.pid, signal.SIGKILL)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join(GRACE)
-        self._free()
+        """Kill the process and all processes that it started; may be called twice."""
+        super().kill()
+        self._close_files()
 
     @property
-    def ears(self) -> tuple[int, int, int]:
-        """Descriptors of its bell, its pipe, and its end."""
+    def file_descriptors(self) -> tuple[int, int, int]:
+        """Descriptors that have an event when it has finished, sends a message, or has ended."""
         return self.done.fd, self.pipe.fileno(), self.process.sentinel
 
-    def _free(self) -> None:
-        self.pipe.close()
-        for end in (self._life, self._stack, self.go, self.done):
-            end.close()
+    def _close_files(self) -> None:
+        for handle in (self._alive_writer, self._traceback, self.start, self.done):
+            handle.close()

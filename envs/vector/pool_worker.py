@@ -1,4 +1,4 @@
-"""A worker's side of the process pool: it makes environments, steps them, begins their episodes."""
+"""A worker process of the pool: make environments, step them, and reset them after an episode."""
 
 from __future__ import annotations
 
@@ -22,142 +22,168 @@ from gymnasium.vector import VectorEnv
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import Snapshot
 from firstlight.envs.vec import dig
-from firstlight.envs.vector.isolated_child import _portable, _say, pack, unpack
-from firstlight.envs.vector.pool_memory import Bell, Handle, Memory, listen
-from firstlight.envs.vector.replay import Recorder, _become_worker
+from firstlight.envs.vector.buffered import attach_buffers
+from firstlight.envs.vector.child_service import (
+    UNREQUESTED,
+    lead_process_group,
+    prepare_child_process,
+    reply,
+    serve_call,
+    serve_new,
+)
+from firstlight.envs.vector.pool_memory import (
+    EventNotifier,
+    FileHandle,
+    SharedMemory,
+    wait_readable,
+)
+from firstlight.envs.vector.replay import Recorder
 
-STEP, BEGIN = 1, 2  # in `Memory.command`
-NOBODY = -1  # in `Memory.current`
+STEP, RESET = 1, 2  # in `SharedMemory.command`
+NO_ENV = -1  # in `SharedMemory.current`
 _ATTEMPTS = 3  # to begin an episode, each but the first in an environment made anew
-_LONGEST = 4000  # characters of a traceback that are told
-_TRANSPARENT = ("OrderEnforcing", "PassiveEnvChecker", "TimeLimit")  # as `gymnasium.make` puts on
+_LONGEST_TRACEBACK = 4000  # characters
 
 Factory = Callable[[], gymnasium.Env]
 
 
 @dataclass(frozen=True)
-class Task:
-    """What a worker does: `rows` of `num_envs` environments, as worker `index` of `num_workers`."""
+class WorkerTask:
+    """What a worker does: `env_ids` of `num_envs` environments, as worker `index` of `num_workers`.
+
+    `memory` is the file of the shared memory.
+    """
 
     make: Factory
     index: int
-    rows: range
+    env_ids: range
     num_envs: int
     num_workers: int
     info_space: spaces.Dict
-    memory: Handle
+    memory: FileHandle
 
 
 @dataclass(frozen=True)
-class Line:
-    """How a worker is reached: `pipe` for all but steps, `life` ends with the process that trains.
+class WorkerChannels:
+    """Channels between a worker and the main process, besides the pipe for method calls.
 
-    `go` asks for what `Memory.command` says, `done` answers, `stack` takes the last words.
+    `start` notifies the worker of commands in shared memory, `done` the main process of their
+    results. Python writes its traceback to the file `traceback` at a fatal signal. The main process
+    holds the other end of the pipe `alive`, which so closes when it ends.
     """
 
-    pipe: Any
-    go: Bell
-    done: Bell
-    stack: Handle
-    life: Handle
+    start: EventNotifier
+    done: EventNotifier
+    traceback: FileHandle
+    alive: FileHandle
 
 
 @dataclass(frozen=True)
-class Complaint:
-    """An exception of an environment; `hopeless` if it cannot even begin an episode."""
+class EnvironmentFailure:
+    """An exception of an environment; `fatal` if it can begin no episode at all."""
 
     env_id: int
     seed: int
     action: str
-    text: str
-    hopeless: bool
+    traceback: str
+    fatal: bool
 
 
-class Rows:
-    """The environments of one worker.
+class WorkerEnvironments:
+    """The environments of one worker, stepped through shared memory.
 
     Args:
         task: which they are.
-        tell: takes each `Complaint`.
+        report: called with each failure.
     """
 
-    memory: Memory
+    memory: SharedMemory
 
-    def __init__(self, task: Task, tell: Callable[[Complaint], None]):
-        self.task, self.tell = task, tell
-        self.envs = {i: Recorder(self._single(), i) for i in task.rows}
+    def __init__(self, task: WorkerTask, report: Callable[[EnvironmentFailure], None]):
+        self.task, self.report = task, report
+        self.envs = {i: Recorder(self._make_env(), i) for i in task.env_ids}
         self._views: dict[int, dict[str, np.ndarray]] = {}
 
     @property
     def spaces(self) -> tuple[spaces.Space, spaces.Space]:
-        """Of observations and actions; those of the first environment."""
-        env = self.envs[self.task.rows[0]]
+        """Spaces of observations and actions, of the first environment."""
+        env = self.envs[self.task.env_ids[0]]
         return env.observation_space, env.action_space
 
     def attach(self) -> None:
-        """Map the memory, which is large enough by now."""
+        """Map the shared memory; its file must have its full size by now."""
         task, (obs_space, act_space) = self.task, self.spaces
-        self.memory = Memory(
+        self.memory = SharedMemory(
             task.memory, task.num_envs, task.num_workers, obs_space, task.info_space, act_space
         )
         for i, env in self.envs.items():
             self._views[i] = {name: field[i, ...] for name, field in self.memory.obs.items()}
-            lend(env.env, self._views[i])
+            attach_buffers(env.env, self._views[i])
 
-    def answer(self) -> None:
-        """Do what is commanded, row by row."""
-        memory, index = self.memory, self.task.index
-        for i in self.task.rows:
+    def run_commands(self) -> None:
+        """Do what `SharedMemory.command` says, environment by environment."""
+        memory = self.memory
+        for i in self.task.env_ids:
             if memory.command[i]:
-                memory.current[index] = i
-                memory.complaints[i] = 0
-                self._step(i) if memory.command[i] == STEP else self._begin(i)
+                self._set_current(i)
+                memory.failures[i] = 0
+                self._step(i) if memory.command[i] == STEP else self._reset(i)
                 memory.command[i] = 0
-        memory.current[index] = NOBODY
+        self._set_current(NO_ENV)
 
-    def begin(self) -> None:
-        """Begin an episode everywhere, each from its `Memory.next_seed`."""
-        for i in self.task.rows:
-            self.memory.current[self.task.index] = i
-            self._begin(i)
-        self.memory.current[self.task.index] = NOBODY
+    def reset_all(self) -> None:
+        """Begin an episode in every environment, from its `SharedMemory.next_seed`."""
+        for i in self.task.env_ids:
+            self._set_current(i)
+            self._reset(i)
+        self._set_current(NO_ENV)
 
-    def points(self) -> list[Snapshot]:
+    def snapshots(self) -> list[Snapshot]:
         """Seed and actions of each open episode."""
         return [env.recorded() for env in self.envs.values()]
 
     def restore(self, points: Mapping[int, Snapshot]) -> list[int]:
-        """Live the episodes of `points` again. Returns those that are lost and begun anew."""
-        lost = []
+        """Restore episodes by replaying their seeds and actions.
+
+        Args:
+            points: by number of the environment.
+
+        Returns:
+            The environments whose replay gave something else; they begin a new episode.
+        """
+        crashed = []
         for i, point in points.items():
-            self.memory.current[self.task.index] = i
-            answer = self.envs[i].replay({i: point})
-            if answer is None:
-                lost.append(i)
-                self._begin(i)
+            self._set_current(i)
+            outputs = self.envs[i].replay({i: point})
+            if outputs is None:
+                crashed.append(i)
+                self._reset(i)
             else:
                 self.memory.seed[i] = -1 if point.seed is None else point.seed
-                self._show(i, *answer)
-        self.memory.current[self.task.index] = NOBODY
-        return lost
+                self._write(i, *outputs)
+        self._set_current(NO_ENV)
+        return crashed
 
     def render(self, env_id: int) -> Any:
         """Picture of one environment, or None."""
         return self.envs[env_id].render()
 
     def close(self) -> None:
-        """Close them all."""
+        """Close every environment."""
         for env in self.envs.values():
             with contextlib.suppress(Exception):
                 env.close()
 
-    def _single(self) -> gymnasium.Env:
+    def _make_env(self) -> gymnasium.Env:
         env = self.task.make()
         if isinstance(env, VectorEnv) or not isinstance(env, gymnasium.Env):
             raise TypeError(
                 f"the factory of a pool makes one Gymnasium environment, not a {type(env).__name__}"
             )
         return env
+
+    def _set_current(self, i: int) -> None:
+        self.memory.current[self.task.index] = i
 
     def _step(self, i: int) -> None:
         memory = self.memory
@@ -168,47 +194,48 @@ class Rows:
             action = action.copy()  # the environment may keep it
         try:
             obs, reward, terminated, truncated, info = self.envs[i].step(action)
-            self._show(i, obs, info)
+            self._write(i, obs, info)
             memory.reward[i] = reward
             terminated, truncated = bool(terminated), bool(truncated)
         except Exception as error:
             memory.reward[i], memory.failed[i] = 0.0, True
-            self._complain(i, error, str(action.tolist()))
-            self._begin(i, anew=True)
+            self._report_failure(i, error, str(action.tolist()))
+            self._reset(i, remake=True)
             return
         if terminated or truncated:
             memory.terminated[i], memory.truncated[i] = terminated, truncated and not terminated
-            for shown, final in (
+            for fields, final in (
                 (memory.obs, memory.final_obs),
                 (memory.info, memory.final_info),
             ):
-                for name, field in shown.items():
+                for name, field in fields.items():
                     final[name][i] = field[i]
-            self._begin(i)
+            self._reset(i)
 
-    def _begin(self, i: int, anew: bool = False) -> None:
-        """Begin an episode; an environment that cannot is made anew, and given another seed."""
+    def _reset(self, i: int, remake: bool = False) -> None:
+        """Begin an episode; an environment that raises is made anew and gets another seed."""
         seed = int(self.memory.next_seed[i])
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                if anew:
-                    self._renew(i)
+                if remake:
+                    self._remake(i)
                 self.memory.seed[i] = seed
-                self._show(i, *self.envs[i].reset(seed=seed))
+                self._write(i, *self.envs[i].reset(seed=seed))
                 return
             except Exception as error:
-                self._complain(i, error, "none yet", hopeless=attempt == _ATTEMPTS)
-                anew, seed = True, derive(seed, "again", attempt)
+                self._report_failure(i, error, "none yet", fatal=attempt == _ATTEMPTS)
+                remake, seed = True, derive(seed, "again", attempt)
 
-    def _renew(self, i: int) -> None:
+    def _remake(self, i: int) -> None:
         with contextlib.suppress(Exception):
             self.envs[i].close()
-        self.envs[i] = Recorder(self._single(), i)
-        lend(self.envs[i].env, self._views[i])
+        self.envs[i] = Recorder(self._make_env(), i)
+        attach_buffers(self.envs[i].env, self._views[i])
 
-    def _show(self, i: int, obs: Any, info: Mapping[str, Any]) -> None:
+    def _write(self, i: int, obs: Any, info: Mapping[str, Any]) -> None:
+        """Write an observation and its side channels to shared memory."""
         for name, path in self.memory.paths.items():
-            _write(name, dig(obs, path), self._views[i][name])
+            _copy(name, dig(obs, path), self._views[i][name])
         success = -1
         for key in ("is_success", "success"):  # the second outranks the first
             if key in info:
@@ -217,28 +244,16 @@ class Rows:
         for name in self.task.info_space.spaces:
             if name not in info:
                 raise KeyError(f"the environment gave no info {name!r}; it gave {sorted(info)}")
-            _write(name, info[name], self.memory.info[name][i, ...])
+            _copy(name, info[name], self.memory.info[name][i, ...])
 
-    def _complain(self, i: int, error: Exception, action: str, hopeless: bool = False) -> None:
-        self.memory.complaints[i] += 1
-        text = "".join(traceback.format_exception(error))[-_LONGEST:]
-        self.tell(Complaint(i, int(self.memory.seed[i]), action, text, hopeless))
-
-
-def lend(env: gymnasium.Env, views: dict[str, np.ndarray]) -> None:
-    """Offer `views` to an environment that has a method `set_buffers`, to write into directly.
-
-    It may lie under the wrappers of `gymnasium.make`; others may show something else than what is
-    written, so they must have the method themselves.
-    """
-    while not hasattr(type(env), "set_buffers") and type(env).__name__ in _TRANSPARENT:
-        env = env.env  # type: ignore[attr-defined]
-    if hasattr(type(env), "set_buffers"):
-        env.set_buffers(views)  # type: ignore[attr-defined]
+    def _report_failure(self, i: int, error: Exception, action: str, fatal: bool = False) -> None:
+        self.memory.failures[i] += 1
+        text = "".join(traceback.format_exception(error))[-_LONGEST_TRACEBACK:]
+        self.report(EnvironmentFailure(i, int(self.memory.seed[i]), action, text, fatal))
 
 
-def _write(name: str, value: Any, view: np.ndarray) -> None:
-    if value is view:  # written there in the first place
+def _copy(name: str, value: Any, view: np.ndarray) -> None:
+    if value is view:  # the environment has written there itself
         return
     array = np.asarray(value)
     if array.shape != view.shape:
@@ -246,51 +261,48 @@ def _write(name: str, value: Any, view: np.ndarray) -> None:
     np.copyto(view, array)
 
 
-def serve(task: Task, line: Line) -> None:
-    """Make the environments of `task`, say what they are like, and answer until `line` is cut."""
-    _become_worker()
-    os.setpgid(0, 0)  # what the environments start belongs to the same group, and ends with it
-    _die_with(line.life.fd)
-    faulthandler.enable(file=line.stack.fd, all_threads=False)
+def run_worker(pipe: Any, task: WorkerTask, channels: WorkerChannels) -> None:
+    """Make the environments of `task`, and serve commands and method calls until `pipe` closes."""
+    prepare_child_process()
+    lead_process_group()
+    _end_group_with_parent(channels.alive.fd)
+    faulthandler.enable(file=channels.traceback.fd, all_threads=False)
     torch.set_num_threads(1)
-    try:
-        rows = Rows(task, line.pipe.send)
-        _say(line.pipe, 0, True, rows.spaces)
-    except Exception as error:
-        _say(line.pipe, 0, False, _portable(error))
+
+    def report(failure: EnvironmentFailure) -> None:
+        reply(pipe, UNREQUESTED, True, failure)
+
+    envs = serve_new(pipe, lambda: WorkerEnvironments(task, report), lambda made: made.spaces)
+    if envs is None:
         return
-    with contextlib.suppress(EOFError, OSError):  # nobody asks any more
-        _answer(rows, line)
-    rows.close()
+    with contextlib.suppress(EOFError, OSError):  # the main process closed the pipe, or is gone
+        _serve(pipe, envs, channels)
+    envs.close()
 
 
-def _answer(rows: Rows, line: Line) -> None:
+def _serve(pipe: Any, envs: WorkerEnvironments, channels: WorkerChannels) -> None:
     poll = select.poll()
-    poll.register(line.go.fd, select.POLLIN)
-    poll.register(line.pipe.fileno(), select.POLLIN)
+    poll.register(channels.start.fd, select.POLLIN)
+    poll.register(pipe.fileno(), select.POLLIN)
     while True:
-        if line.go.fd in listen(poll):
-            line.go.hear()
-            rows.answer()
-            line.done.ring()
-            continue
-        name, args = line.pipe.recv()
-        if name == "close":
+        if channels.start.fd in wait_readable(poll):
+            channels.start.wait()
+            envs.run_commands()
+            channels.done.notify()
+        elif not serve_call(pipe, envs):
             return
-        try:
-            answer = True, pack(getattr(rows, name)(*unpack(args)))
-        except Exception as error:
-            answer = False, _portable(error)
-        _say(line.pipe, 0, *answer)
 
 
-def _die_with(life: int) -> None:
-    """Have the kernel end this group when the last writer of the pipe `life` ends, however it does.
+def _end_group_with_parent(pipe: int) -> None:
+    """Have the kernel end this process group when the last writer of `pipe` has ended.
 
     That needs neither the interpreter nor its lock, which an environment may hold for ever.
+
+    Args:
+        pipe: descriptor of its reading end.
     """
     signal.signal(signal.SIGIO, signal.SIG_DFL)
-    fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgid(0))
-    fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
-    if select.select([life], [], [], 0)[0]:  # it has ended already
+    fcntl.fcntl(pipe, fcntl.F_SETOWN, -os.getpgid(0))
+    fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([pipe], [], [], 0)[0]:  # the parent has ended already
         os._exit(1)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType
 from typing import Any
 from zlib import crc32
 
@@ -16,6 +12,7 @@ import numpy as np
 import torch
 
 from firstlight.envs.types import Snapshot
+from firstlight.envs.vector.child_service import prepare_child_process
 
 
 class Recorder(gymnasium.Wrapper):
@@ -87,7 +84,7 @@ class Recorder(gymnasium.Wrapper):
         return None if seed is None else self.reset(seed=seed)
 
 
-class Recorded:
+class RecorderFactory:
     """A factory of an environment with a `Recorder` around it; pickles if `factory` does.
 
     In a worker process it also makes sure that the worker leaves signals to the process that trains
@@ -100,25 +97,8 @@ class Recorded:
     def __call__(self) -> gymnasium.Env:
         """Make one."""
         if os.getpid() != self.home:
-            _become_worker()
+            prepare_child_process()
         return Recorder(self.factory(), self.index)
-
-
-def _become_worker() -> None:
-    """Leave signals to the process that trains, and end with it."""
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(name, _ignore)  # not SIG_IGN, which programs started from here would inherit
-    threading.Thread(target=_outlive_nobody, args=(os.getppid(),), daemon=True).start()
-
-
-def _ignore(signum: int, frame: FrameType | None) -> None:
-    pass
-
-
-def _outlive_nobody(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def digest(value: Any, before: int = 0) -> int:

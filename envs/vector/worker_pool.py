@@ -1,4 +1,4 @@
-"""All workers of the pool: who is asked for what, whoever answers first, and who is replaced."""
+"""The worker processes of a pool: request steps, receive results, and replace workers that die."""
 
 from __future__ import annotations
 
@@ -13,252 +13,291 @@ import numpy as np
 
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import Snapshot
-from firstlight.envs.vector.isolated import WorkerDiedError
-from firstlight.envs.vector.pool_memory import Memory, listen
-from firstlight.envs.vector.pool_process import GRACE, START, Worker
-from firstlight.envs.vector.pool_worker import BEGIN, NOBODY, Task
+from firstlight.envs.vector.child_process import (
+    SHUTDOWN_SECONDS,
+    START_SECONDS,
+    WorkerDiedError,
+    end_all,
+    name_of,
+)
+from firstlight.envs.vector.pool_memory import SharedMemory, wait_readable
+from firstlight.envs.vector.pool_process import WorkerProcess
+from firstlight.envs.vector.pool_worker import NO_ENV, RESET, WorkerTask
 
-_PER_ACTION = 0.01  # seconds that one action of a replay may take
+_REPLAY_SECONDS = 0.01  # time limit for one action of a replay
 
 log = logging.getLogger(__name__)
 
 
-class Crew:
-    """Workers that share one memory; whatever of them fails is made anew.
+class WorkerPool:
+    """Worker processes that share one memory. What fails is counted and replaced.
 
     Args:
         context: of multiprocessing.
         tasks: one for each worker.
-        timeout: seconds that a worker may take for one answer.
-        max_restarts: failures after which RuntimeError is raised.
+        timeout: time limit for one command of a worker, in seconds.
+        max_restarts: number of failures after which RuntimeError is raised.
 
     Attributes:
         obs_space: of one environment, nested as it is.
         act_space: of one environment.
         seed: of the sequences of episodes.
-        episode: [N] int64, how many each environment began.
-        owed: [N] bool, episodes lost while nothing was asked, told when something is.
-        restarts: failures so far.
-        given_up: why, if one was too many.
+        episode: [N] int64, number of episodes that each environment began.
+        unreported: [N] bool, environments that crashed while no result of theirs was requested; the
+            next result that is requested reports it.
+        restarts: number of failures so far.
+        fatal_error: message of the RuntimeError that ended the pool, or None.
     """
 
-    def __init__(self, context: Any, tasks: Iterable[Task], timeout: float, max_restarts: int):
+    def __init__(
+        self, context: Any, tasks: Iterable[WorkerTask], timeout: float, max_restarts: int
+    ):
         self._context, self._tasks = context, [*tasks]
         self.timeout, self.max_restarts, self.restarts = timeout, max_restarts, 0
-        self.given_up: str | None = None
+        self.fatal_error: str | None = None
         self._poll = select.poll()
-        self.workers: list[Worker] = []
+        self.workers: list[WorkerProcess] = []
         num_envs = self._tasks[0].num_envs
         self.seed, self.episode = 0, np.zeros(num_envs, np.int64)
-        self.owed = np.zeros(num_envs, bool)
-        self._worker_of = np.concatenate([[task.index] * len(task.rows) for task in self._tasks])
+        self.unreported = np.zeros(num_envs, bool)
+        self._worker_of = np.concatenate([[task.index] * len(task.env_ids) for task in self._tasks])
 
     def start(self) -> None:
-        """Begin all processes at once, and wait until every environment is made."""
+        """Start all processes at once, and wait until every environment is made.
+
+        Raises:
+            ValueError: if the environments differ in their spaces, or no observation is an array.
+            WorkerDiedError: if a worker dies.
+            Exception: what the factory raised.
+        """
         for task in self._tasks:
-            self.workers.append(Worker(self._context, task))
-        told = [worker.made() for worker in self.workers]
-        self.obs_space, self.act_space = told[0]
+            self.workers.append(WorkerProcess(self._context, task))
+        spaces = [worker.result(START_SECONDS) for worker in self.workers]
+        self.obs_space, self.act_space = spaces[0]
         task = self._tasks[0]
-        if any(other != told[0] for other in told):
-            raise ValueError(f"the environments of {self.workers[0].name} differ in their spaces")
-        self.memory = Memory(
-            task.memory, task.num_envs, len(told), self.obs_space, task.info_space, self.act_space
+        if any(other != spaces[0] for other in spaces):
+            raise ValueError(f"the environments of {name_of(task.make)} differ in their spaces")
+        self.memory = SharedMemory(
+            task.memory,
+            task.num_envs,
+            len(self.workers),
+            self.obs_space,
+            task.info_space,
+            self.act_space,
         )
         if not self.memory.obs:
             raise ValueError(f"no field of {self.obs_space} can be a tensor")
         for worker in self.workers:
-            worker.call(START, "attach")
-        self.offer()
+            self._call(worker, "attach", seconds=START_SECONDS)
+        self.publish_seeds()
 
     @property
-    def outstanding(self) -> int:
-        """How many environments were asked and not received."""
-        return sum(len(worker.asked) for worker in self.workers)
+    def num_pending(self) -> int:
+        """Number of environments that were sent to and not received."""
+        return sum(len(worker.pending) for worker in self.workers)
 
-    def workers_of(self, ids: np.ndarray) -> list[Worker]:
-        """Whose environments `ids` are."""
-        return [self.workers[w] for w in np.unique(self._worker_of[ids])]
+    def workers_of(self, env_ids: np.ndarray) -> list[WorkerProcess]:
+        """Workers of the environments `env_ids` [M] int64."""
+        return [self.workers[w] for w in np.unique(self._worker_of[env_ids])]
 
-    def offer(self) -> None:
-        """Put out the seeds that the next episodes are to be begun with."""
-        self._offer(np.arange(len(self.episode)))
+    def publish_seeds(self) -> None:
+        """Write the seeds of all next episodes to shared memory."""
+        self._publish_seeds(np.arange(len(self.episode)))
 
-    def ask(self, ids: np.ndarray, command: int) -> None:
-        """Have the workers of `ids` [M] int64 do `command` with them."""
+    def request(self, env_ids: np.ndarray, command: int) -> None:
+        """Have the workers run `command` in the environments `env_ids` [M] int64."""
         memory = self.memory
-        for worker in self.workers_of(ids):
-            own = worker.asked = worker.stepped = np.intersect1d(ids, worker.ids)
-            owed = self.owed[own]
-            if owed.any():
-                self._mark_lost(own[owed])
-                self.owed[own] = False
-                worker.stepped = own[~owed]
-            memory.command[worker.stepped] = command
-            worker.begins = command == BEGIN
-            if len(worker.stepped):
-                worker.busy, worker.deadline = True, time.monotonic() + self.timeout
-                for fd in worker.ears:
+        for worker in self.workers_of(env_ids):
+            ids = worker.pending = np.intersect1d(env_ids, worker.env_ids)
+            unreported = self.unreported[ids]
+            if unreported.any():
+                self._mark_crashed(ids[unreported])
+                self.unreported[ids] = False
+                ids = ids[~unreported]
+            memory.command[ids] = command
+            worker.stepping = ids
+            if len(ids):
+                for fd in worker.file_descriptors:
                     self._poll.register(fd, select.POLLIN)
-                worker.go.ring()
+                worker.command(resetting=command == RESET, seconds=self.timeout)
 
     def receive(self, min_envs: int) -> np.ndarray:
-        """Wait for answers of so many. Returns the ids [M] int64 of all that have answered."""
+        """Wait for the results of at least `min_envs` environments.
+
+        Returns:
+            [M] int64, all environments whose results are there.
+
+        Raises:
+            RuntimeError: if there were more than `max_restarts` failures.
+        """
         while True:
-            ready = [w for w in self.workers if len(w.asked) and not w.busy]
-            if sum(len(worker.asked) for worker in ready) >= min_envs:
+            ready = [w for w in self.workers if len(w.pending) and not w.busy]
+            if sum(len(worker.pending) for worker in ready) >= min_envs:
                 break
             for worker in self._wait():
-                self._settle(worker)
-        ids = [worker.asked for worker in ready]
+                self._finish_command(worker)
+        ids = [worker.pending for worker in ready]
         for worker in ready:
-            worker.asked = worker.asked[:0]
+            worker.pending = worker.pending[:0]
         return np.concatenate(ids) if ids else np.zeros(0, np.int64)
 
-    def call(self, worker: Worker, name: str, *args: Any, seconds: float | None = None) -> Any:
-        """What a method of a worker's `Rows` answers; `timeout` unless it is given `seconds`."""
-        answer = worker.call(seconds or self.timeout, name, *args)
-        self._hear(worker)
-        return answer
+    def call(self, worker: WorkerProcess, method: str, *args: Any) -> Any:
+        """Call a method of a worker's `WorkerEnvironments`.
 
-    def restore(self, goals: Mapping[int, Snapshot]) -> list[int]:
-        """Live the episodes of `goals` again. Returns the environments that lost theirs."""
-        lost: list[int] = []
-        for worker in self.workers_of(np.array([*goals])):
-            own = {i: goals[i] for i in worker.task.rows if i in goals}
+        Raises:
+            WorkerDiedError: if the worker dies or exceeds `timeout`.
+            Exception: what the method raised.
+        """
+        return self._call(worker, method, *args, seconds=self.timeout)
+
+    def restore(self, points: Mapping[int, Snapshot]) -> list[int]:
+        """Restore episodes by replay.
+
+        Args:
+            points: by number of the environment.
+
+        Returns:
+            The environments whose episodes are lost; each begins a new one.
+        """
+        crashed: list[int] = []
+        for worker in self.workers_of(np.array([*points])):
+            own = {i: points[i] for i in worker.task.env_ids if i in points}
             actions = sum(len(p.actions) for p in own.values() if p.actions is not None)
             try:
-                seconds = START + _PER_ACTION * actions
-                gone = self.call(worker, "restore", own, seconds=seconds)
-                self._began(np.array(gone, np.int64))
+                seconds = START_SECONDS + _REPLAY_SECONDS * actions
+                lost = self._call(worker, "restore", own, seconds=seconds)
+                self._advance_episodes(np.array(lost, np.int64))
             except WorkerDiedError as death:
                 self._replace(worker, str(death))
-                gone = [*own]
-            lost += gone
-        self.owed[[*goals]] = False
-        return lost
+                lost = [*own]
+            crashed += lost
+        self.unreported[[*points]] = False
+        return crashed
 
-    def close(self, seconds: float = GRACE) -> None:
-        """Ask all to end, wait so long for all together, kill the rest. May be called again."""
+    def close(self) -> None:
+        """End all workers and free the memory; may be called twice."""
         workers, self.workers = self.workers, []
-        deadline = time.monotonic() + seconds
         try:
-            for worker in workers:
-                with contextlib.suppress(OSError):  # it is dead
-                    worker.pipe.send(("close", ()))
-            for worker in workers:
-                worker.process.join(max(0.0, deadline - time.monotonic()))
-        finally:  # also of a signal while waiting
-            for worker in workers:
-                worker.kill()
+            end_all(workers, SHUTDOWN_SECONDS)
+        finally:
             self._tasks[0].memory.close()
 
-    def _wait(self) -> list[Worker]:
-        """Workers that were asked and have answered, or are dead: then `death` says of what."""
+    def _call(self, worker: WorkerProcess, method: str, *args: Any, seconds: float) -> Any:
+        worker.call(method, *args)
+        answer = worker.result(seconds)
+        self._count_failures(worker)
+        return answer
+
+    def _wait(self) -> list[WorkerProcess]:
+        """Wait for busy workers. Returns those that have finished, are dead, or too late.
+
+        A worker that is dead has a `death`.
+        """
         busy = [worker for worker in self.workers if worker.busy]
-        heard = listen(self._poll, min(worker.deadline for worker in busy) - time.monotonic())
-        over = []
+        first = min(worker.deadline for worker in busy)
+        events = wait_readable(self._poll, first - time.monotonic())
+        finished = []
         for worker in busy:
-            bell, pipe, sentinel = worker.ears
-            if bell in heard:
-                worker.done.hear()
-            elif sentinel in heard:
-                worker.death = worker.cause(None)
-            elif pipe in heard:
-                with contextlib.suppress(EOFError, OSError):  # dying; the sentinel will tell
-                    worker.complaints.append(worker.pipe.recv())
+            done, pipe, sentinel = worker.file_descriptors
+            if done in events:
+                worker.done.wait()
+            elif sentinel in events:
+                worker.set_death(self._activity(worker))
+            elif pipe in events:
+                with contextlib.suppress(EOFError, OSError):  # it is dying; `sentinel` is next
+                    worker.receive()
                 continue
-            elif time.monotonic() >= worker.deadline and not heard:
-                worker.death = worker.cause(self.timeout)
+            elif time.monotonic() >= worker.deadline and not events:
+                worker.set_death(self._activity(worker), self.timeout)
             else:
                 continue
-            for fd in (bell, pipe, sentinel):
+            for fd in (done, pipe, sentinel):
                 self._poll.unregister(fd)
             worker.busy = False
-            over.append(worker)
-        return over
+            finished.append(worker)
+        return finished
 
-    def _settle(self, worker: Worker) -> None:
-        """Note what has begun and what has failed."""
-        memory, ids = self.memory, worker.stepped
+    def _finish_command(self, worker: WorkerProcess) -> None:
+        """Count the episodes that a command began and the failures in it."""
+        memory, ids = self.memory, worker.stepping
         if worker.death is not None:
-            self._replace(worker, worker.death + self._doing(worker) + worker.last_words())
+            self._replace(worker, str(worker.death))
             return
-        if count := int(memory.complaints[ids].sum()):
-            worker.read(count, self.timeout)
-            self._hear(worker)
+        if count := int(memory.failures[ids].sum()):
+            worker.receive_failures(count, self.timeout)
+            self._count_failures(worker)
         over = memory.terminated[ids] | memory.truncated[ids] | memory.failed[ids]
-        self._began(ids if worker.begins else ids[over])
+        self._advance_episodes(ids if worker.resetting else ids[over])
 
-    def _replace(self, worker: Worker, death: str) -> None:
-        """Have a new process do what a dead one did, from new episodes on."""
-        ids, index = worker.ids, worker.task.index
+    def _replace(self, worker: WorkerProcess, death: str) -> None:
+        """Start a new process in place of a dead one, with new episodes."""
+        ids, index = worker.env_ids, worker.task.index
         while True:
-            self._count(death)
+            self._count_restart(death)
             what = f"the open episodes of environments {ids[0]} to {ids[-1]} are lost"
             log.warning("replaced, %s: %s", what, death)
-            self._began(ids)  # not the same seeds again: one of them may be deadly
-            self.memory.command[ids], self.memory.current[index] = 0, NOBODY
+            self._advance_episodes(ids)  # no seed is tried twice: it may be what kills the worker
+            self.memory.command[ids], self.memory.current[index] = 0, NO_ENV
             self.workers[index].kill()
-            fresh = self.workers[index] = Worker(self._context, worker.task)
+            new = self.workers[index] = WorkerProcess(self._context, worker.task)
             try:
-                fresh.made()
-            except Exception as error:
+                new.result(START_SECONDS)
+            except Exception as error:  # of the factory, or the new process is dead
                 death = f"{type(error).__name__}: {error}"
                 continue
             try:
-                fresh.call(START, "attach")
-                self.call(fresh, "begin")
+                self._call(new, "attach", seconds=START_SECONDS)
+                self.call(new, "reset_all")
             except WorkerDiedError as again:
                 death = str(again)
                 continue
             break
-        self._began(ids)
-        fresh.asked = worker.asked
-        self._mark_lost(fresh.asked)
-        self.owed[ids] = True
-        self.owed[fresh.asked] = False
+        self._advance_episodes(ids)
+        new.pending = worker.pending
+        self._mark_crashed(new.pending)
+        self.unreported[ids] = True
+        self.unreported[new.pending] = False
 
-    def _mark_lost(self, ids: np.ndarray) -> None:
+    def _mark_crashed(self, env_ids: np.ndarray) -> None:
         memory = self.memory
-        memory.failed[ids], memory.reward[ids] = True, 0.0
-        memory.terminated[ids] = memory.truncated[ids] = False
+        memory.failed[env_ids], memory.reward[env_ids] = True, 0.0
+        memory.terminated[env_ids] = memory.truncated[env_ids] = False
 
-    def _hear(self, worker: Worker) -> None:
-        """Deal with complaints."""
-        complaints, worker.complaints = worker.complaints, []
-        for said in complaints:
-            what = f"environment {said.env_id} (seed {said.seed}, action {said.action}) raised"
-            if said.hopeless:
-                self._give_up(f"{what}, as it did before: no episode can begin\n{said.text}")
-            self._count(f"{what}\n{said.text}")
-            log.warning("%s; it is made anew\n%s", what, said.text)
+    def _count_failures(self, worker: WorkerProcess) -> None:
+        failures, worker.failures = worker.failures, []
+        for f in failures:
+            what = f"environment {f.env_id} (seed {f.seed}, action {f.action}) raised"
+            if f.fatal:
+                self._end(f"{what}, as it did before: no episode can begin\n{f.traceback}")
+            self._count_restart(f"{what}\n{f.traceback}")
+            log.warning("%s; it is made anew\n%s", what, f.traceback)
 
-    def _count(self, failure: str) -> None:
+    def _count_restart(self, failure: str) -> None:
         self.restarts += 1
         if self.restarts > self.max_restarts:
             beyond = f"{self.restarts} failures are more than max_restarts={self.max_restarts}"
-            self._give_up(f"{beyond}; the last was: {failure}")
+            self._end(f"{beyond}; the last was: {failure}")
 
-    def _give_up(self, reason: str) -> NoReturn:
-        """Nothing that is asked from now on has an answer."""
-        self.given_up = reason
+    def _end(self, reason: str) -> NoReturn:
+        """Raise RuntimeError, now and at every later use of the pool."""
+        self.fatal_error = reason
         raise RuntimeError(reason)
 
-    def _doing(self, worker: Worker) -> str:
+    def _activity(self, worker: WorkerProcess) -> str:
+        """What a worker was doing, for messages."""
         i = int(self.memory.current[worker.task.index])
-        if i == NOBODY:
-            return " between steps"
+        if i == NO_ENV:
+            return "between steps"
         action = self.memory.action[i].tolist()
-        return f" in environment {i} (seed {self.memory.seed[i]}, action {action})"
+        return f"in environment {i} (seed {self.memory.seed[i]}, action {action})"
 
-    def _began(self, ids: np.ndarray) -> None:
-        """Count episodes of `ids` that used their seeds up."""
-        if len(ids):
-            self.episode[ids] += 1
-            self._offer(ids)
+    def _advance_episodes(self, env_ids: np.ndarray) -> None:
+        """Count the episodes that `env_ids` [M] int64 began, and write the seeds of the next."""
+        if len(env_ids):
+            self.episode[env_ids] += 1
+            self._publish_seeds(env_ids)
 
-    def _offer(self, ids: np.ndarray) -> None:
-        for i in ids.tolist():
+    def _publish_seeds(self, env_ids: np.ndarray) -> None:
+        for i in env_ids.tolist():
             episode = int(self.episode[i])
             self.memory.next_seed[i] = derive(self.seed, "episode", i, episode)

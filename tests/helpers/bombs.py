@@ -83,4 +83,4 @@ def still(n=N):
 
 
 def kill(vec):
-    os.kill(vec._process.pid, signal.SIGKILL)
+    os.kill(vec._child.process.pid, signal.SIGKILL)

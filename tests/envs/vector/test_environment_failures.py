@@ -94,7 +94,7 @@ def test_a_vector_of_gymnasium_is_refused(mode):
     for made in (lambda: vector(mode), lambda: GymVec([functools.partial(vector, mode)])):
         with pytest.raises(ValueError, match="a function that makes one"):
             GymVec(made())
-    with pytest.raises(ValueError, match=r"not a .*CartPole.*envs\.envpool"):
+    with pytest.raises(ValueError, match=r"not a .*CartPole.*envs\.vector\.envpool"):
         GymVec([envpool_vector])
 
 

@@ -213,7 +213,7 @@ def alive(group):
 def test_closing_leaves_no_process_behind(vec):
     inner = Isolated(functools.partial(GymVec, [Bomb] * 2, asynchronous=True))
     inner.reset(0)
-    group = inner._process.pid
+    group = inner._child.process.pid
     kill(inner)  # its environments' processes are orphans now
     inner.close()
     inner.close()
@@ -231,7 +231,7 @@ def test_a_script_that_closes_nothing_ends():
         "from firstlight.envs import Chain, Isolated\n"
         "vec = Isolated(functools.partial(Chain, 2))\n"
         "vec.reset(0)\n"
-        "print(vec._process.pid)\n"
+        "print(vec._child.process.pid)\n"
     )
     command = [sys.executable, "-P", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

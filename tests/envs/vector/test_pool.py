@@ -31,7 +31,7 @@ from gymnasium import spaces
 from firstlight.envs import GymVec, PoolVec, RandomActor, Runner, check_vec
 from firstlight.envs.check_rows import difference, record_of
 from firstlight.envs.vector.pool import make
-from firstlight.envs.vector.pool_worker import lend
+from firstlight.envs.vector.buffered import attach_buffers
 
 TWICE = spaces.Dict({"twice": spaces.Box(0, 99, (), np.int64)})
 
@@ -164,11 +164,11 @@ def test_asynchronous_steps_are_those_of_lockstep(vec):
     found = [[] for _ in range(5)]
     vec.send_to(torch.tensor([4, 0]), still(2))
     while any(len(rows) < steps for rows in found):
-        if vec._crew.outstanding:
+        if vec._pool.num_pending:
             ids, step = vec.recv_ready(1)
             for i, row in zip(ids.tolist(), step.obs["count"].tolist(), strict=True):
                 found[i].append(row)
-        free = [i for w in vec._crew.workers if not len(w.asked) for i in w.ids.tolist()]
+        free = [i for w in vec._pool.workers if not len(w.pending) for i in w.env_ids.tolist()]
         go = [i for i in free if len(found[i]) < steps]
         if go:
             vec.send_to(torch.tensor(go), still(len(go)))
@@ -202,7 +202,7 @@ def test_an_environment_is_lent_its_own_rows_and_nothing_is_copied():
     views = {"count": np.zeros(2, np.int64)}
     for world, lent in ((Lent, True), (limited, True), (moved, False), (Counting, False)):
         env = world()
-        lend(env, views)
+        assert attach_buffers(env, views) == lent
         obs, _ = env.reset(seed=1)
         assert (obs["count"] is views["count"]) == lent
 
@@ -258,7 +258,7 @@ def test_pictures(vec):
 
 def test_closing(vec):
     began = time.monotonic()
-    processes = [worker.process for worker in vec._crew.workers]
+    processes = [worker.process for worker in vec._pool.workers]
     vec.close()
     vec.close()
     assert time.monotonic() - began < 5
@@ -299,7 +299,7 @@ def test_observations_and_channels_that_will_not_do_are_named():
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_nothing_lies_in_dev_shm(vec):
     """What has no name cannot be left behind, however the processes end."""
-    for worker in vec._crew.workers:
+    for worker in vec._pool.workers:
         home = Path("/proc") / str(worker.process.pid)
         held = [str(link.readlink()) for link in (home / "fd").iterdir()]
         held += (home / "maps").read_text().splitlines()

@@ -55,7 +55,7 @@ def but(env_id, action, n=N):
 
 
 def pids(vec):
-    return [worker.process.pid for worker in vec._crew.workers]
+    return [worker.process.pid for worker in vec._pool.workers]
 
 
 def running(pid):
@@ -206,9 +206,9 @@ def test_an_environment_that_cannot_begin_an_episode_ends_the_run():
 
 def test_a_factory_that_fails_later_is_tried_until_it_is_too_often(vec, caplog):
     vec.reset(0)
-    crew = vec._crew
-    crew.max_restarts = 3
-    worker = crew.workers[0]
+    pool = vec._pool
+    pool.max_restarts = 3
+    worker = pool.workers[0]
     object.__setattr__(worker.task, "make", broken)
     os.kill(worker.process.pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match=r"4 failures .* ZeroDivisionError: in the factory"):
@@ -309,7 +309,7 @@ if __name__ == "__main__":
     vec.reset(0)
     if sys.argv[1] == "linger":
         vec.send(torch.tensor([ON, SLEEP, SPIN]))
-    print(*(worker.process.pid for worker in vec._crew.workers), flush=True)
+    print(*(worker.process.pid for worker in vec._pool.workers), flush=True)
     if sys.argv[1] == "linger":
         time.sleep(1000)
 """
