@@ -10,6 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from firstlight.scripts.errors import BadInputError
 
+SET_FUNCTIONS = "firstlight.scripts.benchmarks.submodular_tasks"
+"""Module of set functions that experiments of ours name."""
+
 if TYPE_CHECKING:
     from firstlight.intrinsic.base import IntrinsicModule
     from firstlight.intrinsic.mixer import RewardMixer
@@ -35,8 +38,8 @@ def read_config(run: Path, allow: tuple[str, ...] = ()) -> DictConfig:
     plain: Any = OmegaConf.to_container(config)
     check_targets(plain, ("firstlight", *allow))
     check_targets(plain["env"], ("firstlight.envs", *allow))
-    check_targets(plain["intrinsic"], ("firstlight.intrinsic", *allow))
-    check_targets(plain.get("mixer"), ("firstlight.intrinsic", *allow))
+    for key in ("intrinsic", "mixer"):
+        check_targets(plain.get(key), ("firstlight.intrinsic", SET_FUNCTIONS, *allow))
     return config
 
 

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ from omegaconf import OmegaConf
 from firstlight.scripts.benchmarks.results import append, commit, hardware, read
 from firstlight.scripts.build import locate
 from firstlight.scripts.errors import CONF, BadInputError, suggestion
+
+TRAIN = (sys.executable, "-P", "-m", "firstlight.scripts.train")
+"""``firstlight-train`` as a command of this Python."""
 
 KEY = ("task", "method", "seed", "cap", "trial")
 """Fields that identify a cell."""
@@ -148,15 +151,10 @@ def run_cell(table: str, cell: Cell) -> dict[str, object]:
         "eval_every=null",
         *([f"stop_at={cell.threshold}"] if cell.stop else []),
     ]
-    command = [sys.executable, "-P", "-m", "firstlight.scripts.train", *arguments]
     if run_dir.exists():
         shutil.rmtree(run_dir)
     began = time.perf_counter()
-    done = subprocess.run([*command, f"run_dir={run_dir}"], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(
-            f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
-        )
+    run_training([*arguments, f"run_dir={run_dir}"])
     wall = round(time.perf_counter() - began, 1)
     measure = spec(table).get("measure")
     return {
@@ -173,6 +171,19 @@ def run_cell(table: str, cell: Cell) -> dict[str, object]:
         "commit": commit(),
         "hardware": hardware(),
     }
+
+
+def run_training(arguments: Sequence[str]) -> None:
+    """Run ``firstlight-train`` in a process of its own.
+
+    Raises:
+        RuntimeError: if it fails, with the end of its output.
+    """
+    command = [*TRAIN, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        output = f"{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        raise RuntimeError(f"{shlex.join(command)} failed:\n{output}")
 
 
 def outcome(run_dir: Path, cell: Cell) -> dict[str, object]:

@@ -154,10 +154,10 @@ def modules(lines: list[dict[str, Any]]) -> str:
             "Microseconds per environment step on rollouts of a random agent, one torch thread, "
             "medians (ranges) of rounds, ours and the peer's in turn. The peer is RLeXplore "
             "(rllte-core 1.0.1): its `compute(sync=True)` computes, learns and scales, so the "
-            "ratio is its time to our compute, update and mixer together, round by round: above 1, ours "
-            "is faster. *Equal widths*: our predictor has the two further layers of the published "
-            "one; *equal work*: narrower layers, as many multiplications. Its pseudo-counts are "
-            "another method than our counts, hence no ratio. "
+            "ratio is its time to our compute, update and mixer together, round by round: above "
+            "1, ours is faster. *Equal widths*: our predictor has the two further layers of the "
+            "published one; *equal work*: narrower layers, as many multiplications. Its "
+            "pseudo-counts are another method than our counts, hence no ratio. "
             f"{provenance(latest.values())} GPU: not measured.",
             "",
             *markdown_table([*head, "the peer's script"], rows),
