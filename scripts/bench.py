@@ -1,23 +1,30 @@
-"""Measure: ``firstlight-bench throughput``, ``stages``, ``views``, ``modules``, and so on."""
+"""Measure speed and learning: ``firstlight-bench throughput``, ``learning``, ``report``."""
 
 from __future__ import annotations
 
-import math
+import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from firstlight.scripts.benchmarks.options import OPTIONS, read_options
 from firstlight.scripts.benchmarks.peer_process import ScriptError
-from firstlight.scripts.errors import FAILED, BadInputError, nearest, reports_bad_input
+from firstlight.scripts.errors import (
+    FAILED,
+    BadInputError,
+    print_line,
+    report_errors,
+    suggestion,
+)
 
-USAGE = """firstlight-bench measures, and writes what it measured into docs/results.
+USAGE = """firstlight-bench measures, and appends what it measured to docs/results.
 
   firstlight-bench throughput [rounds=3] [steps=250000] [peers=.venv-peers]
       training steps per second against Stable-Baselines3, alternating
   firstlight-bench stages [rounds=3] [steps=250000]
-      where training time goes: environments, collect, rate, learn, adapt
+      training time by stage: environments, collect, rate, learn, adapt
   firstlight-bench views [rounds=3] [steps=250000]
-      what our adapter costs EnvPool, and what MiniGrid's views cost training
+      overhead of our adapter on EnvPool, and of MiniGrid's views on training
   firstlight-bench modules [rounds=3] [peers=.venv-peers] [only=PART_OF_A_NAME]
       microseconds per environment step of each reward module, against RLeXplore,
       alternating; peers=none measures ours alone
@@ -26,141 +33,63 @@ USAGE = """firstlight-bench measures, and writes what it measured into docs/resu
   firstlight-bench learning TABLE [budget=90m] [only=PART_OF_A_NAME]
       run the cells of a learning table that are still missing, one line each
   firstlight-bench report
-      draw tables and curves from docs/results into docs/benchmarks.md
+      write tables and curves from docs/results into docs/benchmarks.md
 
 The peers are installed into an environment of their own, the folder `peers`.
 """
 
-
-def whole(text: str) -> int:
-    """A whole number, at least 1."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def seconds(budget: str) -> float:
-    """Seconds, a number above 0, in "90m", "2h", "30s" or a plain number of seconds.
-
-    >>> seconds("90m"), seconds("2h"), seconds("45")
-    (5400.0, 7200.0, 45.0)
-    """
-    unit = {"s": 1, "m": 60, "h": 3600}.get(budget[-1:])
-    number = float(budget[:-1]) * unit if unit else float(budget)
-    if not 0 < number < math.inf:
-        raise ValueError
-    return number
-
-
-def name(text: str) -> str:
-    """Any text but none."""
-    if not text:
-        raise ValueError
-    return text
-
-
-Reader = Callable[[str], Any]
-EXPECTED: dict[Reader, str] = {
-    whole: "a whole number, at least 1",
-    seconds: "a time, such as 90m, 2h, 30s or 45",
-    name: "a name",
+MEASUREMENTS = {
+    "throughput": "throughput",
+    "stages": "stages",
+    "views": "adapter_overhead",
+    "modules": "modules",
+    "pools": "pools",
 }
-OPTIONS: dict[str, dict[str, Reader]] = {
-    "throughput": {"rounds": whole, "steps": whole, "peers": name},
-    "stages": {"rounds": whole, "steps": whole},
-    "views": {"rounds": whole, "steps": whole},
-    "modules": {"rounds": whole, "peers": name, "only": name},
-    "pools": {"rounds": whole},
-    "learning": {"budget": seconds, "only": name},
-    "report": {},
-}
-DEFAULTS: dict[str, Any] = {
-    "rounds": 3,
-    "steps": 250_000,
-    "peers": ".venv-peers",
-    "budget": 5400.0,
-    "only": "",
-}
-
-
-def read(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """The words and the options of a command line.
-
-    >>> read(["stages", "rounds=5"])
-    (['stages'], {'rounds': 5, 'steps': 250000})
-
-    Raises:
-        BadInputError: for a command, an option or a value that there is not.
-    """
-    words = [word for word in arguments if "=" not in word]
-    command = words[0] if words else ""
-    if command not in OPTIONS:
-        said = f"{command!r} is no command" if command else "give a command"
-        raise BadInputError(f"{said} of firstlight-bench{nearest(command, OPTIONS)}")
-    takes = OPTIONS[command]
-    options = {key: DEFAULTS[key] for key in takes}
-    for key, text in (word.split("=", 1) for word in arguments if "=" in word):
-        if key not in takes:
-            raise BadInputError(f"{command} takes no option {key!r}{nearest(key, takes)}")
-        try:
-            options[key] = takes[key](text)
-        except ValueError as error:
-            raise BadInputError(f"{key}={text}: it is {EXPECTED[takes[key]]}") from error
-    return words, options
+"""Command to the module in ``scripts/benchmarks`` with its `measure`."""
 
 
 def run(words: Sequence[str], options: Mapping[str, Any]) -> None:
-    """Carry a command out."""
+    """Run a command.
+
+    Args:
+        words: the command, and for "learning" the name of a table.
+        options: of that command, by name.
+
+    Raises:
+        BadInputError: if a word is missing or too many.
+    """
     command, *rest = words
     if command == "learning":
-        from firstlight.scripts.benchmarks.learning import run_table, tables
+        from firstlight.scripts.benchmarks.learning import run_table, table_names
 
         if not rest:
-            raise BadInputError(f"learning takes the name of a table{nearest('', tables())}")
+            raise BadInputError(f"learning needs a table{suggestion('', table_names())}")
         table, *rest = rest
     if rest:
-        hint = nearest(rest[0], OPTIONS[command])
+        hint = suggestion(rest[0], OPTIONS[command])
         raise BadInputError(f"{rest[0]!r} is one word too many for {command}{hint}")
-    if command == "throughput":
-        from firstlight.scripts.benchmarks.throughput import measure as measure_throughput
-
-        measure_throughput(**options)
-    elif command == "stages":
-        from firstlight.scripts.benchmarks.stages import measure as measure_stages
-
-        measure_stages(**options)
-    elif command == "views":
-        from firstlight.scripts.benchmarks.adapter_overhead import measure as measure_views
-
-        measure_views(**options)
-    elif command == "modules":
-        from firstlight.scripts.benchmarks.modules import measure as measure_modules
-
-        measure_modules(**options)
-    elif command == "pools":
-        from firstlight.scripts.benchmarks.pools import measure as measure_pools
-
-        measure_pools(**options)
-    elif command == "learning":
+    if command == "learning":
         run_table(table, **options)
-    else:
-        from firstlight.scripts.report.tables import write
+    elif command == "report":
+        from firstlight.scripts.report.benchmarks_document import write
 
         write()
+    else:
+        module = f"firstlight.scripts.benchmarks.{MEASUREMENTS[command]}"
+        importlib.import_module(module).measure(**options)
 
 
-@reports_bad_input
+@report_errors
 def main() -> None:
-    """The command."""
+    """Run one command, or print the usage."""
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):
         print(USAGE)
         return
     try:
-        run(*read(arguments))
+        run(*read_options(arguments))
     except ScriptError as error:
-        print(f"firstlight: {error}", file=sys.stderr)
+        print_line(f"firstlight: {error}")
         sys.exit(FAILED)
 
 

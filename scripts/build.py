@@ -1,4 +1,4 @@
-"""From a composed config to objects: the one place that instantiates anything."""
+"""Build environments, policy, rewards and trainer from a composed config."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from firstlight.networks.moved import current
-from firstlight.scripts.errors import BadInputError, nearest
+from firstlight.scripts.errors import BadInputError, suggestion
 
 if TYPE_CHECKING:
     from firstlight.agents.learner import Learner
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
     from firstlight.intrinsic.base import IntrinsicModule
     from firstlight.intrinsic.mixer import RewardMixer
 
-_COMPLAINTS = (ValueError, OSError, ImportError, gymnasium.error.Error)
-_CLASHES = (TypeError, LookupError)
+_INVALID_VALUE = (ValueError, OSError, ImportError, gymnasium.error.Error)
+_WRONG_ARGUMENT = (TypeError, LookupError)
 
 
 def locate(target: str) -> Any:
-    """Import what lies at an import path; a path of an older version stands for its new one."""
+    """Import the object at an import path; paths of older versions are translated."""
     target = current(target)
     module, _, name = target.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        hint = "" if within(target, ["firstlight"]) else "; is its folder on PYTHONPATH?"
+        hint = "" if is_within(target, ["firstlight"]) else "; is its folder on PYTHONPATH?"
         raise BadInputError(f"cannot import {target!r}: {error}{hint}") from error
 
 
-def plain(config: Any) -> dict[str, Any]:
-    """A node as a dict of its own: interpolations resolved, import paths those of this version."""
+def to_dict(config: Any) -> dict[str, Any]:
+    """Convert a config node to a dict, with interpolations resolved and current import paths."""
     if OmegaConf.is_config(config):
         config = OmegaConf.to_container(config, resolve=True)
     return {str(key): _with_current_targets(value, key) for key, value in config.items()}
@@ -56,17 +56,24 @@ def _with_current_targets(value: Any, key: Any = None) -> Any:
     return current(value) if key == "_target_" and isinstance(value, str) else value
 
 
-def within(target: str, packages: Sequence[str]) -> bool:
-    """Whether a dotted name lies in one of `packages`."""
+def is_within(target: str, packages: Sequence[str]) -> bool:
+    """Whether a dotted name is in one of `packages`."""
     return any(f"{target}.".startswith(f"{package}.") for package in packages)
 
 
-def make(config: Any, **runtime: Any) -> Any:
-    """Instantiate a node with those of the `runtime` values that its target takes.
+def instantiate(config: Any, **runtime: Any) -> Any:
+    """Instantiate a config node.
 
-    What our own classes complain of is bad input; an error in the user's own code stays one.
+    Args:
+        config: `_target_`, and keywords of its constructor.
+        runtime: values known only at run time; passed if the target takes them and `config` does
+            not set them.
+
+    Raises:
+        BadInputError: if the target cannot be imported or refuses its arguments. Errors raised in
+            the user's own classes are passed on unchanged.
     """
-    options = plain(config)
+    options = to_dict(config)
     name = str(options["_target_"])
     target = locate(name)
     if not callable(target):
@@ -75,33 +82,33 @@ def make(config: Any, **runtime: Any) -> Any:
     given = {k: v for k, v in runtime.items() if k in takes and k not in options}
     unknown = sorted(k for k in options if k not in takes and not k.startswith("_"))
     if unknown and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
-        own = within(name, ["firstlight"])
-        hint = "" if own else f"; ~GROUP +GROUP._target_={name} leaves out what the group says"
-        raise BadInputError(f"{name} takes no {unknown[0]!r}{nearest(unknown[0], takes)}{hint}")
+        own = is_within(name, ["firstlight"])
+        hint = "" if own else f"; ~GROUP +GROUP._target_={name} leaves out the group's options"
+        raise BadInputError(f"{name} takes no {unknown[0]!r}{suggestion(unknown[0], takes)}{hint}")
     try:
         return hydra.utils.instantiate(options, _convert_="all", _partial_=True)(**given)
     except InstantiationException as error:  # of a node inside this one
         raise BadInputError(f"{name}: {error.__cause__ or error}") from error
-    except (*_COMPLAINTS, *_CLASHES) as error:
-        if isinstance(error, BadInputError) or not within(name, ["firstlight"]):
+    except (*_INVALID_VALUE, *_WRONG_ARGUMENT) as error:
+        if isinstance(error, BadInputError) or not is_within(name, ["firstlight"]):
             raise
-        where = f"{name}: {type(error).__name__}: " if isinstance(error, _CLASHES) else ""
+        where = f"{name}: {type(error).__name__}: " if isinstance(error, _WRONG_ARGUMENT) else ""
         raise BadInputError(f"{where}{error}") from error
 
 
 def check_targets(config: Any, packages: Sequence[str]) -> None:
-    """Refuse a config that is data if it names anything that was not defined in `packages`."""
+    """Raise `BadInputError` if a saved config names anything not defined in `packages`."""
     if isinstance(config, str) and "${" in config:
-        raise BadInputError(f"the run's config holds {config!r}, which is no plain value")
+        raise BadInputError(f"the run's config holds {config!r}, expected a plain value")
     if isinstance(config, Mapping):
         target = config.get("_target_")
         if target is not None:
             home = str(target).partition(".")[0]
-            allowed = within(str(target), packages)
-            # a module also holds what it imported itself: only what is its own counts
-            if not allowed or not within(str(locate(str(target)).__module__), packages):
+            allowed = is_within(str(target), packages)
+            # compare the object's own module too: a module also holds what it imported
+            if not allowed or not is_within(str(locate(str(target)).__module__), packages):
                 raise BadInputError(
-                    f"the run's config names {target!r}: if you trust it, say allow=[{home}]"
+                    f"the run's config names {target!r}: if you trust it, give allow=[{home}]"
                 )
         config = list(config.values())
     if isinstance(config, Sequence) and not isinstance(config, str):
@@ -110,20 +117,20 @@ def check_targets(config: Any, packages: Sequence[str]) -> None:
 
 
 def make_vec(config: DictConfig, **changes: Any) -> VecEnv:
-    """The environments; a target that makes one Gymnasium environment is called repeatedly."""
-    options = plain(config) | changes
+    """Make the environments; a target that makes one Gymnasium environment is called repeatedly."""
+    options = to_dict(config) | changes
     num_envs = options.setdefault("num_envs", 16)
     if not isinstance(num_envs, int) or num_envs < 1:
-        raise BadInputError(f"env.num_envs={num_envs}: it is a whole number, at least 1")
+        raise BadInputError(f"env.num_envs={num_envs}: expected a whole number, at least 1")
     target = str(options["_target_"])
-    if within(target, ["firstlight"]):
-        return make(options)
+    if is_within(target, ["firstlight"]):
+        return instantiate(options)
     from firstlight.envs.vec import VecEnv
     from firstlight.envs.vector.gym import GymVec
 
     if "num_envs" not in inspect.signature(locate(target)).parameters:
         del options["num_envs"]
-    made = make(options)
+    made = instantiate(options)
     if isinstance(made, gymnasium.vector.VectorEnv):  # of which some are a gymnasium.Env as well
         made.close()
         raise BadInputError(
@@ -132,7 +139,7 @@ def make_vec(config: DictConfig, **changes: Any) -> VecEnv:
         )
     if isinstance(made, gymnasium.Env):
         made.close()
-        return GymVec([functools.partial(make, options)] * num_envs)
+        return GymVec([functools.partial(instantiate, options)] * num_envs)
     if not isinstance(made, VecEnv):
         raise BadInputError(
             f"{target} made a {type(made).__name__}, expected a Gymnasium environment or a VecEnv: "
@@ -144,14 +151,14 @@ def make_vec(config: DictConfig, **changes: Any) -> VecEnv:
 def make_modules(
     config: DictConfig, vec: VecEnv, seed: int
 ) -> tuple[dict[str, IntrinsicModule], VecEnv]:
-    """The reward modules, and the environments wrapped by those that wish it."""
+    """Make the reward modules; returns them and the environments as they wrapped them."""
     from firstlight.envs.seeding import derive
 
     modules = {}
     for name, node in config.items():
-        if "_target_" not in node:  # say, of an experiment whose modules the command line replaced
+        if "_target_" not in node:  # options of a module that the command line did not choose
             continue
-        modules[str(name)] = make(
+        modules[str(name)] = instantiate(
             node,
             obs_space=vec.obs_space,
             info_space=vec.info_space,
@@ -165,11 +172,17 @@ def make_modules(
 def make_mixer(
     config: DictConfig, modules: Mapping[str, IntrinsicModule], left_out: Sequence[str] = ()
 ) -> RewardMixer:
-    """The reward layer; the config's terms change single fields of the modules' default terms."""
+    """Make the reward layer.
+
+    Args:
+        config: its node; `terms` overrides single fields of the modules' default terms.
+        modules: the reward modules.
+        left_out: modules whose terms are ignored because they were not chosen.
+    """
     from firstlight.intrinsic.mixer import Term
 
-    options = plain(config)
-    combine = make(options.pop("combine"))
+    options = to_dict(config)
+    combine = instantiate(options.pop("combine"))
     terms = {"reward": Term()} | {name: module.default_term() for name, module in modules.items()}
     fields = [field.name for field in dataclasses.fields(Term)]
     for name, node in options.pop("terms").items():
@@ -177,37 +190,46 @@ def make_mixer(
             continue
         if name not in terms:
             raise BadInputError(
-                f"mixer.terms.{name}: there is no such source{nearest(name, terms)}"
+                f"mixer.terms.{name}: there is no such source{suggestion(name, terms)}"
             )
         if unknown := set(node) - set(fields):
-            hint = nearest(min(unknown), fields)
+            hint = suggestion(min(unknown), fields)
             raise BadInputError(f"there is no option mixer.terms.{name}.{min(unknown)}{hint}")
         changes = hydra.utils.instantiate(node, _convert_="all")
         terms[name] = dataclasses.replace(terms[name], **changes)
-    return make(options, terms=terms, combine=combine)
+    return instantiate(options, terms=terms, combine=combine)
 
 
 def make_learner(config: DictConfig, policy: Any, seed: int, **known: Any) -> Learner:
-    """The learner, and before it the auxiliaries that its node lists, each from what is `known`."""
+    """Make the learner, and the auxiliaries that its node lists.
+
+    Args:
+        config: its node.
+        policy: the policy to train.
+        seed: of the run.
+        known: spaces and sizes, for auxiliaries that take them.
+    """
     from firstlight.envs.seeding import derive
 
-    options, runtime = plain(config), {"policy": policy, "seed": seed}
+    options, runtime = to_dict(config), {"policy": policy, "seed": seed}
     if nodes := options.pop("auxiliaries", None):
         if "auxiliaries" not in inspect.signature(locate(options["_target_"])).parameters:
             raise BadInputError(f"{options['_target_']} takes no 'auxiliaries'")
         if any("_target_" not in node for node in nodes):
             raise BadInputError("learner.auxiliaries is a list of {_target_: ...}; see auxiliary=")
-        made = [make(n, **known, seed=derive(seed, "auxiliary", i)) for i, n in enumerate(nodes)]
+        made = [
+            instantiate(n, **known, seed=derive(seed, "auxiliary", i)) for i, n in enumerate(nodes)
+        ]
         runtime["auxiliaries"] = made
-    return make(options, **runtime)
+    return instantiate(options, **runtime)
 
 
 def pick_device(name: str) -> str:
-    """Resolve auto, and refuse what is not there."""
+    """Resolve "auto"; raise `BadInputError` for a device that is not available."""
     import torch
 
     if name not in ("auto", "cpu", "cuda"):
-        raise BadInputError(f"device={name}: it is auto, cpu or cuda")
+        raise BadInputError(f"device={name}: expected auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise BadInputError(
             "device=cuda, but torch sees no CUDA device; use device=cpu or device=auto"
@@ -216,7 +238,7 @@ def pick_device(name: str) -> str:
 
 
 def build(cfg: DictConfig, vec: VecEnv) -> Trainer:
-    """Everything that trains, from the config and the environments."""
+    """Build the trainer for a config and its environments."""
     import torch
 
     from firstlight.envs.seeding import derive
@@ -228,19 +250,19 @@ def build(cfg: DictConfig, vec: VecEnv) -> Trainer:
         print(f"firstlight: intrinsic.{name} has options but was not chosen", file=sys.stderr)
     mixer = make_mixer(cfg.mixer, modules, left_out)
     spaces = {"obs_space": vec.obs_space, "act_space": vec.act_space}
-    options = plain(cfg.policy)
+    options = to_dict(cfg.policy)
     critic = options.pop("critic_encoder", None)
-    encoder = make(cfg.encoder, **spaces)
-    policy = make(
+    encoder = instantiate(cfg.encoder, **spaces)
+    policy = instantiate(
         options,
         **spaces,
         encoder=encoder,
-        critic_encoder=make(critic, **spaces) if critic else None,
+        critic_encoder=instantiate(critic, **spaces) if critic else None,
         num_streams=mixer.num_streams,
     )
-    known = {**spaces, "info_space": vec.info_space, "in_dim": getattr(encoder, "out_dim", None)}
+    known = {**spaces, "info_space": vec.info_space, "in_dim": encoder.out_dim}
     learner = make_learner(cfg.learner, policy, cfg.seed, **known)
-    return make(
+    return instantiate(
         cfg.trainer,
         vec=vec,
         learner=learner,

@@ -10,77 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("agents", "intrinsic", "envs", "conf", "scripts")
-
-
-def run(*command: str | Path, cwd: Path, **kwargs) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, **kwargs)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def repository_files() -> list[Path]:
-    """Files git tracks or would track; links as links."""
-    listed = run("git", "ls-files", "-coz", "--exclude-standard", cwd=ROOT).split("\0")
-    paths = sorted({Path(name) for name in listed if name})
-    return [path for path in paths if (ROOT / path).is_symlink() or (ROOT / path).is_file()]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """A wheel built from an sdist built from a copy of the repository's files."""
-    if not (ROOT / ".git").exists():
-        pytest.skip("needs a git checkout")
-    source = tmp_path_factory.mktemp("source")
-    for path in repository_files():
-        (source / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / path, source / path, follow_symlinks=False)
-    out = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-P", "-m", "build", "--no-isolation", "--outdir", out, cwd=source)
-    (built,) = out.glob("*.whl")
-    return built
-
-
-@pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory) -> Path:
-    target = tmp_path_factory.mktemp("installed")
-    pip = (sys.executable, "-P", "-m", "pip", "install", "--quiet", "--no-deps", "--no-index")
-    run(*pip, "--target", target, wheel, cwd=target)
-    return target
-
-
-def run_from(installed: Path, code: str, cwd: Path | None = None) -> str:
-    """What `code` prints with the installed wheel ahead of the repository on the path."""
-    preamble = f"import sys; sys.path.insert(0, {str(installed)!r})\n"
-    return run(sys.executable, "-P", "-c", preamble + code, cwd=cwd or installed).strip()
-
-
-def test_wheel_holds_every_file_of_the_packages(wheel):
-    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    expected = set()
-    for path in repository_files():
-        if path.parts[0] in FOLDERS:
-            expected.add(f"firstlight/{path.as_posix()}")
-        elif path.parts[:2] == ("src", "firstlight") and not (ROOT / path).is_symlink():
-            expected.add(path.relative_to("src").as_posix())
-    assert names == expected
-
-
-def test_wheel_imports_by_itself(installed):
-    code = "import firstlight.agents; print(firstlight.agents.__file__)"
-    assert run_from(installed, code) == str(installed / "firstlight" / "agents" / "__init__.py")
-
-
-@pytest.mark.skipif(not (ROOT / "conf" / "train.yaml").exists(), reason="no conf/train.yaml yet")
-def test_wheel_composes_its_configuration(installed):
-    code = (
-        "import hydra\n"
-        "with hydra.initialize_config_module('firstlight.conf', version_base='1.3'):\n"
-        "    print(len(hydra.compose('train')) > 0)"
-    )
-    assert run_from(installed, code) == "True"
-
-
+FOLDERS = ("agents", "networks", "intrinsic", "envs", "conf", "scripts")
 LAMP = """
 import gymnasium
 import numpy as np
@@ -97,53 +27,139 @@ class Lamp(gymnasium.Env):
         self.left -= 1
         return self.observation_space.sample(), float(action), self.left == 0, False, {}
 """
-
-
-@pytest.fixture
-def lamp(tmp_path) -> Path:
-    """A folder with a custom environment and nothing else."""
-    (tmp_path / "lamp.py").write_text(LAMP)
-    return tmp_path
-
-
-def test_wheel_trains_saves_loads_and_acts(installed, lamp):
-    code = """
-sys.path.insert(1, ".")
-import firstlight, torch
+USE = """
+import sys
+sys.path[:0] = [{installed!r}, "."]
+import contextlib, io, json
+import hydra, torch
+import firstlight, firstlight.agents
 from lamp import Lamp
 from firstlight.agents import MLP, PPO, ActorCritic, Trainer, load
 from firstlight.envs import GymVec
 from firstlight.intrinsic import HashCount, Heads, RewardMixer, Term
+from firstlight.scripts import evaluate, train
+
 torch.set_num_threads(1)
+found = {{"files": [firstlight.__file__, firstlight.agents.__file__, train.__file__]}}
+with hydra.initialize_config_module("firstlight.conf", version_base="1.3"):
+    found["config"] = list(hydra.compose("train"))
+
 vec = GymVec([Lamp] * 2)
-mixer = RewardMixer({"reward": Term(), "count": HashCount.default_term()}, Heads())
+mixer = RewardMixer({{"reward": Term(), "count": HashCount.default_term()}}, Heads())
 encoder = MLP(vec.obs_space, hidden=[8])
 policy = ActorCritic(vec.obs_space, vec.act_space, encoder=encoder, num_streams=mixer.num_streams)
-modules = {"count": HashCount(vec.obs_space)}
-Trainer(vec, PPO(policy), modules, mixer, run_dir="run", num_steps=8).run(32)
-action, _ = load("run").act(Lamp().reset()[0])
-print(firstlight.__file__, action in (0, 1), load("run").step)
-"""
-    file, fits, step = run_from(installed, code, cwd=lamp).split()
-    assert Path(file).is_relative_to(installed)
-    assert (fits, step) == ("True", "32")
-    assert len((lamp / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+modules = {{"count": HashCount(vec.obs_space)}}
+Trainer(vec, PPO(policy), modules, mixer, run_dir="python", num_steps=8).run(32)
+action, _ = load("python").act(Lamp().reset()[0])
+found["python"] = [action in (0, 1), load("python").step]
 
-
-def test_wheel_holds_commands_that_work(installed, lamp):
-    code = """
-import json
-sys.path.insert(1, ".")
-import firstlight.scripts.train, firstlight.scripts.evaluate
 small = ["env.num_envs=2", "trainer.num_steps=8", "total_steps=32", "num_threads=1"]
-more = ["intrinsic=[count]", "eval_episodes=2", "run_dir=run"]
-sys.argv = ["firstlight-train", "env._target_=lamp.Lamp", *small, *more]
-firstlight.scripts.train.main()
-sys.argv = ["firstlight-evaluate", "run=run", "episodes=2", "allow=[lamp]"]
-firstlight.scripts.evaluate.main()
-print(json.dumps(firstlight.scripts.train.__file__))
+more = ["intrinsic=[count]", "eval_episodes=2", "run_dir=command"]
+printed = io.StringIO()
+with contextlib.redirect_stdout(printed):
+    sys.argv = ["firstlight-train", "env._target_=lamp.Lamp", *small, *more]
+    train.main()
+    sys.argv = ["firstlight-evaluate", "run=command", "episodes=2", "allow=[lamp]"]
+    evaluate.main()
+found["evaluation"] = json.loads(printed.getvalue().splitlines()[-1])
+print(json.dumps(found))
 """
-    *_, said, file = run_from(installed, code, cwd=lamp).splitlines()
-    assert Path(json.loads(file)).is_relative_to(installed)
-    assert json.loads(said)["episodes"] == 2
-    assert {path.name for path in lamp.iterdir()} - {"__pycache__"} == {"lamp.py", "run"}
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def repository_files() -> list[Path]:
+    """Files that git tracks or would track; links as links."""
+    listed = run("git", "ls-files", "-coz", "--exclude-standard", cwd=ROOT).split("\0")
+    paths = sorted({Path(name) for name in listed if name})
+    return [path for path in paths if (ROOT / path).is_symlink() or (ROOT / path).is_file()]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel built from an sdist built from a copy of the repository's files."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs a git checkout")
+    source = tmp_path_factory.mktemp("source")
+    for path in repository_files():
+        if path.parts[0] in ("tests", "docs"):  # neither is built
+            continue
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / path, source / path, follow_symlinks=False)
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-P", "-m", "build", "--no-isolation", "--outdir", out, cwd=source)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """The folder into which the wheel is unpacked, which is all that installing it would do."""
+    target = tmp_path_factory.mktemp("installed")
+    zipfile.ZipFile(wheel).extractall(target)
+    return target
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """The folder in which the wheel is used: it holds a custom environment and nothing else."""
+    folder = tmp_path_factory.mktemp("folder")
+    (folder / "lamp.py").write_text(LAMP)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(installed, folder) -> dict:
+    """Results of one process with the wheel before the repository on its path."""
+    code = USE.format(installed=str(installed))
+    return json.loads(run(sys.executable, "-P", "-c", code, cwd=folder).splitlines()[-1])
+
+
+def test_the_wheel_holds_every_file_of_the_packages(wheel):
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    expected = set()
+    for path in repository_files():
+        if path.parts[0] in FOLDERS:
+            expected.add(f"firstlight/{path.as_posix()}")
+        elif path.parts[:2] == ("src", "firstlight") and not (ROOT / path).is_symlink():
+            expected.add(path.relative_to("src").as_posix())
+    assert names == expected
+
+
+def test_every_package_of_the_repository_is_linked():
+    links = {path.name for path in (ROOT / "src/firstlight").iterdir() if path.is_symlink()}
+    assert links == set(FOLDERS)
+
+
+def test_the_wheel_names_its_commands(installed):
+    (entry_points,) = installed.glob("*.dist-info/entry_points.txt")
+    names = [line.split(" ")[0] for line in entry_points.read_text().splitlines() if "=" in line]
+    assert names == ["firstlight-bench", "firstlight-evaluate", "firstlight-train"]
+
+
+def test_the_wheel_is_imported_from_its_own_files(installed, found):
+    assert found["files"] == [
+        str(installed / "firstlight" / path)
+        for path in ("__init__.py", "agents/__init__.py", "scripts/train.py")
+    ]
+
+
+def test_the_wheel_composes_its_configuration(found):
+    assert {"env", "learner", "mixer"} <= set(found["config"])
+
+
+def test_the_wheel_trains_saves_loads_and_acts(found, folder):
+    fits, step = found["python"]
+    assert (fits, step) == (True, 32)
+    assert len((folder / "python" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_commands_of_the_wheel_train_and_evaluate(found, folder):
+    assert found["evaluation"]["episodes"] == 2
+    assert {path.name for path in folder.iterdir()} - {"__pycache__"} == {
+        *("lamp.py", "python", "command"),
+    }

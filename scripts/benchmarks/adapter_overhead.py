@@ -1,4 +1,4 @@
-"""What our adapter and MiniGrid's views cost: EnvPool raw and ours, training with each view."""
+"""Measure the overhead of our EnvPool adapter, and training speed with each MiniGrid view."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import torch
 
 from firstlight.envs.vector.envpool import EnvPoolVec
 from firstlight.scripts.benchmarks.results import append, commit, hardware
-from firstlight.scripts.benchmarks.stages import SETTLED, TASK, Clock, Setup, configured
+from firstlight.scripts.benchmarks.stages import SETTLED, TASK, IterationClock, Setup, configured
 
 SIZES = (64, 256)
-TURNS = 5  # of raw and ours in a round
+TURNS = 5  # of EnvPool alone and ours in a round
 COMMON = ("env=minigrid/doorkey_8x8", "mixer=heads")
 VIEWS = {
     "view=partial": ("intrinsic=[]",),
@@ -33,8 +33,8 @@ VIEWS = {
 }
 
 
-def against_raw(num_envs: int, steps: int) -> float:
-    """Speed of EnvPool through our adapter, as a share of its own; same threads, same actions."""
+def relative_speed(num_envs: int, steps: int) -> float:
+    """Speed of EnvPool through our adapter relative to EnvPool alone; same threads and actions."""
     options: dict[str, Any] = {"num_threads": 1}
     pool: Any = envpool.make_gymnasium(TASK, num_envs=num_envs, seed=0, **options)
     vec = EnvPoolVec(TASK, num_envs=num_envs, success_threshold=0.0, **options)
@@ -58,9 +58,9 @@ def against_raw(num_envs: int, steps: int) -> float:
     return seconds[0] / seconds[1]
 
 
-def trained(setup: Setup, steps: int) -> float:
-    """Environment steps per second of training, after the first iterations."""
-    clock = Clock()
+def training_speed(setup: Setup, steps: int) -> float:
+    """Environment steps per second of training, without the first iterations."""
+    clock = IterationClock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = setup.make(f"{folder}/run")
         iteration = trainer.vec.num_envs * trainer.num_steps
@@ -73,16 +73,21 @@ def trained(setup: Setup, steps: int) -> float:
 
 
 def measure(*, rounds: int, steps: int) -> None:
-    """Alternate everything in each round, and append a line for each row."""
+    """Alternate all rows in each round, and append a line for each to the results.
+
+    Args:
+        rounds: how often.
+        steps: environment steps of each measurement.
+    """
     torch.set_num_threads(1)
     setups = {name: configured(TASK, *COMMON, *words) for name, words in VIEWS.items()}
     adapters = {f"EnvPool through our adapter, {N} environments": N for N in SIZES}
     found: dict[str, list[float]] = {}
     for _ in range(rounds):
         for name, num_envs in adapters.items():
-            found.setdefault(name, []).append(against_raw(num_envs, steps))
+            found.setdefault(name, []).append(relative_speed(num_envs, steps))
         for name, setup in setups.items():
-            found.setdefault(name, []).append(trained(setup, steps))
+            found.setdefault(name, []).append(training_speed(setup, steps))
     first = next(iter(setups))
     for name, values in found.items():
         line: dict[str, Any] = {"row": name}

@@ -1,4 +1,4 @@
-"""Steps per second of a MiniGrid task's backends under random actions, by turns in one run.
+"""Measure the speed of a MiniGrid task's backends under random actions, in turn.
 
 ``python -m firstlight.scripts.benchmarks.backend_speed TASK [native envpool python]``
 
@@ -32,7 +32,7 @@ def speed(vec: VecEnv, actions: torch.Tensor) -> float:
 
 
 def main() -> None:
-    """Print one line for each backend."""
+    """Measure and print one line for each backend."""
     torch.set_num_threads(1)
     task = sys.argv[1]
     names = sys.argv[2:] or backends_of(task)

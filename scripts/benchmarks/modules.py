@@ -1,4 +1,4 @@
-"""What each reward module costs per environment step, and what a peer's costs."""
+"""Measure the cost of each reward module per environment step, ours and a peer's."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from firstlight.envs.vec import VecEnv
 from firstlight.envs.vector.envpool import EnvPoolVec
 from firstlight.intrinsic import RND, HashCount, IntrinsicModule, Submodular
 from firstlight.intrinsic.mixer import Heads, RewardMixer, Term
-from firstlight.scripts.benchmarks.peer_process import peer_python, result, shown
+from firstlight.scripts.benchmarks.peer_process import displayed, peer_python, run_script
 from firstlight.scripts.benchmarks.results import append, commit, hardware
-from firstlight.scripts.errors import BadInputError, nearest
+from firstlight.scripts.errors import BadInputError, suggestion
 
 NUM_STEPS = 128
 SECONDS = 1.0
-"""Each row is repeated for about so long in each round."""
+"""Time for which each row is repeated in each round."""
 
 _PEER = Path(__file__).parent / "peers" / "rllte_modules.py"
 _PARTS = ("compute", "update", "mixer")
@@ -36,13 +36,13 @@ _PARTS = ("compute", "update", "mixer")
 
 @dataclass(frozen=True)
 class Case:
-    """A rollout to time modules on, and where it came from.
+    """A rollout to time modules on, and its origin.
 
     Args:
-        about: the same in words.
-        obs_space: what policies saw.
-        info_space: side channels.
-        act_space: what they did.
+        about: description for the table.
+        obs_space: of one environment.
+        info_space: of its side channels.
+        act_space: of one environment.
         rollout: of a random agent.
     """
 
@@ -59,8 +59,8 @@ class Row:
 
     Args:
         case: name in `CASES`.
-        make: our module; None for a peer's on its own.
-        peer: method and batch size, as `peers/rllte_modules.py` takes them; empty for none.
+        make: makes our module; None for a row of a peer alone.
+        peer: method and batch size for `peers/rllte_modules.py`; empty for none.
     """
 
     case: str
@@ -113,7 +113,7 @@ ROWS: dict[str, Row] = {
 
 
 def collect(vec: VecEnv, about: str, num_steps: int = NUM_STEPS) -> Case:
-    """What a random agent does in `vec`, which is closed."""
+    """Collect a rollout of a random agent in `vec`, and close `vec`."""
     rollout = Runner(vec).collect(RandomActor(vec.act_space), num_steps)
     vec.close()
     return Case(about, vec.obs_space, vec.info_space, vec.act_space, rollout)
@@ -122,17 +122,17 @@ def collect(vec: VecEnv, about: str, num_steps: int = NUM_STEPS) -> Case:
 def cost(
     module: IntrinsicModule, rollout: Rollout, *, seconds: float = SECONDS
 ) -> dict[str, float]:
-    """Microseconds per environment step, over repeats of compute, mix, update.
+    """Measure microseconds per environment step over repeats of compute, mix and update.
 
-    The first repeat is not counted: it compiles, and fills what is empty.
+    The first repeat is not counted: it compiles kernels and fills empty memories.
 
     Args:
-        module: a new one, warmed up here with the same rollout if it wants that.
-        rollout: left as it is.
-        seconds: how long to repeat, at least twice.
+        module: a new one; warmed up with the same rollout if it has warm-up steps.
+        rollout: not changed.
+        seconds: for how long to repeat, at least twice.
 
     Returns:
-        "compute", "update", and "mixer", the reward layer with this module beside the reward.
+        "compute", "update" and "mixer", a reward mixer with the task's reward and this module.
     """
     mixer = RewardMixer({"reward": Term(), "module": module.default_term()}, Heads())
     if module.warmup_steps:
@@ -155,9 +155,9 @@ def cost(
 
 
 def save(case: Case, path: Path) -> None:
-    """Write the rollout for a peer, which looks at one field: what our modules of its rows look at.
+    """Write the rollout for a peer, with the one field that our modules of the same rows read.
 
-    That is the image [T, N, 147] of a grid, or the last frame [T, N, 1, 84, 84], both uint8.
+    It is the image [T, N, 147] of a grid, or the last frame [T, N, 1, 84, 84], both uint8.
     """
     name = "image" if "image" in case.obs_space.spaces else "obs"
     rollout = case.rollout
@@ -179,11 +179,11 @@ def save(case: Case, path: Path) -> None:
 
 
 def measure(*, rounds: int, peers: str, only: str = "") -> None:
-    """Time every row whose name holds `only`, ours and the peer's in turn, and append the lines.
+    """Time every row whose name contains `only`, ours and the peer's in turn; append the lines.
 
     Args:
         rounds: how often.
-        peers: the folder of the peers' environment; "none" leaves the peers out.
+        peers: the folder of the peers' environment; "none" measures ours alone.
         only: part of a row's name.
     """
     torch.set_num_threads(1)
@@ -191,9 +191,9 @@ def measure(*, rounds: int, peers: str, only: str = "") -> None:
     if peers == "none":
         rows = {name: row for name, row in rows.items() if row.make is not None}
     if not rows:
-        raise BadInputError(f"only={only}: no row's name holds it{nearest(only, ROWS)}")
-    paired = peers != "none" and any(row.peer for row in rows.values())
-    python = peer_python(peers) if paired else ""
+        raise BadInputError(f"only={only}: no row contains it{suggestion(only, ROWS)}")
+    with_peer = peers != "none" and any(row.peer for row in rows.values())
+    python = peer_python(peers) if with_peer else ""
     found: dict[str, dict[str, Any]] = {name: {} for name in rows}
     with tempfile.TemporaryDirectory() as folder:
         cases = {}
@@ -205,9 +205,9 @@ def measure(*, rounds: int, peers: str, only: str = "") -> None:
         for _ in range(rounds):
             for name, row in rows.items():
                 words = [python, "-P", str(_PEER), f"{folder}/{row.case}.npz", *row.peer]
-                peer = [*words, str(SECONDS)] if paired and row.peer else []
-                times(found[name], row, cases[row.case], peer)
-                print(f"{name:36s} {told(found[name])}", flush=True)
+                peer = [*words, str(SECONDS)] if with_peer and row.peer else []
+                time_row(found[name], row, cases[row.case], peer)
+                print(f"{name:36s} {summary(found[name])}", flush=True)
     command = (
         f"firstlight-bench modules rounds={rounds}{f' only={shlex.quote(only)}' if only else ''}"
     )
@@ -217,21 +217,21 @@ def measure(*, rounds: int, peers: str, only: str = "") -> None:
         append("modules", {**where, **line, **end})
 
 
-def times(line: dict[str, Any], row: Row, case: Case, peer: list[str]) -> None:
-    """One round of one row: append to the lists in `line`."""
+def time_row(line: dict[str, Any], row: Row, case: Case, peer: list[str]) -> None:
+    """Time one round of one row; append the results to the lists in `line`."""
     if row.make is not None:
         for part, us in cost(row.make(case), case.rollout, seconds=SECONDS).items():
             line.setdefault(f"{part}_us", []).append(us)
     if peer:
-        line.setdefault("peer_us", []).append(result(peer)["us"])
-        line["peer_command"] = shown(["python", *peer[1:]])
+        line.setdefault("peer_us", []).append(run_script(peer)["us"])
+        line["peer_command"] = displayed(["python", *peer[1:]])
     if peer and row.make is not None:
         ours = sum(line[f"{part}_us"][-1] for part in _PARTS)  # the peer's call scales as well
         line.setdefault("ratio", []).append(line["peer_us"][-1] / ours)
 
 
-def told(line: Mapping[str, Any]) -> str:
-    """The last round of a row in words."""
+def summary(line: Mapping[str, Any]) -> str:
+    """Format the last round of a row as text."""
     names = [f"{part}_us" for part in (*_PARTS, "peer")]
     parts = [f"{name[:-3]} {line[name][-1]:.2f}" for name in names if name in line]
     ratio = f", ratio {line['ratio'][-1]:.2f}" if "ratio" in line else ""

@@ -1,4 +1,4 @@
-"""How many of EnvPool's MultiRoom levels can be solved, and how well at best.
+"""Measure how many of EnvPool's MultiRoom levels can be solved, and the best return.
 
 ``python -m firstlight.scripts.benchmarks.multiroom_solvability MiniGrid-MultiRoom-N4-S5-v0 1000``
 
@@ -19,7 +19,7 @@ MOVES = ((0, 1), (1, 0), (0, -1), (-1, 0))  # (row, column) for headings right, 
 
 
 def read(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Walls, closed doors and goals [SIZE, SIZE] bool of a picture [H, W, 3] uint8."""
+    """Read walls, closed doors and goals [SIZE, SIZE] bool off a picture [H, W, 3] uint8."""
     tile = picture.shape[0] // SIZE
     pixels = picture.reshape(SIZE, tile, SIZE, tile, 3).astype(int)
     centre = pixels[:, tile // 2, :, tile // 2]
@@ -31,7 +31,7 @@ def read(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def shortest(picture: np.ndarray, position: tuple[int, int], heading: int) -> int | None:
-    """Actions of the shortest solution from (column, row) and heading, None if there is none."""
+    """Count actions of the shortest solution from (column, row) and heading; None for none."""
     walls, doors, goals = read(picture)
     column, row = position
     doors[row, column] = False  # the agent's own tile

@@ -1,4 +1,4 @@
-"""Timed scripts: each in a process of its own, peers in an environment of their own."""
+"""Run timed scripts in processes of their own, peers in a virtual environment of their own."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
 PEERS: tuple[tuple[str, ...], ...] = (
     ("torch",),  # first and by its pin, so that nothing later brings another build of it
     ("gymnasium", "envpool", "stable-baselines3"),
-    # RLeXplore pins versions that do not go with the rest, so it gets only what it imports
+    # RLeXplore pins versions that conflict with the rest, so only what it imports is installed
     ("--no-deps", "rllte-core==1.0.1", "termcolor", "pynvml==11.5.0"),
 )
-"""Arguments of pip, call by call."""
+"""Arguments of successive calls of ``pip install``."""
 
 
 class ScriptError(RuntimeError):
-    """A command ended badly; the message is what it said."""
+    """A subprocess failed; the message holds its output."""
 
 
 def peer_python(venv: str) -> str:
-    """Python of the peers' own environment, which is made or completed if need be.
+    """Return the Python of the peers' environment, after installing what is missing.
 
     Raises:
         BadInputError: outside a checkout of the repository.
-        ScriptError: if something cannot be installed, with what pip said.
+        ScriptError: if something cannot be installed, with the output of pip.
     """
     if not CONSTRAINTS.exists():
         raise BadInputError(
-            "peers have the versions of constraints.txt: a checkout has it, no wheel"
+            "peers are installed by constraints.txt, which only a checkout of the repository has"
         )
     python, stamp = Path(venv) / "bin" / "python", Path(venv) / ".peers"
     wanted = "\n".join([*map(" ".join, PEERS), CONSTRAINTS.read_text(encoding="utf-8")])
@@ -51,19 +51,19 @@ def peer_python(venv: str) -> str:
     return str(python)
 
 
-def result(command: Sequence[str]) -> dict[str, Any]:
-    """The JSON object that a timed script prints last."""
+def run_script(command: Sequence[str]) -> dict[str, Any]:
+    """Run a timed script and return the JSON object it prints last."""
     return json.loads(_run(command).strip().splitlines()[-1])
 
 
-def shown(command: Sequence[str]) -> str:
-    """A command as it stands in a table: files by name, without folders."""
+def displayed(command: Sequence[str]) -> str:
+    """Format a command for a table: files by name, without folders."""
     return " ".join(Path(word).name if "/" in word else word for word in command)
 
 
 def _run(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        said = f"{done.stdout[-500:]}{done.stderr[-2000:]}".strip()
-        raise ScriptError(f"{' '.join(command)} failed:\n{said}")
+        output = f"{done.stdout[-500:]}{done.stderr[-2000:]}".strip()
+        raise ScriptError(f"{' '.join(command)} failed:\n{output}")
     return done.stdout

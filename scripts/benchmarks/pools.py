@@ -1,4 +1,4 @@
-"""Environment steps per second of NetHack: the process pool against Gymnasium's AsyncVectorEnv."""
+"""Measure NetHack steps per second: `PoolVec` against Gymnasium's `AsyncVectorEnv`."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ SIZES = (4, 8, 16, 32, 64)
 SECONDS = 2.0  # of a turn
 ACTIONS = 23
 ABOUT = {
-    "pool": "`PoolVec`, with our side channels, and what it takes to resume",
+    "pool": "`PoolVec`, with our side channels and the records for resuming",
     "pool, whoever is ready": "the same, half of the environments received at a time",
-    "workers alone": "the same environments in as many processes, with nobody to wait for",
+    "workers alone": "the same environments in as many processes, without synchronisation",
     "AsyncVectorEnv": "Gymnasium's, with NLE's own environment and shared memory",
     "AsyncVectorEnv, our environment": "Gymnasium's, with the environment that the pool steps",
 }
 Stepper = Callable[[np.ndarray], int]
-"""Actions [16, N] int64 to how many steps were taken with them."""
+"""Steps environments with actions [16, N] int64; returns the number of steps."""
 
 
-def theirs() -> gymnasium.Env:
-    """The game as NLE gives it."""
+def make_nle() -> gymnasium.Env:
+    """Make NLE's own environment."""
     return gymnasium.make(f"nle:{TASK}", observation_keys=KEYS, save_ttyrec_every=0)
 
 
-ours = functools.partial(NetHack, TASK, keys=KEYS)
+make_ours = functools.partial(NetHack, TASK, keys=KEYS)
 
 
 def lockstep(step: Callable[[Any], Any], convert: Callable[[np.ndarray], Any]) -> Stepper:
-    """All environments step together."""
+    """Stepper that steps all environments together."""
 
     def take(actions: np.ndarray) -> int:
         for row in actions:
@@ -55,34 +55,34 @@ def lockstep(step: Callable[[Any], Any], convert: Callable[[np.ndarray], Any]) -
     return take
 
 
-def ready(pool: PoolVec) -> Stepper:
-    """Whoever has answered is sent to at once; what is open at the end is waited for."""
-    everyone, half = torch.arange(pool.num_envs), max(1, pool.num_envs // 2)
+def as_ready(pool: PoolVec) -> Stepper:
+    """Stepper that sends the next action to each half of the environments as it answers."""
+    all_ids, half = torch.arange(pool.num_envs), max(1, pool.num_envs // 2)
 
     def take(actions: np.ndarray) -> int:
         rows = torch.from_numpy(actions)
-        pool.send_to(everyone, rows[0])
+        pool.send_to(all_ids, rows[0])
         taken, total = pool.num_envs, actions.size
         while taken < total:
             ids, _ = pool.recv_ready(half)
             pool.send_to(ids, rows[taken // pool.num_envs, ids])
             taken += len(ids)
-        pool.recv_ready(len(everyone))
+        pool.recv_ready(len(all_ids))
         return taken
 
     return take
 
 
-def alone(rates: Any, start: Any, num_envs: int, seed: int) -> None:
-    """Step some environments one after the other, and put how many steps that were a second."""
-    envs, dice, steps = [ours() for _ in range(num_envs)], np.random.default_rng(seed), 0
+def step_alone(rates: Any, start: Any, num_envs: int, seed: int) -> None:
+    """Step some environments one after the other, and put the steps per second into `rates`."""
+    envs, draws, steps = [make_ours() for _ in range(num_envs)], np.random.default_rng(seed), 0
     for i, env in enumerate(envs):
         env.reset(seed=seed + i)
     start.wait()
     began = time.perf_counter()
     while time.perf_counter() - began < SECONDS:
         for env in envs:
-            *_, terminated, truncated, _ = env.step(int(dice.integers(ACTIONS)))
+            *_, terminated, truncated, _ = env.step(int(draws.integers(ACTIONS)))
             if terminated or truncated:
                 env.reset()
         steps += num_envs
@@ -90,12 +90,12 @@ def alone(rates: Any, start: Any, num_envs: int, seed: int) -> None:
 
 
 def workers_alone(num_envs: int, num_workers: int) -> float:
-    """Steps per second of processes that nobody holds up."""
+    """Steps per second of processes that do not wait for each other."""
     context = multiprocessing.get_context("forkserver")
     rates, start = context.Queue(), context.Barrier(num_workers)
     shares = [len(share) for share in np.array_split(np.arange(num_envs), num_workers)]
     processes = [
-        context.Process(target=alone, args=(rates, start, share, 1000 * w))
+        context.Process(target=step_alone, args=(rates, start, share, 1000 * w))
         for w, share in enumerate(shares)
     ]
     for process in processes:
@@ -108,25 +108,25 @@ def workers_alone(num_envs: int, num_workers: int) -> float:
 
 def speed(take: Stepper, num_envs: int, seed: int) -> float:
     """Environment steps per second over a turn of random actions."""
-    dice, steps, began = generator(seed, "pools"), 0, time.perf_counter()
+    draws, steps, began = generator(seed, "pools"), 0, time.perf_counter()
     while time.perf_counter() - began < SECONDS:
-        steps += take(torch.randint(0, ACTIONS, (16, num_envs), generator=dice).numpy())
+        steps += take(torch.randint(0, ACTIONS, (16, num_envs), generator=draws).numpy())
     return steps / (time.perf_counter() - began)
 
 
 def one_round(num_envs: int, seed: int) -> dict[str, float]:
-    """Everything in its turn, with one number of environments."""
+    """Measure every row once, with one number of environments."""
     rates = {}
     with ExitStack() as stack:
-        pool = PoolVec(ours, num_envs=num_envs)
+        pool = PoolVec(make_ours, num_envs=num_envs)
         stack.callback(pool.close)
         pool.reset(seed)
         rates["pool"] = speed(lockstep(pool.step, torch.from_numpy), num_envs, seed)
-        rates["pool, whoever is ready"] = speed(ready(pool), num_envs, seed)
+        rates["pool, whoever is ready"] = speed(as_ready(pool), num_envs, seed)
     rates["workers alone"] = workers_alone(num_envs, min(num_envs, os.cpu_count() or 1))
     peers: dict[str, Callable[[], gymnasium.Env]] = {
-        "AsyncVectorEnv": theirs,
-        "AsyncVectorEnv, our environment": ours,
+        "AsyncVectorEnv": make_nle,
+        "AsyncVectorEnv, our environment": make_ours,
     }
     for name, make in peers.items():
         with ExitStack() as stack:
@@ -138,7 +138,7 @@ def one_round(num_envs: int, seed: int) -> dict[str, float]:
 
 
 def measure(*, rounds: int) -> None:
-    """Alternate everything in each round, and append a line for each row."""
+    """Alternate all rows in each round, and append a line for each to the results."""
     torch.set_num_threads(1)
     found: dict[tuple[str, int], list[float]] = {}
     for i in range(rounds):

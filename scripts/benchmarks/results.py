@@ -1,8 +1,9 @@
-"""Lines of measurements in ``docs/results``, with what it takes to repeat them."""
+"""Read and append result lines in ``docs/results``, with commit and hardware."""
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -12,7 +13,7 @@ RESULTS = Path("docs/results")
 
 
 def commit() -> str:
-    """Short name of the commit at hand, with a + if anything but the docs has changed since."""
+    """Short hash of the current commit, with a + if anything but the docs has changed since."""
     try:
         name = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
@@ -24,9 +25,7 @@ def commit() -> str:
 
 
 def hardware() -> str:
-    """Processor and number of cores."""
-    import os
-
+    """Name of the processor and number of cores."""
     name = platform.processor() or platform.machine()
     for line in (
         Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -38,14 +37,14 @@ def hardware() -> str:
 
 
 def append(table: str, line: dict[str, Any]) -> None:
-    """Add one measurement to a table."""
+    """Append one result line to a table."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     with (RESULTS / f"{table}.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
 def read(table: str) -> list[dict[str, Any]]:
-    """The measurements of a table so far."""
+    """Read the result lines of a table."""
     path = RESULTS / f"{table}.jsonl"
     if not path.exists():
         return []

@@ -1,4 +1,4 @@
-"""Where training time goes: steps per second, and share of time, of each stage and of all."""
+"""Measure training time by stage: steps per second and share of time."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from firstlight.scripts.build import build, make_vec
 
 STAGES = ("collect", "rate", "learn", "adapt")
 SETTLED = 3
-"""Iterations that are not counted: they compile."""
+"""Iterations that are not counted, because they compile kernels."""
 
 Rows = dict[str, tuple[float, float]]
-"""Row to steps per second, and its seconds as a share of those of all of training."""
+"""Row to steps per second, and its share of the time of training."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What is timed.
+    """A training run that is timed.
 
     Args:
-        about: in words, for the table.
-        task: EnvPool's name of it.
-        make: run directory to a new trainer on that task.
+        about: description for the table.
+        task: EnvPool's name of the task.
+        make: makes a trainer for a run directory.
     """
 
     about: str
@@ -45,7 +45,7 @@ class Setup:
 
 
 def configured(task: str, *overrides: str) -> Setup:
-    """What ``firstlight-train`` runs, without its evaluations."""
+    """Setup of ``firstlight-train`` with `overrides`, without its evaluations."""
 
     def make(run_dir: str) -> Trainer:
         from hydra import compose, initialize_config_module
@@ -71,24 +71,24 @@ SETUPS: dict[str, Setup] = {
 }
 
 
-class Clock:
-    """Notes the time at the end of each iteration of a trainer."""
+class IterationClock:
+    """Callback that records the time at the end of each iteration."""
 
     def __init__(self) -> None:
         self.ticks: list[float] = []
 
     def __call__(self, run: Any, metrics: dict[str, float]) -> None:
-        """Tick."""
+        """Record the time."""
         self.ticks.append(time.perf_counter())
 
 
 def one_round(setup: Setup, steps: int) -> Rows:
     """Train for about `steps` steps after the first iterations, and step the environments alone.
 
-    Stages are those that every run logs as ``perf/<stage>_seconds``; what is left, such as
-    statistics and logs, is "rest". The last checkpoint of the run is not counted.
+    Stages are those that every run logs as ``perf/<stage>_seconds``; the remaining time, such as
+    statistics and logging, is "rest". The last checkpoint of the run is not counted.
     """
-    clock = Clock()
+    clock = IterationClock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = setup.make(f"{folder}/run")
         iteration = trainer.vec.num_envs * trainer.num_steps
@@ -105,15 +105,15 @@ def one_round(setup: Setup, steps: int) -> Rows:
     parts |= {"rest": seconds - sum(parts.values()), "all": seconds}
     each = {name: spent / done for name, spent in parts.items()}
     alone = {
-        "environments alone, EnvPool": raw(setup.task, trainer.vec.num_envs, steps),
-        "environments alone, ours": stepped(trainer.vec, steps),
+        "environments alone, EnvPool": time_envpool(setup.task, trainer.vec.num_envs, steps),
+        "environments alone, ours": time_vec(trainer.vec, steps),
     }
     trainer.vec.close()
     return {name: (1 / spent, spent / each["all"]) for name, spent in (alone | each).items()}
 
 
-def raw(task: str, num_envs: int, steps: int) -> float:
-    """Seconds per step of EnvPool, called as it is with random actions."""
+def time_envpool(task: str, num_envs: int, steps: int) -> float:
+    """Seconds per step of EnvPool alone, with random actions."""
     pool = envpool.make_gymnasium(task, num_envs=num_envs, seed=0)
     pool.reset()
     count, dice = max(1, steps // num_envs), np.random.default_rng(0)
@@ -126,7 +126,7 @@ def raw(task: str, num_envs: int, steps: int) -> float:
     return seconds / (count * num_envs)
 
 
-def stepped(vec: VecEnv, steps: int) -> float:
+def time_vec(vec: VecEnv, steps: int) -> float:
     """Seconds per step of the same environments as a `VecEnv`, with random actions."""
     vec.reset(0)
     count, dice = max(1, steps // vec.num_envs), torch.Generator().manual_seed(0)
@@ -139,11 +139,11 @@ def stepped(vec: VecEnv, steps: int) -> float:
 
 
 def measure(*, rounds: int, steps: int) -> None:
-    """Time every set-up in each round, and append a line for each of its rows.
+    """Time every setup in each round, and append a line for each of its rows.
 
     Args:
         rounds: how often.
-        steps: environment steps of training that are counted, for each set-up and round.
+        steps: environment steps of training that are counted, for each setup and round.
     """
     torch.set_num_threads(1)
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}

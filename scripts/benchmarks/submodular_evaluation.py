@@ -1,4 +1,4 @@
-"""What a trained policy's episodes are worth to a run's submodular reward, in any environment."""
+"""Evaluate trained policies by the set function F of a run's submodular reward."""
 
 from __future__ import annotations
 
@@ -19,8 +19,13 @@ if TYPE_CHECKING:
     from firstlight.intrinsic import Submodular
 
 
-def rated(run: Path, episodes: int, seed: int) -> tuple[VecEnv, Policy, Submodular]:
-    """The environments of `run`, one for each of `episodes`, its newest policy, and what pays it.
+def load_for_evaluation(run: Path, episodes: int, seed: int) -> tuple[VecEnv, Policy, Submodular]:
+    """Load environments, newest policy and submodular reward of a run.
+
+    Args:
+        run: its directory.
+        episodes: number of environments.
+        seed: of the reward modules.
 
     Raises:
         BadInputError: for a run without a submodular reward, or no episodes.
@@ -28,28 +33,28 @@ def rated(run: Path, episodes: int, seed: int) -> tuple[VecEnv, Policy, Submodul
     from firstlight.agents.agent import load
     from firstlight.intrinsic import Submodular
     from firstlight.scripts.build import make_modules, make_vec
-    from firstlight.scripts.evaluate import read_config
+    from firstlight.scripts.saved_run import read_config
 
     if episodes < 1:
-        raise BadInputError(f"--episodes {episodes}: it is at least 1")
-    config = read_config(run, ())
+        raise BadInputError(f"--episodes {episodes}: expected at least 1")
+    config = read_config(run)
     vec = make_vec(config.env, num_envs=episodes)
     modules, vec = make_modules(config.intrinsic, vec, seed)
     module = next((m for m in modules.values() if isinstance(m, Submodular)), None)
     if module is None:
         raise BadInputError(f"{run} is no run with a submodular reward")
-    policy = load(run, which="newest").policy  # "best" goes by the return, which is another's
+    policy = load(run, which="newest").policy  # "best" is judged by the environment's return
     return vec, policy, module
 
 
 def first_episodes(
     vec: VecEnv, policy: Policy, seed: int, steps: int = 100
 ) -> Iterator[tuple[Rollout, Tensor]]:
-    """Play until an episode has ended in each environment, so many steps at a time.
+    """Collect rollouts until an episode has ended in each environment.
 
     Args:
-        vec: where.
-        policy: who plays.
+        vec: the environments.
+        policy: the policy.
         seed: of environments and actions.
         steps: of a rollout.
 
@@ -66,18 +71,21 @@ def first_episodes(
         while playing.any():
             rollout = runner.collect(policy, steps)
             over = (rollout.terminated | rollout.truncated).int()
-            yield rollout, (over.cumsum(0) == over) & playing  # the row of the end included
+            yield (
+                rollout,
+                (over.cumsum(0) == over) & playing,
+            )  # with the last row
             playing = playing & ~over.any(0)
 
 
-def gained(run: Path, episodes: int, seed: int, steps: int = 100) -> Tensor:
-    """F of an episode less that of its start, by the newest checkpoint of `run`.
+def episode_values(run: Path, episodes: int, seed: int, steps: int = 100) -> Tensor:
+    """Compute F of episodes of the newest checkpoint of `run`, minus F of their starts.
 
-    Marginal gains add up to it, also where the run was paid otherwise (`modular`).
+    It is the sum of marginal gains, also if the run was trained with `modular` rewards.
 
     Args:
         run: its directory.
-        episodes: how many, each in an environment of its own.
+        episodes: how many, each in its own environment.
         seed: of environments and actions.
         steps: collected at a time.
 
@@ -85,30 +93,30 @@ def gained(run: Path, episodes: int, seed: int, steps: int = 100) -> Tensor:
         [episodes] float64.
 
     Raises:
-        BadInputError: as `rated`.
+        BadInputError: as `load_for_evaluation`.
     """
-    vec, policy, module = rated(run, episodes, seed)
+    vec, policy, module = load_for_evaluation(run, episodes, seed)
     module.modular = False
     parts = first_episodes(vec, policy, seed, steps)
-    worth = sum((module.compute(rollout).double() * rows).sum(0) for rollout, rows in parts)
+    values = sum((module.compute(rollout).double() * rows).sum(0) for rollout, rows in parts)
     vec.close()
-    return cast("Tensor", worth)
+    return cast("Tensor", values)
 
 
 def measure(run: Path) -> dict[str, Any]:
-    """What a learning table says of a run: 100 episodes on a seed that it has not seen.
+    """Measure a run for a learning table: 100 episodes on a seed that was not trained on.
 
     Returns:
-        `value`, the mean of F less that of the start, and with marginal gains the `curve` of it in
-        training (else the reward is no F, and there is none). That is an estimate, the gain of a
-        step times the steps of an episode, each a mean over a twentieth of the run: a rollout may
-        be much shorter than an episode.
+        `value`, the mean of F minus that of the start, and `curve`, an estimate of it in training:
+        mean gain of a step times mean length of an episode, each over a twentieth of the run,
+        since a rollout may be much shorter than an episode. With `modular` rewards, which are not
+        gains of F, the curve is empty.
     """
     from firstlight.envs.seeding import derive
-    from firstlight.scripts.evaluate import read_config
+    from firstlight.scripts.saved_run import read_config
 
-    config = read_config(run, ())
-    worth = gained(run, 100, derive(config.seed, "evaluate"))
+    config = read_config(run)
+    values = episode_values(run, 100, derive(config.seed, "evaluate"))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     raw, length = "reward/submodular/raw", "rollout/length_mean"
     known = [(e["step"], e[raw], e[length]) for e in lines if raw in e and length in e]
@@ -117,4 +125,4 @@ def measure(run: Path) -> dict[str, Any]:
         steps, gains, lengths = zip(*part, strict=True)
         curve.append([steps[-1], round(fmean(gains) * fmean(lengths), 4)])
     modular = config.intrinsic.submodular.get("modular")
-    return {"value": float(worth.mean()), "curve": [] if modular else curve}
+    return {"value": float(values.mean()), "curve": [] if modular else curve}

@@ -1,9 +1,8 @@
 """Set functions of the tasks of Submodular RL (Prajapat et al. 2024), for `Walks` and `Race`.
 
-Constants of the walks are those of the authors' released configuration. What they drew at random
-and stored (the fields, the places of the items) is drawn or laid out anew here, so returns are of
-the same kind as theirs, but not the same numbers. Cells are numbered ``x * height + y``; the start
-there is cell 34.
+Constants of the walks are those of the authors' released configuration. Their stored random draws
+(the fields, the places of the items) are drawn or laid out again here, so returns are comparable to
+theirs in kind, but not in number. Cells are numbered ``x * height + y``; the start is cell 34.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ TWO_ROOMS = (
     *("..............",) * 2,
     *("....######....",) * 3,
 )
-"""Two rooms and the passage between them, in which the walk begins: a `plan` of `Walks`."""
+"""Two rooms and the passage between them, where walks begin: a `plan` of `Walks`."""
 
 ITEM_COUNTS = (18, 14, 13, 16, 18, 14)
 ITEM_LIMITS = (3, 2, 3, 4, 6, 3)
@@ -37,7 +36,7 @@ _NO_NESTS = ((0, 27), (14, 2), (29, 0), (29, 29), (16, 26), (29, 18))
 
 
 def uniform_coverage(width: int = 30, height: int = 30) -> Coverage:
-    """How many cells a walk has sensed; from each it senses a `block`. The paper's H is 80."""
+    """Number of cells that a walk has sensed, a `block` from each cell. The paper's H is 80."""
     return Coverage(width * height, senses=block(width, height))
 
 
@@ -78,9 +77,9 @@ def bimodal_coverage(width: int = 30, height: int = 30) -> Coverage:
 
 
 def d_design(length_scale: float = 10.0, noise: float = 1e-3) -> LogDet:
-    """What measurements along a walk tell about a Gaussian process, Matérn 5/2.
+    """Information of measurements along a walk about a Gaussian process, Matérn 5/2.
 
-    Its items are positions, x and y; each moment is a measurement, also of a cell known already.
+    Its items are positions, x and y; each step is a measurement, also of a cell measured before.
 
     Args:
         length_scale: in cells; the paper's is 1, and its cells are 0.1 apart.
@@ -90,9 +89,9 @@ def d_design(length_scale: float = 10.0, noise: float = 1e-3) -> LogDet:
 
 
 def item_collection(limits: Sequence[float] = ITEM_LIMITS) -> Collection:
-    """Six kinds of items in patches on 7 x 15 cells, and how many of each are wanted.
+    """Number of items collected of six kinds, each up to a limit, in patches on 7 x 15 cells.
 
-    The authors' numbers of items and limits; the patches are ours, three in a row on either side.
+    Numbers of items and limits are the authors'; the patches are ours, three in a row on each side.
 
     Args:
         limits: one for each kind.
@@ -113,7 +112,7 @@ def steiner() -> Collection:
 
 
 def two_rooms(plan: Sequence[str] = TWO_ROOMS) -> Coverage:
-    """How many free cells of a building a walk has sensed, by `block`.
+    """Number of free cells of a building that a walk has sensed, by `block`.
 
     Args:
         plan: as of `Walks`.
@@ -125,15 +124,15 @@ def two_rooms(plan: Sequence[str] = TWO_ROOMS) -> Coverage:
 
 
 def ant() -> Coverage:
-    """Cells of 100 x 100 that an ant has painted: each place paints the 5 x 5 cells around it."""
+    """Number of cells of 100 x 100 that an ant has painted, 5 x 5 around each place."""
     return Coverage(10_000, senses=block(100, 100, -2, 2))
 
 
 def race(finish: float = 16.4) -> FacilityLocation:
-    """How far a car of `Race` has got, in metres; its items are `progress`.
+    """Distance that a car of `Race` has covered, in metres; its items are `progress`.
 
-    A single client that is served by the farthest place: gains are progress beyond it, and a place
-    alone is worth its s, as in the released code.
+    A single client that is served by the farthest place: gains are progress beyond it, and the
+    value of a single place is its s, as in the released code.
 
     Args:
         finish: that of the race, in metres.
@@ -143,7 +142,7 @@ def race(finish: float = 16.4) -> FacilityLocation:
 
 
 def block(width: int, height: int, low: int = 0, high: int = 1) -> Tensor:
-    """The cells sensed from each cell: by default itself, the next in x, in y, and in both.
+    """Cells sensed from each cell: by default itself, the next in x, in y, and in both.
 
     Args:
         width: of the grid.

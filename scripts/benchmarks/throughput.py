@@ -1,4 +1,4 @@
-"""Training throughput against a peer: alternated in one go, medians of ratios."""
+"""Measure training throughput against Stable-Baselines3, in alternating runs."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ import statistics
 import sys
 from pathlib import Path
 
-from firstlight.scripts.benchmarks.peer_process import peer_python, result, shown
+from firstlight.scripts.benchmarks.peer_process import displayed, peer_python, run_script
 from firstlight.scripts.benchmarks.results import append, commit, hardware
 
 TASK = "MiniGrid-DoorKey-8x8-v0"
 
 
-def rate(command: list[str]) -> float:
-    """Steps per second that a timed script reports in its last line."""
-    timed = result(command)
+def steps_per_second(command: list[str]) -> float:
+    """Run a timed script and return its steps per second."""
+    timed = run_script(command)
     return timed["steps"] / timed["seconds"]
 
 
 def measure(*, rounds: int, steps: int, peers: str) -> None:
-    """Alternate our PPO and Stable-Baselines3's in several settings, and print the ratio."""
+    """Alternate our PPO and Stable-Baselines3's in several settings; append lines, print the ratio.
+
+    Args:
+        rounds: how often.
+        steps: environment steps of each run.
+        peers: folder of the peers' environment.
+    """
     here = Path(__file__).parent / "peers"
     ours, theirs = str(here / "ours_ppo.py"), str(here / "sb3_ppo.py")
     peer = peer_python(peers)
@@ -42,10 +48,10 @@ def measure(*, rounds: int, steps: int, peers: str) -> None:
     rates: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(rounds):
         for name, command in commands.items():
-            rates[name].append(rate(command))
+            rates[name].append(steps_per_second(command))
             print(f"{name:55s} {rates[name][-1]:9,.0f} steps/s", flush=True)
     for name, values in rates.items():
-        line = {"row": name, "command": shown(commands[name]), "steps_per_second": values}
+        line = {"row": name, "command": displayed(commands[name]), "steps_per_second": values}
         append("throughput", {**line, "commit": commit(), "hardware": hardware()})
     medians = {name: statistics.median(values) for name, values in rates.items()}
     lean = [name for name in rates if name.startswith("S") and "Monitor" not in name]

@@ -1,4 +1,4 @@
-"""Pieces of the page of benchmarks: sentences, spans and tables."""
+"""Pieces of Markdown: provenance, medians with ranges, tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def provenance(lines: Iterable[dict[str, Any]], command: str = "") -> str:
-    """Hardware, commits and commands of lines, as sentences."""
+    """Format hardware, commits and commands of result lines as sentences."""
     lines = list(lines)
 
     def every(key: str) -> str:
@@ -19,14 +19,14 @@ def provenance(lines: Iterable[dict[str, Any]], command: str = "") -> str:
 
 
 def span(values: list[float], form: str) -> str:
-    """Median and range, or the value if there is but one."""
+    """Format median and range, or the value if there is only one."""
     if len(values) == 1:
         return form.format(values[0])
     low, high = min(values), max(values)
     return f"{form.format(statistics.median(values))} ({form.format(low)} to {form.format(high)})"
 
 
-def markdown(head: list[str], rows: Iterable[list[str]]) -> list[str]:
-    """A table's lines."""
+def markdown_table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
+    """Format a table, one string a line."""
     lines = [head, ["---"] * len(head), *rows]
     return [f"| {' | '.join(line)} |" for line in lines]

@@ -1,10 +1,14 @@
-"""Runs a command in this process, as a shell would run it in one of its own."""
+"""Run a command in this process, as a shell would run it in one of its own."""
 
 import contextlib
 import io
+import json
 import logging
+import os
+import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from unittest import mock
 
 from hydra.core.hydra_config import HydraConfig
@@ -12,16 +16,23 @@ from hydra.core.hydra_config import HydraConfig
 
 @dataclass(frozen=True)
 class Done:
+    """Exit status and output of a command."""
+
     status: int
     out: str
     err: str
 
     def lines(self) -> list[str]:
+        """The lines on standard error."""
         return self.err.splitlines()
+
+    def result(self) -> dict:
+        """The JSON object in the last line of standard output."""
+        return json.loads(self.out.splitlines()[-1])
 
 
 def command(main, *words: str) -> Done:
-    """What `main` does with `words`; errors that would end in a traceback come through."""
+    """Call `main` with `words` as its command line; errors with a traceback are raised."""
     out, err = io.StringIO(), io.StringIO()
     root = logging.getLogger()
     before = root.handlers[:], root.level
@@ -39,3 +50,31 @@ def command(main, *words: str) -> Done:
         root.handlers[:], root.level = before
         HydraConfig.instance().cfg = None
     return Done(status, out.getvalue(), err.getvalue())
+
+
+def python(*words: str, cwd: Path, **environment: str) -> Done:
+    """Run this Python with `words` in a process of its own; takes seconds, so use it sparingly."""
+    done = subprocess.run(
+        [sys.executable, "-P", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    """The lines of a run's ``metrics.jsonl``."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder`."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def file_names(folder: Path) -> set[str]:
+    """Names in `folder`, without Python's caches."""
+    return {path.name for path in folder.iterdir()} - {"__pycache__"}

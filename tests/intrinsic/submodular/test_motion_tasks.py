@@ -12,15 +12,15 @@ from firstlight.envs.runner import RandomActor, Runner
 from firstlight.intrinsic.submodular import Binned, Coverage, check_set_function
 from firstlight.scripts.benchmarks import submodular_tasks as tasks
 from firstlight.scripts.benchmarks.submodular_evaluation import (
+    episode_values,
     first_episodes,
-    gained,
+    load_for_evaluation,
     measure,
-    rated,
 )
+from firstlight.scripts.benchmarks.walk_evaluation import measure as walks_measure
 from firstlight.scripts.build import make_modules, make_vec
 from firstlight.scripts.errors import BadInputError
-from firstlight.scripts.report.paths import bodies, paths
-from firstlight.scripts.report.paths import measure as walks_measure
+from firstlight.scripts.report.paths import draw_bodies, draw_paths
 from firstlight.scripts.train import train
 
 SMALL = ("total_steps=40", "eval_episodes=2", "device=cpu", "learner=subpo")
@@ -125,9 +125,9 @@ def test_what_episodes_are_worth_is_f_however_they_were_paid(tmp_path):
             f"run_dir={run}",
         )
         train(config)
-        worth = gained(run, 20, seed=3, steps=2)  # several rollouts an episode
-        assert torch.equal(worth, gained(run, 20, seed=3))
-        vec, policy, _ = rated(run, 20, seed=3)
+        worth = episode_values(run, 20, seed=3, steps=2)  # several rollouts an episode
+        assert torch.equal(worth, episode_values(run, 20, seed=3))
+        vec, policy, _ = load_for_evaluation(run, 20, seed=3)
         ((rollout, rows),) = first_episodes(vec, policy, seed=3, steps=9)
         farthest = rollout.next_info()["position"].where(rows, 0).amax(0)
         assert worth.tolist() == farthest.tolist()
@@ -144,15 +144,15 @@ def test_an_ants_paths_are_drawn_and_valued(tmp_path):
             *("encoder.hidden=[8]", f"run_dir={tmp_path / 'run'}"),
         )
     )
-    said = paths(tmp_path / "run", tmp_path / "paths.png", 3, seed=0)
-    assert said["value_mean"] == gained(tmp_path / "run", 3, seed=0).mean().item()
+    said = draw_paths(tmp_path / "run", tmp_path / "paths.png", 3, seed=0)
+    assert said["value_mean"] == episode_values(tmp_path / "run", 3, seed=0).mean().item()
     assert (said["episodes"], "bound" in said) == (3, False)
     shown = Image.open(tmp_path / "paths.png").convert("RGB")
     assert len(shown.getcolors(1 << 16)) > 10
-    vec, policy, module = rated(tmp_path / "run", 3, seed=0)
+    vec, policy, module = load_for_evaluation(tmp_path / "run", 3, seed=0)
     module.items.columns = [0]
     with pytest.raises(BadInputError, match="places have 1 axes"):
-        bodies(vec, policy, module, tmp_path / "none.png", seed=0)
+        draw_bodies(vec, policy, module, tmp_path / "none.png", seed=0)
     vec.close()
 
 
@@ -162,7 +162,7 @@ def test_items_that_are_no_places_have_no_paths(tmp_path):
     config.run_dir = str(run)
     train(config)
     with pytest.raises(BadInputError, match="only items that are places"):
-        paths(run, tmp_path / "paths.png", 2, seed=0)
+        draw_paths(run, tmp_path / "paths.png", 2, seed=0)
     with pytest.raises(BadInputError, match="no run on Walks"):
         walks_measure(run)
 
@@ -170,9 +170,9 @@ def test_items_that_are_no_places_have_no_paths(tmp_path):
 def test_a_run_without_a_set_function_has_no_gains(tmp_path):
     train(compose("env=chain", "trainer.num_steps=8", *SMALL, f"run_dir={tmp_path}"))
     with pytest.raises(BadInputError, match="no run with a submodular reward"):
-        gained(tmp_path, 2, seed=0)
+        episode_values(tmp_path, 2, seed=0)
     with pytest.raises(BadInputError, match="no run with a submodular reward"):
-        paths(tmp_path, tmp_path / "paths.png", 2, seed=0)
+        draw_paths(tmp_path, tmp_path / "paths.png", 2, seed=0)
 
 
 def test_nowhere_covers_nothing():

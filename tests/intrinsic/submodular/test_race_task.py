@@ -13,7 +13,7 @@ from firstlight.intrinsic.submodular import check_set_function
 from firstlight.scripts.benchmarks import submodular_tasks as tasks
 from firstlight.scripts.benchmarks.submodular_evaluation import measure
 from firstlight.scripts.build import make_modules, make_vec
-from firstlight.scripts.report.paths import paths
+from firstlight.scripts.report.paths import draw_paths
 from firstlight.scripts.train import train
 
 HASTY = RandomActor(spaces.Box(np.float32([0, -1]), np.float32([1, 1])))
@@ -83,8 +83,8 @@ def test_a_run_learns_is_measured_and_drawn(tmp_path):
     found = measure(tmp_path / "run")
     assert 0 < found["value"] < 16.4
     assert found["curve"]
-    said = paths(tmp_path / "run", tmp_path / "new/paths.png", 5, seed=0)
+    said = draw_paths(tmp_path / "run", tmp_path / "new/paths.png", 5, seed=0)
     assert 0 < said["covered_mean"] <= said["covered_max"] < said["finish"] == 16.4
-    assert said == paths(tmp_path / "run", tmp_path / "new/paths.png", 5, seed=0)
+    assert said == draw_paths(tmp_path / "run", tmp_path / "new/paths.png", 5, seed=0)
     shown = Image.open(tmp_path / "new/paths.png").convert("RGB")
     assert len(shown.getcolors(1 << 16)) > 10

@@ -28,7 +28,7 @@ from firstlight.intrinsic.submodular import (
 from firstlight.scripts.benchmarks import submodular_tasks as tasks
 from firstlight.scripts.build import build, make_modules, make_vec
 from firstlight.scripts.errors import BadInputError
-from firstlight.scripts.report.paths import paths
+from firstlight.scripts.report.paths import draw_paths
 from firstlight.scripts.train import train
 
 SIZES = {  # W, H, moves
@@ -278,11 +278,11 @@ def test_walks_of_a_run_are_drawn_and_valued(name, tmp_path):
     """An episode of 5 moves in a world of cells, by the policy of a run of two iterations."""
     small = (*SMALL, "trainer.num_steps=5", "env.horizon=5", f"run_dir={tmp_path / 'run'}")
     train(compose(name, *small))
-    said = paths(tmp_path / "run", tmp_path / "new/paths.png", 3, seed=0)
+    said = draw_paths(tmp_path / "run", tmp_path / "new/paths.png", 3, seed=0)
     assert 0 <= said["value_mean"] <= said["value_max"] <= said["bound"]
     assert 0 < said["greedy_walk"] <= said["bound"]
-    assert said == paths(tmp_path / "run", tmp_path / "new/paths.png", 3, seed=0)
+    assert said == draw_paths(tmp_path / "run", tmp_path / "new/paths.png", 3, seed=0)
     shown = Image.open(tmp_path / "new/paths.png").convert("RGB")
     assert len(shown.getcolors(1 << 16)) > 10
     with pytest.raises(BadInputError, match="--episodes 0"):
-        paths(tmp_path / "run", tmp_path / "none.png", 0, seed=0)
+        draw_paths(tmp_path / "run", tmp_path / "none.png", 0, seed=0)

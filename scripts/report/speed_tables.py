@@ -1,39 +1,15 @@
-"""Draws ``docs/benchmarks.md`` and the curves from the lines in ``docs/results``."""
+"""Markdown sections on speed: throughput, stages, adapter, pools, modules, and the soak tests."""
 
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
 from typing import Any
 
-from firstlight.scripts.benchmarks.learning import cells, key_of, spec, tables
-from firstlight.scripts.benchmarks.results import read
-from firstlight.scripts.report.markdown import markdown, provenance, span
-from firstlight.scripts.report.pictures import Groups, curves
-from firstlight.scripts.report.submodular_report import worth
-
-PAGE = Path("docs/benchmarks.md")
-HEAD = """# Benchmarks
-
-Written by `firstlight-bench report` from the lines in `docs/results`; not edited by hand.
-Every line there names its command, its commit and the hardware.
-"""
-
-
-def write() -> None:
-    """Write the page and its pictures."""
-    parts = [HEAD, throughput(read("throughput")), stages(read("stages"))]
-    parts += [views(read("views")), pools(read("pools")), modules(read("modules"))]
-    for table in tables():
-        if lines := read(table):
-            parts.append((worth if "measure" in spec(table) else learning)(table, lines))
-    parts.append(soak(read("soak")))
-    PAGE.write_text("\n".join(part for part in parts if part), encoding="utf-8")
-    print(f"wrote {PAGE}")
+from firstlight.scripts.report.markdown import markdown_table, provenance, span
 
 
 def throughput(lines: list[dict[str, Any]]) -> str:
-    """The table of steps per second, of the latest measurement of each row."""
+    """Table of training steps per second, from the latest line of each row."""
     latest = {line["row"]: line for line in lines}
     if not latest:
         return ""
@@ -57,14 +33,14 @@ def throughput(lines: list[dict[str, Any]]) -> str:
             f"*{best}*, round by round. {first['hardware']}, commit {first['commit']}. "
             "Command: `firstlight-bench throughput`. GPU: not measured.",
             "",
-            *markdown(["row", "steps/s", "ratio", "timed script"], rows),
+            *markdown_table(["row", "steps/s", "ratio", "timed script"], rows),
             "",
         ]
     )
 
 
 def stages(lines: list[dict[str, Any]]) -> str:
-    """For each set-up, steps per second and share of time of each stage."""
+    """For each setup, a table of steps per second and share of time of each stage."""
     latest = {(line["setup"], line["row"]): line for line in lines}
     if not latest:
         return ""
@@ -88,12 +64,12 @@ def stages(lines: list[dict[str, Any]]) -> str:
             for line in mine
         ]
         parts += [f"*{setup}*: {mine[-1]['about']}.", ""]
-        parts += [*markdown(["row", "steps/s", "share of time"], rows), ""]
+        parts += [*markdown_table(["row", "steps/s", "share of time"], rows), ""]
     return "\n".join(parts)
 
 
-def views(lines: list[dict[str, Any]]) -> str:
-    """Share of EnvPool's own speed, and training speed of each view of MiniGrid."""
+def adapter_overhead(lines: list[dict[str, Any]]) -> str:
+    """Table of our adapter's speed relative to EnvPool, and training speed of MiniGrid's views."""
     latest = {line["row"]: line for line in lines}
     if not latest:
         return ""
@@ -110,20 +86,20 @@ def views(lines: list[dict[str, Any]]) -> str:
         [
             "## Cost of the adapter and of MiniGrid's views",
             "",
-            "One torch thread; medians (ranges) of rounds in which everything took its turn. The "
+            "One torch thread; medians (ranges) of alternating rounds. The "
             "first rows step environments with the same random actions and one EnvPool thread, "
             "raw and through our adapter; the others train, after the first iterations, and the "
             "ratio is to the first of them, round by round. "
             f"{provenance(latest.values())} GPU: not measured.",
             "",
-            *markdown(["row", "trained steps/s", "ratio", "what"], rows),
+            *markdown_table(["row", "trained steps/s", "ratio", "what"], rows),
             "",
         ]
     )
 
 
 def pools(lines: list[dict[str, Any]]) -> str:
-    """Steps per second of NetHack, by number of environments, and ratios to the peer."""
+    """Table of NetHack steps per second by number of environments, and ratios to the peer."""
     latest = {(line["row"], line["num_envs"]): line for line in lines}
     if not latest:
         return ""
@@ -151,14 +127,14 @@ def pools(lines: list[dict[str, Any]]) -> str:
             "everything took its turn. The last ratios are the pool's to the row's at equal "
             f"numbers of environments. {provenance(latest.values())}",
             "",
-            *markdown([*head, "at equal numbers", "what"], rows),
+            *markdown_table([*head, "at equal numbers", "what"], rows),
             "",
         ]
     )
 
 
 def modules(lines: list[dict[str, Any]]) -> str:
-    """Microseconds per environment step of each reward module and of a peer's."""
+    """Table of microseconds per environment step of each reward module and of a peer's."""
     latest = {line["row"]: line for line in lines}
     if not latest:
         return ""
@@ -177,21 +153,21 @@ def modules(lines: list[dict[str, Any]]) -> str:
             "",
             "Microseconds per environment step on rollouts of a random agent, one torch thread, "
             "medians (ranges) of rounds, ours and the peer's in turn. The peer is RLeXplore "
-            "(rllte-core 1.0.1): its `compute(sync=True)` rates, learns and scales, so the ratio "
-            "is its time to our compute, update and mixer together, round by round: above 1, ours "
-            "is faster. *Equal widths*: our predictor has the two further layers of the published "
-            "one; *equal work*: narrower layers, as many multiplications. Its pseudo-counts are "
-            "another method than our counts, hence no ratio. "
+            "(rllte-core 1.0.1): its `compute(sync=True)` computes, learns and scales, so the "
+            "ratio is its time to our compute, update and mixer together, round by round: above "
+            "1, ours is faster. *Equal widths*: our predictor has the two further layers of the "
+            "published one; *equal work*: narrower layers, as many multiplications. Its "
+            "pseudo-counts are another method than our counts, hence no ratio. "
             f"{provenance(latest.values())} GPU: not measured.",
             "",
-            *markdown([*head, "the peer's script"], rows),
+            *markdown_table([*head, "the peer's script"], rows),
             "",
         ]
     )
 
 
 def soak(lines: list[dict[str, Any]]) -> str:
-    """The latest run of each repeated test."""
+    """Table of the latest run of each repeated test."""
     latest = {line["test"]: line for line in lines}
     if not latest:
         return ""
@@ -209,74 +185,7 @@ def soak(lines: list[dict[str, Any]]) -> str:
             "Repeated tests, run in full: the latest run of each. "
             f"{provenance(latest.values(), 'make soak')} On the CPU; GPU: not measured.",
             "",
-            *markdown(["test", "repeats", "passed", "seconds", "found"], rows),
+            *markdown_table(["test", "repeats", "passed", "seconds", "found"], rows),
             "",
         ]
     )
-
-
-def learning(table: str, lines: list[dict[str, Any]]) -> str:
-    """One learning table: what was reached when, per task and method."""
-    groups: Groups = {}
-    for line in lines:
-        groups.setdefault((line["task"], line["method"], line["cap"]), []).append(line)
-    rows, shown = [], spec(table).get("show", [])
-    for (task, method, cap), runs in groups.items():
-        aim = runs[0]["threshold"]
-        hits = [run for run in runs if run["reached_at"]]
-        steps = span([run["reached_at"] / 1e6 for run in hits], "{:.2f}") if hits else "not reached"
-        clock = span([run["seconds"] for run in runs], "{:.0f}")
-        returns = span([run["eval_return"] for run in runs], "{:.3f}")
-        success = [run["eval_success"] for run in runs if run["eval_success"] is not None]
-        rows.append(
-            [
-                task,
-                method,
-                "" if aim is None else f"{aim:.2f}",
-                f"{len(runs)}" if aim is None else f"{len(hits)} of {len(runs)}",
-                "" if aim is None else steps,
-                f"{cap / 1e6:g}",
-                clock,
-                returns,
-                span(success, "{:.0%}") if success else "",
-                *(reported(runs, name) for name in shown),
-            ]
-        )
-    wanted = {cell.key for cell in cells(table)}
-    missing = wanted - {key_of(line) for line in lines}
-    picture = curves(table, groups)
-    head = ["task", "method", "threshold", "seeds (that reached it)", "M steps to it", "cap (M)"]
-    head += ["seconds", "return in evaluation", "solved in evaluation"]
-    head += [f"{name} in evaluation" for name in shown]
-    lacks = f"Missing cells: {len(missing)}." if missing else "No cell is missing."
-    hard = sorted({line["hardware"] for line in lines})
-    note = spec(table).get("note", "")
-    return "\n".join(
-        [
-            f"## Learning: {table}",
-            "",
-            f"Median (range) over seeds. `firstlight-bench learning {table}`; each cell's own "
-            f"command is in `docs/results/{table}.jsonl`. Training stops once the mean return of "
-            "the last 100 training episodes reaches the threshold, if there is one; then the "
-            "frozen policy is evaluated on unseen levels with sampled actions (100, MultiRoom "
-            f"500). {lacks} {', '.join(hard)}; GPU: not measured. {note}",
-            "",
-            *markdown(head, rows),
-            "",
-            f"![learning curves]({picture})",
-            "",
-            *published(table),
-        ]
-    )
-
-
-def reported(runs: list[dict[str, Any]], name: str) -> str:
-    """What the environments reported of `name`, or nothing."""
-    told = [run.get("eval_reported", {}).get(name) for run in runs]
-    return "" if None in told else span(told, "{:.2f}")
-
-
-def published(table: str) -> list[str]:
-    """What others report on these tasks, with the source."""
-    lines = [f"- {note}" for note in spec(table).get("published", [])]
-    return ["Published, for comparison:", "", *lines, ""] if lines else []

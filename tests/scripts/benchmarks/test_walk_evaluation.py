@@ -1,19 +1,18 @@
-"""Learning tables that measure what walks are worth: trials, what is measured, and the page."""
+"""Learning tables that measure the value of walks: trials, values, and their section."""
 
 import hydra
 import pytest
 import torch
+from benchmarks_document import ORIGIN, rows, section
 
 from firstlight.intrinsic.submodular import check_set_function
-from firstlight.scripts.benchmarks import learning, results
+from firstlight.scripts.benchmarks import learning, results, walk_evaluation
 from firstlight.scripts.build import make_modules, make_vec
 from firstlight.scripts.errors import BadInputError
-from firstlight.scripts.report import paths
-from firstlight.scripts.report.tables import tables as report
 from firstlight.scripts.train import train
 
 TABLE = """
-measure: firstlight.scripts.report.paths.measure
+measure: firstlight.scripts.benchmarks.walk_evaluation.measure
 common: [experiment=subrl_uniform_coverage, env.horizon=3, env.num_envs=2, trainer.num_steps=3]
 tasks:
   few: {overrides: []}
@@ -25,21 +24,15 @@ blocks:
   - {tasks: [few], methods: [subpo], seeds: [0, 1], cap: 12, best: true}
   - {tasks: [few], methods: [random], seeds: [0, 1], cap: 12}
 """
-SOME = {"commit": "abc1234", "hardware": "a machine", "steps": 12, "curve": [[6, 1.0], [12, 2.0]]}
+RUN = {**ORIGIN, "steps": 12, "curve": [[6, 1.0], [12, 2.0]]}
 SMALL = ("learner=subpo", "env.num_envs=4", "env.horizon=5", "trainer.num_steps=5", "device=cpu")
 SUBRL = learning.spec("subrl")
 
 
-@pytest.fixture(autouse=True)
-def table(tmp_path, monkeypatch):
-    """A table of six cells, and a folder of its own for what is measured."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "conf" / "bench").mkdir(parents=True)
-    (tmp_path / "conf" / "bench" / "few.yaml").write_text(TABLE)
-    monkeypatch.setattr(learning, "CONF", tmp_path / "conf")
-    yield "few"
-    torch.set_num_threads(1)
+@pytest.fixture
+def table(make_table):
+    """A table of six cells."""
+    return make_table("few", TABLE)
 
 
 def compose(*overrides):
@@ -50,26 +43,16 @@ def compose(*overrides):
 def write(table, method, seed, value, **further):
     line = {"task": "few", "method": method, "seed": seed, "cap": 12, "value": value}
     limits = {"greedy_walk": 4.0, "bound": 8.0, "optimum": 5.0}
-    results.append(table, {**line, **limits, **further, **SOME})
+    results.append(table, {**line, **limits, **further, **RUN})
 
 
-def page(table):
-    report.write()
-    (said,) = [
-        part
-        for part in report.PAGE.read_text(encoding="utf-8").split("\n## ")
-        if part.startswith(f"Learning: {table}\n")
-    ]
-    return said
-
-
-def rows(text):
-    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
-    return [line for line in lines if line[0] in ("task", "few")]
+def table_rows(text):
+    """Heads and rows of the task `few`."""
+    return [row for row in rows(text) if row[0] in ("task", "few")]
 
 
 @pytest.mark.parametrize("task", SUBRL.tasks)
-def test_tasks_of_subrl_are_whole_episodes_of_submodular_worlds(task):
+def test_tasks_of_subrl_collect_whole_episodes_with_a_submodular_reward(task):
     config = compose(*SUBRL.common, *SUBRL.tasks[task].overrides)
     assert config.trainer.num_steps == config.env.horizon
     vec = make_vec(config.env)
@@ -91,41 +74,41 @@ def test_methods_of_subrl_compose(method):
     assert config.learner._target_.endswith("PPO" if method == "ppo" else "SubPO")
 
 
-def test_trials_are_cells_of_their_own_and_come_first(table):
+def test_trials_are_separate_cells_and_come_first(table):
     cells = list(learning.cells(table))
     assert len({cell.key for cell in cells}) == len({cell.name for cell in cells}) == 6
     assert [cell.trial for cell in cells] == ["learner.lr=0.1", "learner.lr=0.5", *[""] * 4]
     assert [cell.best for cell in cells] == [False, False, True, True, False, False]
-    assert not any(cell.stop for cell in cells)  # without a threshold there is none to stop at
+    assert not any(cell.stop for cell in cells)  # there is no threshold to stop at
 
 
 @pytest.mark.parametrize("best", ["learner.lr=0.1", "learner.lr=0.5"])
-def test_that_trial_is_taken_which_was_worth_most(table, best):
+def test_the_trial_with_the_highest_value_is_used(table, best):
     for trial in ("learner.lr=0.1", "learner.lr=0.5"):
         write(table, "subpo", 9, 3.0 if trial == best else 2.0, trial=trial)
     cell = next(cell for cell in learning.cells(table) if cell.best)
-    write(table, "subpo", 0, 9.0, best="learner.lr=7")  # no trial, however good
+    write(table, "subpo", 0, 9.0, best="learner.lr=7")  # not a trial
     assert learning.best_trial(table, cell) == best
 
 
-def test_a_cell_run_before_the_trials_changed_is_named(table):
+def test_a_cell_run_with_another_trial_is_an_error(table):
     for trial, value in (("learner.lr=0.1", 3.0), ("learner.lr=0.5", 2.0)):
         write(table, "subpo", 9, value, trial=trial)
     write(table, "subpo", 0, 9.0, best="learner.lr=0.5")
-    with pytest.raises(BadInputError, match=r"subpo-s0-0k was run with .*=0.5, .* line out"):
+    with pytest.raises(BadInputError, match=r"subpo-s0-0k was run with .*=0.5, .* remove its line"):
         learning.run_table(table, budget=60, only="subpo-s0")
     assert len(results.read(table)) == 3
 
 
-def test_a_cell_waits_for_all_its_trials(table):
+def test_a_cell_needs_all_its_trials(table):
     write(table, "subpo", 9, 3.0, trial="learner.lr=0.1")
-    with pytest.raises(BadInputError, match="the best of 2 trials, of which 1 are run"):
+    with pytest.raises(BadInputError, match="needs 2 trials, of which 1 have been run"):
         learning.run_table(table, budget=60, only="subpo-s0")
     assert len(results.read(table)) == 1
 
 
-def test_a_cell_is_trained_with_the_best_and_measured(table):
-    """A real one: three moves from cell 34, of which each uncovers at most two cells."""
+def test_a_cell_is_trained_with_the_best_trial_and_measured(table, train_in_process):
+    """Three moves from cell 34, of which each uncovers at most two cells."""
     write(table, "subpo", 9, 3.0, trial="learner.lr=0.1")
     write(table, "subpo", 9, 2.0, trial="learner.lr=0.5")
     learning.run_table(table, budget=60, only="subpo-s0")
@@ -135,46 +118,46 @@ def test_a_cell_is_trained_with_the_best_and_measured(table):
     assert "stop_at" not in line["command"]
     assert 0 < line["value"] < line["optimum"] == 6 <= line["bound"]
     assert [step for step, _ in line["curve"]][-1] == line["steps"] == 12
-    assert "Missing cells: 3." in page(table)
+    assert "Missing cells: 3." in section(f"Learning: {table}")
 
 
 @pytest.mark.parametrize("name", ["two_rooms", "d_design"])
-def test_a_policy_that_does_not_learn_is_worth_in_training_what_it_is_after(name, tmp_path):
-    """So the curve is F too: means over 200 walks and over 100."""
+def test_a_policy_that_does_not_learn_has_the_same_value_in_training_and_after(name, tmp_path):
+    """The curve is F too: means over 200 walks and over 100."""
     run = ("learner.lr=0", "total_steps=1000", "eval_episodes=2", f"run_dir={tmp_path / 'run'}")
     train(compose(f"experiment=subrl_{name}", *SMALL, *run))
-    found = paths.measure(tmp_path / "run")
+    found = walk_evaluation.measure(tmp_path / "run")
     values = [value for _, value in found["curve"][:-1]]
     assert sum(values) / len(values) == pytest.approx(found["value"], rel=0.1)
     assert 0 < found["value"] < found["optimum"] <= found["bound"]
     assert found["greedy_walk"] <= found["optimum"]
 
 
-def test_modular_pay_is_no_f_and_has_no_curve(tmp_path):
+def test_modular_rewards_have_no_curve(tmp_path):
     run = ("total_steps=20", "eval_episodes=2", f"run_dir={tmp_path / 'run'}")
     modular = "intrinsic.submodular.modular=true"
     train(compose("experiment=subrl_two_rooms", *SMALL, *run, modular))
-    found = paths.measure(tmp_path / "run")
+    found = walk_evaluation.measure(tmp_path / "run")
     assert found["curve"] == []
     assert 0 < found["value"] <= found["optimum"]
 
 
-def test_where_walks_are_too_many_no_optimum_is_said(tmp_path):
+def test_the_optimum_is_left_out_where_there_are_too_many_walks(tmp_path):
     run = ("total_steps=50", "eval_episodes=2", f"run_dir={tmp_path / 'run'}")
     longer = ("env.horizon=12", "trainer.num_steps=12")
     train(compose("experiment=subrl_two_rooms", *SMALL, *longer, *run))
-    found = paths.measure(tmp_path / "run")
+    found = walk_evaluation.measure(tmp_path / "run")
     assert "optimum" not in found
     assert found["value"] <= found["bound"]
 
 
-def test_the_page_shows_values_shares_and_trials_taken(table):
+def test_values_shares_and_chosen_trials_are_shown(table):
     for seed, value in enumerate((2.0, 4.0)):
         write(table, "subpo", seed, value, best="learner.lr=0.5")
     write(table, "random", 0, 1.0)
     write(table, "subpo", 9, 99.0, trial="learner.lr=0.1")
-    said = page(table)
-    assert rows(said) == [
+    text = section(f"Learning: {table}")
+    assert table_rows(text) == [
         ["task", "subpo", "random", "greedy walk", "bound", "best walk"],
         ["few", "3.00 (2.00 to 4.00)", "1.00", "4.00", "8.00", "5.00"],
         ["task", "subpo", "random"],
@@ -182,27 +165,28 @@ def test_the_page_shows_values_shares_and_trials_taken(table):
         ["task", "subpo"],
         ["few", "`learner.lr=0.5`"],
     ]
-    assert "Missing cells: 2." in said
+    assert "Missing cells: 2." in text
     assert (results.RESULTS / "few.png").exists()
 
 
-def test_only_trials_are_no_result(table):
+def test_trials_alone_are_not_shown_as_results(table):
     write(table, "subpo", 9, 99.0, trial="learner.lr=0.1")
-    said = page(table)
-    assert "Only trials so far. Missing cells: 5." in said
-    assert "99" not in said
+    text = section(f"Learning: {table}")
+    assert "Only trials so far. Missing cells: 5." in text
+    assert "99" not in text
 
 
-def test_a_table_without_threshold_shows_what_episodes_came_to(tmp_path):
-    """And nothing of crossings that it cannot have."""
-    plain = TABLE.replace("measure: firstlight.scripts.report.paths.measure\n", "show: [depth]\n")
-    (tmp_path / "conf" / "bench" / "deep.yaml").write_text(plain)
-    told = {"threshold": None, "reached_at": None, "seconds": 3.0, "eval_success": None}
+def test_a_table_without_threshold_shows_reported_statistics_and_no_crossings(make_table):
+    plain = TABLE.replace(
+        "measure: firstlight.scripts.benchmarks.walk_evaluation.measure\n", "show: [depth]\n"
+    )
+    make_table("deep", plain)
+    common = {"threshold": None, "reached_at": None, "seconds": 3.0, "eval_success": None}
     for seed, depth in ((0, 1.5), (1, 2.5)):
         line = {"task": "few", "method": "random", "seed": seed, "cap": 12, "eval_return": 0.5}
-        results.append("deep", {**line, **told, "eval_reported": {"depth": depth}, **SOME})
-    head, row = rows(page("deep"))
-    said = dict(zip(head, (part.strip() for part in row), strict=False))
-    assert said["depth in evaluation"] == "2.00 (1.50 to 2.50)"
-    assert (said["threshold"], said["M steps to it"]) == ("", "")
-    assert said["seeds (that reached it)"] == "2"
+        results.append("deep", {**line, **common, "eval_reported": {"depth": depth}, **RUN})
+    head, row = table_rows(section("Learning: deep"))
+    text = dict(zip(head, (part.strip() for part in row), strict=False))
+    assert text["depth in evaluation"] == "2.00 (1.50 to 2.50)"
+    assert (text["threshold"], text["M steps to it"]) == ("", "")
+    assert text["seeds (that reached it)"] == "2"

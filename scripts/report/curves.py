@@ -1,4 +1,4 @@
-"""Draws the learning curves, and what walks are worth."""
+"""Draw the curves of the learning tables."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from typing import Any
 from firstlight.scripts.benchmarks.results import RESULTS
 
 Groups = dict[tuple[str, str, int], list[dict[str, Any]]]
-"""Task, method and cap to the lines of their seeds."""
+"""Task, method and cap to the result lines of their seeds."""
 
 
-def curves(table: str, groups: Groups) -> str:
-    """Draw return against steps, a panel for each task. Returns the path beside the page."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+def draw_learning_curves(table: str, groups: Groups) -> str:
+    """Draw return against steps, a panel for each task. Returns the path beside the document."""
+    from matplotlib.figure import Figure
 
     tasks = list(dict.fromkeys(task for task, _, _ in groups))
     colours = {m: f"C{i}" for i, m in enumerate(dict.fromkeys(m for _, m, _ in groups))}
-    figure, axes = plt.subplots(1, len(tasks), figsize=(3.4 * len(tasks), 2.8), squeeze=False)
+    figure = Figure(figsize=(3.4 * len(tasks), 2.8))
+    axes = figure.subplots(1, len(tasks), squeeze=False)
     for axis, task in zip(axes[0], tasks, strict=True):
         for (name, method, _), runs in groups.items():
             for i, run in enumerate(runs if name == task else []):
@@ -40,44 +38,42 @@ def curves(table: str, groups: Groups) -> str:
     figure.tight_layout()
     path = RESULTS / f"{table}.png"
     figure.savefig(path, dpi=130)
-    plt.close(figure)
     return f"results/{path.name}"
 
 
-def of_task(groups: Groups, task: str) -> dict[str, list[dict[str, Any]]]:
-    """The lines of a task by method; of two caps, the later one's."""
+def runs_by_method(groups: Groups, task: str) -> dict[str, list[dict[str, Any]]]:
+    """Result lines of a task by method; of two caps, those of the later one."""
     return {method: runs for (name, method, _), runs in groups.items() if name == task}
 
 
-def panels(table: str, groups: Groups, columns: int = 4) -> str:
-    """Draw what episodes are worth against steps, a panel for each task.
+def draw_value_curves(table: str, groups: Groups, columns: int = 4) -> str:
+    """Draw the value F of episodes against steps, a panel for each task.
 
-    Curves are of training, dots of the frozen policies; of walks, dashed is the greedy one, dotted
-    the best or, where that is not known, its bound.
+    Curves are from training, dots from the frozen policies; for walks, the dashed line is the
+    greedy walk, the dotted one the best walk or, where that is not known, its bound.
 
     Args:
         table: name of the picture.
-        groups: the lines.
+        groups: result lines.
         columns: panels in a row, at most.
 
     Returns:
-        The path beside the page.
+        The path beside the document.
     """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     tasks = list(dict.fromkeys(task for task, _, _ in groups))
     colours = {m: f"C{i}" for i, m in enumerate(dict.fromkeys(m for _, m, _ in groups))}
     columns = max(min(columns, len(tasks)), 2)  # the names of the methods need some room
     rows = -(-len(tasks) // columns)
     size = (2.7 * columns, 2.3 * rows + 0.4)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[len(tasks) :]:
         axis.set_axis_off()
     for axis, task in zip(axes.flat, tasks, strict=False):
-        mine = of_task(groups, task)
+        mine = runs_by_method(groups, task)
         end = max(run["steps"] for runs in mine.values() for run in runs) / 1e6
         for i, (method, runs) in enumerate(mine.items()):
             for run in runs:
@@ -96,10 +92,9 @@ def panels(table: str, groups: Groups, columns: int = 4) -> str:
         axis.tick_params(labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)
     figure.supxlabel("million environment steps", fontsize=9)
-    figure.supylabel("F less that of the start", fontsize=9)
-    keys = [plt.Line2D([], [], color=colour, label=m) for m, colour in colours.items()]
+    figure.supylabel("F minus that of the start", fontsize=9)
+    keys = [Line2D([], [], color=colour, label=m) for m, colour in colours.items()]
     figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), frameon=False)
     path = RESULTS / f"{table}.png"
     figure.savefig(path, dpi=130)
-    plt.close(figure)
     return f"results/{path.name}"

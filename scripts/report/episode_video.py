@@ -1,0 +1,52 @@
+"""Write a GIF of an episode of a trained policy, with or without its rewards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from firstlight.scripts.errors import BadInputError
+from firstlight.scripts.saved_run import load_rewards
+
+if TYPE_CHECKING:
+    from firstlight.agents.policy import Policy
+
+
+def write_video(cfg: DictConfig, config: DictConfig, policy: Policy, step: int, seed: int) -> Path:
+    """Write a GIF of an episode; with ``rewards=true`` it shows every reward.
+
+    Args:
+        cfg: options of the command.
+        config: of the run.
+        policy: from the checkpoint.
+        step: environment steps at that checkpoint, for the file's name.
+        seed: of the episode.
+
+    Returns:
+        The file.
+    """
+    from firstlight.agents.diagnostics.reward_video import record_rewards
+    from firstlight.agents.evaluation import record
+    from firstlight.scripts.build import make_mixer, make_modules, make_vec
+
+    folder = Path(cfg.run) / "videos"
+    vec = make_vec(config.env, num_envs=1)
+    try:
+        modules, vec = make_modules(config.intrinsic, vec, config.get("seed", cfg.seed))
+        options: dict[str, Any] = {"seed": seed, "deterministic": cfg.deterministic}
+        if not cfg.rewards:
+            record(policy, vec, folder / f"step_{step}.gif", **options)
+            return folder / f"step_{step}.gif"
+        left_out = [str(name) for name in config.intrinsic if name not in modules]
+        mixer = make_mixer(config.mixer, modules, left_out)
+        load_rewards(Path(cfg.run), cfg.which, modules, mixer)
+        options["progress"] = min(step / config.total_steps, 1.0)
+        target = folder / f"step_{step}_rewards.gif"
+        record_rewards(policy, vec, modules, mixer, target, **options)
+        return target
+    except (RuntimeError, NotImplementedError) as error:
+        raise BadInputError(f"video=true: {error}") from error
+    finally:
+        vec.close()

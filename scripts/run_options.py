@@ -1,0 +1,177 @@
+"""Options of a training run: valid values, default run directory, changes on resume."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from firstlight.scripts.errors import BadInputError
+
+MAY_CHANGE = (  # how a run is watched and how long it takes, not what it does
+    "total_steps",
+    "stop_at",
+    "device",
+    "num_threads",
+    "run_dir",
+    "resume",
+    "eval_every",
+    "eval_episodes",
+    "checkpoint.every",
+    "stall_after",
+    "heat_maps",
+    "heat_map_seconds",
+    "heat_map_channel",
+    "doctor",
+    "doctor_seconds",
+)
+"""Options that may differ when a run is resumed."""
+
+_RENAMED = {"checkpoint_every": "checkpoint.every"}  # names in runs of older versions
+_IN_NAME = ("env", "learner", "intrinsic", "mixer", "auxiliary", "seed")
+_REQUIRED = (
+    *("total_steps", "eval_episodes", "trainer.num_steps"),
+    *("heat_map_seconds", "doctor_seconds"),
+)
+_POSITIVE = (*_REQUIRED, "checkpoint.every", "eval_every", "num_threads", "stall_after")
+_SWITCHES = ("heat_maps", "doctor")
+
+
+def check_options(cfg: DictConfig) -> None:
+    """Raise `BadInputError` for an option with an invalid value."""
+    from firstlight.scripts.build import pick_device
+
+    if OmegaConf.is_missing(cfg.env, "_target_"):
+        raise BadInputError(
+            "choose an environment, such as env=minigrid/doorkey_8x8 or env=gym env.id=CartPole-v1"
+        )
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise BadInputError(f"{missing[0]} has no value: give {missing[0]}=...")
+    for key in _POSITIVE:
+        value = OmegaConf.select(cfg, key)
+        if (value is not None or key in _REQUIRED) and not _is_number(value, 1):
+            raise BadInputError(f"{key}={value}: expected a number, at least 1")
+    if cfg.stop_at is not None and not _is_number(cfg.stop_at):
+        raise BadInputError(f"stop_at={cfg.stop_at}: expected a number or null")
+    if not isinstance(cfg.seed, int) or cfg.seed < 0:
+        raise BadInputError(f"seed={cfg.seed}: expected a whole number, at least 0")
+    for key in _SWITCHES:
+        if not isinstance(cfg[key], bool):
+            raise BadInputError(f"{key}={cfg[key]}: expected true or false")
+    if cfg.resume not in (None, "auto"):
+        raise BadInputError(f"resume={cfg.resume}: expected auto or null")
+    pick_device(cfg.device)
+
+
+def check_run_dir(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
+    """Raise `BadInputError` if ``cfg.run_dir`` holds a run that must not be continued."""
+    from firstlight.agents.session.run_dir import RunDirectory
+
+    if cfg.resume == "auto":
+        check_same_run(cfg, overrides)
+    elif RunDirectory.in_use(Path(cfg.run_dir)):
+        raise BadInputError(
+            f"{cfg.run_dir} already holds a run: give another run_dir, or continue it with "
+            "resume=auto"
+        )
+
+
+def check_same_run(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
+    """Raise `BadInputError` if ``cfg.run_dir`` holds a run with other options than `cfg`."""
+    if changed := changed_options(cfg, Path(cfg.run_dir), overrides):
+        raise BadInputError(
+            f"{cfg.run_dir} holds a run with other options: {', '.join(changed)}; "
+            "give another run_dir"
+        )
+
+
+def changed_options(cfg: DictConfig, run_dir: Path, overrides: Sequence[str] = ()) -> list[str]:
+    """List the options in which `cfg` differs from the run in `run_dir`, if there is one.
+
+    An option that did not exist when the run was started counts only if one of the command's
+    `overrides` names it.
+    """
+    path = run_dir / "config.yaml"
+    if not path.exists():
+        return []
+    from firstlight.scripts.build import to_dict
+
+    before, now = (dict(_leaves(to_dict(config))) for config in (OmegaConf.load(path), cfg))
+    for old, new in _RENAMED.items():
+        if old in before:
+            before[new] = before.pop(old)
+    named = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    groups = {key.rpartition(".")[0] for key in before}
+    absent = object()
+    return [
+        f"{key}={before.get(key)} is now {now.get(key)}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key, absent) != now.get(key, absent)
+        and not _may_change(key, bool(cfg.checkpoint.barrier))
+        and (key in before or key in named or key.rpartition(".")[0] not in groups)
+    ]
+
+
+def run_name(
+    cfg: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str], *, sweep: bool = False
+) -> str:
+    """Name the directory of a run; the same command always gives the same name.
+
+    Environment, learner, reward modules, mixer if it is not the default, and the seed; in a sweep
+    also every other override, since any of them may differ from job to job.
+
+    Args:
+        cfg: the composed config.
+        choices: config group to the chosen file, as Hydra reports it.
+        overrides: the command's overrides.
+        sweep: whether this is one job of a multirun.
+    """
+    parts = [str(choices.get(group) or "own") for group in ("env", "learner")]
+    parts += [str(name) for name, node in cfg.intrinsic.items() if "_target_" in node]
+    if choices.get("mixer") != "heads":
+        parts.append(str(choices.get("mixer") or "own"))
+    if choices.get("auxiliary") not in (None, "null"):
+        parts.append(str(choices["auxiliary"]))
+    for override in sorted(overrides):
+        key, _, value = override.lstrip("+~").partition("=")
+        if _may_change(key, barrier=False) or key in _IN_NAME or key.startswith("hydra"):
+            continue
+        if key.rpartition(".")[2] in ("_target_", "id", "task"):
+            parts.append(value)  # understood without its key
+        elif sweep:
+            parts.append(f"{key}_{value}")
+    name = "-".join([*parts, f"s{cfg.seed}"]).replace("/", "-")
+    return re.sub(r"[^\w.+-]+", "_", name)
+
+
+def is_finished(cfg: DictConfig) -> bool:
+    """Whether ``cfg.run_dir`` holds a finished run that needs no more steps."""
+    from firstlight.agents.session.status import read_status
+
+    status = read_status(cfg.run_dir)
+    if status is None or status.status != "finished":
+        return False
+    may_continue = cfg.resume == "auto" and cfg.stop_at is None
+    return not may_continue or status.step >= cfg.total_steps
+
+
+def _may_change(key: str, barrier: bool) -> bool:
+    """Whether an option may differ on resume; `checkpoint.every` may not with barriers."""
+    return key in MAY_CHANGE and not (barrier and key == "checkpoint.every")
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted names and values of a nested dict."""
+    if not isinstance(node, dict):
+        yield prefix, node
+        return
+    for key, value in node.items():
+        yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _is_number(value: Any, least: float | None = None) -> bool:
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    return good and (least is None or value >= least)

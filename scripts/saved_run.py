@@ -1,0 +1,73 @@
+"""Read a run directory: its config, and the state of its reward modules and mixer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from firstlight.scripts.errors import BadInputError
+
+SET_FUNCTIONS = "firstlight.scripts.benchmarks.submodular_tasks"
+"""Module of set functions that experiments of ours name."""
+
+if TYPE_CHECKING:
+    from firstlight.intrinsic.base import IntrinsicModule
+    from firstlight.intrinsic.mixer import RewardMixer
+
+
+def read_config(run: Path, allow: tuple[str, ...] = ()) -> DictConfig:
+    """Read the config of a run; it may name only classes of firstlight and of `allow`.
+
+    Args:
+        run: the run directory.
+        allow: further packages that the config may name.
+
+    Raises:
+        BadInputError: if there is no config, or it names something else.
+    """
+    from firstlight.scripts.build import check_targets
+
+    if not (run / "config.yaml").is_file():
+        raise BadInputError(f"run={run} is no run directory: it holds no config.yaml")
+    config = OmegaConf.load(run / "config.yaml")
+    if not isinstance(config, DictConfig) or not {"env", "intrinsic"} <= config.keys():
+        raise BadInputError(f"{run / 'config.yaml'} is not the config of a run")
+    plain: Any = OmegaConf.to_container(config)
+    check_targets(plain, ("firstlight", *allow))
+    check_targets(plain["env"], ("firstlight.envs", *allow))
+    for key in ("intrinsic", "mixer"):
+        check_targets(plain.get(key), ("firstlight.intrinsic", SET_FUNCTIONS, *allow))
+    return config
+
+
+def load_rewards(
+    run: Path, which: str, modules: Mapping[str, IntrinsicModule], mixer: RewardMixer
+) -> None:
+    """Load the state of reward modules and mixer from a checkpoint of a run.
+
+    Args:
+        run: the run directory.
+        which: "best" or "newest" checkpoint.
+        modules: modules to load into.
+        mixer: mixer to load into.
+
+    Raises:
+        BadInputError: if there is no checkpoint, or it does not fit.
+    """
+    from firstlight.agents.session import checkpoint
+
+    folder = run / "checkpoints"
+    path = checkpoint.best(folder) if which == "best" else None
+    path = path or checkpoint.newest(folder)
+    if path is None:
+        raise BadInputError(f"{run} has no complete checkpoint")
+    state = checkpoint.load(path)
+    try:
+        for name, module in modules.items():
+            module.load_state_dict(state["modules"][name])
+        mixer.load_state_dict(state["mixer"])
+    except (KeyError, RuntimeError) as error:
+        raise BadInputError(f"{path} does not fit the run's config: {error}") from error
