@@ -1,4 +1,4 @@
-"""What rates experience: reward modules and the shared reward layer."""
+"""Intrinsic rewards: the reward modules, and the mixer that combines all rewards."""
 
 if __name__ != "firstlight.intrinsic":
     raise ImportError(

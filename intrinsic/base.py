@@ -1,4 +1,4 @@
-"""The contract of a reward module: rate a rollout, then learn from it."""
+"""`IntrinsicModule`, the interface of reward modules: compute a bonus, then learn."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from firstlight.intrinsic.mixer.terms import Term
 
 
 class IntrinsicModule(nn.Module, ABC):
-    """Turns a rollout into a bonus per step. Knows no weight, no schedule, no scale.
+    """Computes a bonus for each step of a rollout. Weight, schedule and scale belong to `Term`.
 
-    `compute` never learns: parameters and running statistics stay as they are. Visit tables and
+    `compute` never learns: parameters and running statistics do not change. Visit tables and
     episodic memories do advance in `compute`, in time order: all environments of step t read the
-    table as it stood after step t-1, then all are added. `update` learns, once per rollout and
-    always after `compute`, and returns no reward.
+    table as it was after step t-1, then all are added. `update` learns, once per rollout and always
+    after `compute`, and returns no reward.
 
-    A module draws random numbers from a generator of its own, also while its networks are made,
-    so that a run with the module at weight 0 equals a run without it.
+    A module draws random numbers from its own generator, also to initialise its networks, so that
+    a run with the module at weight 0 equals a run without it.
 
     Attributes:
         novelty: whether the bonus of a state falls with visits; `check_module` tests it if so.
-        warmup_steps: steps per environment of a random agent that `warmup` wants to see first.
+        warmup_steps: steps per environment of a random agent for `warmup`, before training.
     """
 
     novelty: bool = True
@@ -32,29 +32,29 @@ class IntrinsicModule(nn.Module, ABC):
 
     @abstractmethod
     def compute(self, rollout: Rollout) -> Tensor:
-        """Rate each step: float32 [T, N], or [T, N, M] of M ensemble members; raw, no grad.
+        """Compute the raw bonus of each step: float32 [T, N], or [T, N, M] of M ensemble members.
 
-        Rows that are not `rollout.valid` get 0 and advance no memory.
+        Without gradient. Rows that are not `rollout.valid` get 0 and advance no memory.
         """
 
     def update(self, rollout: Rollout) -> dict[str, float]:
-        """Learn from the rollout once. Returns scalars to log."""
+        """Learn from the rollout, once. Returns scalars to log. Default: nothing."""
         return {}
 
     def warmup(self, rollout: Rollout) -> None:
-        """See random-agent experience before training begins (for normalisers)."""
+        """Start normalisers from a random agent's rollout, before training. Default: nothing."""
 
     def reset(self, env_ids: Tensor | None = None) -> None:
-        """Forget episodic memory, of `env_ids` [*] int64 or of every environment."""
+        """Clear the episodic memory of `env_ids` [*] int64, or of all. Default: nothing."""
 
     def wrap(self, vec: VecEnv) -> VecEnv:
-        """Add observation fields or info channels to `vec`, in training and evaluation alike.
+        """Add observation fields or info channels to `vec`, in training and in evaluation.
 
-        Never touches the reward.
+        Must not change the reward. Default: `vec` itself.
         """
         return vec
 
     @classmethod
     def default_term(cls) -> Term:
-        """Weight, transform, discount and kind of stream as published."""
+        """Return the published weight, transform, discount and kind of stream."""
         return Term()

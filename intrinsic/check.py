@@ -1,4 +1,4 @@
-"""The public conformance test of reward modules; run it on your own."""
+"""`check_module`, the public conformance test of reward modules."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import MappingKey, keystr, tree_flatten_with_path
 
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.seeding import generator
@@ -23,27 +24,27 @@ from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.memory import hash_rows
 
 _VISITS = 1000
-_SIT = 16  # steps of a rollout that sits in one state: short, so that modules learn often
+_STAY = 16  # steps of a rollout that stays in one state: short, so that modules update often
 
 
 def check_module(module: IntrinsicModule, *, vec: VecEnv | None = None, steps: int = 64) -> None:
-    """Hold a reward module to the contract of `IntrinsicModule`, on copies of it.
+    """Check a reward module against the rules of `IntrinsicModule`, on copies of it.
 
-    Checked are: shape, dtype and purity of `compute`; rows that are not valid; that permuting
-    environments permutes bonuses; that two half rollouts equal one whole; that episodic memory ends
-    with its episode; what `update` returns; that a module saved and loaded goes on alike, bit for
-    bit on the CPU; and, if `module.novelty`, that the bonus is not constant and that a state never
-    visited is paid more than one visited 1,000 times.
+    Checks shape, dtype and purity of `compute`; that rows that are not valid get no bonus and leave
+    no trace; that permuting environments permutes bonuses; that two half rollouts equal the whole;
+    that episodic memory ends with its episode; what `update` returns; that a module restored from
+    its `state_dict` continues identically, bit for bit on the CPU; and, if `module.novelty`, that
+    the bonus is not constant and is higher for a new state than after 1,000 visits.
 
     Args:
         module: built for the observations of `vec`.
-        vec: environments to try it on; default `Chain` in both modes of autoreset, whose
-            observation is ``{"obs": uint8 [9]}``.
+        vec: environments to use; default `Chain` in both autoreset modes, whose observation is
+            ``{"obs": uint8 [9]}``.
         steps: length of the rollouts, at least 2.
 
     Raises:
-        AssertionError: one sentence that names the first broken rule.
-        ValueError: if `vec` shows a random agent too few states to tell.
+        AssertionError: one sentence about the first violated rule.
+        ValueError: if a random agent sees too few states in `vec`.
 
     >>> from firstlight.intrinsic.bonuses import HashCount
     >>> check_module(HashCount(Chain().obs_space))
@@ -65,11 +66,11 @@ class _Case:
         self.device = next((tensor.device for tensor in tensors), torch.device("cpu"))
         collected = [runner.collect(actor, steps).to(self.device) for _ in range(3)]
         self.first, self.second = collected[1:]
-        self.pool_obs, self.pool_info = _states(collected[1:])
+        self.pool_obs, self.pool_info = _distinct_states(collected[1:])
         self.num_states = len(next(iter(self.pool_obs.values())))
         if self.num_states < 3:
             seen = f"a random agent saw {self.num_states} observations in {2 * steps} steps"
-            raise ValueError(f"{seen}; give a vec or steps that show 3 different ones or more")
+            raise ValueError(f"{seen}, expected at least 3: pass another vec or more steps")
         self.original.warmup(collected[0])
 
     def check(self) -> None:
@@ -93,16 +94,16 @@ class _Case:
     def check_compute(self) -> None:
         module, rollout = self.fresh(), self.first
         before = {name: p.detach().clone() for name, p in module.named_parameters()}
-        with self.untouched(rollout, "compute"):
+        with self.unchanged(rollout, "compute"):
             bonus = module.compute(rollout)
         for name, parameter in module.named_parameters():
             same = torch.equal(parameter, before[name])
-            self.require(same, f"compute changes the parameter {name!r}; learning is for update")
+            self.require(same, f"compute changes the parameter {name!r}; only update may learn")
         lead, shape = tuple(rollout.reward.shape), tuple(bonus.shape)
         fits = shape[:2] == lead and len(shape) in (2, 3)
         self.require(fits, f"compute returns {shape}, not [T, N] or [T, N, M] with T, N = {lead}")
         self.require(bonus.dtype == torch.float32, f"compute returns {bonus.dtype}, not float32")
-        self.require(not bonus.requires_grad, "compute returns a bonus that carries a gradient")
+        self.require(not bonus.requires_grad, "compute returns a bonus that requires a gradient")
         self.require(bool(bonus.isfinite().all()), "compute returns nan or inf")
 
     def check_invalid_rows(self) -> None:
@@ -110,8 +111,8 @@ class _Case:
         over = rollout.terminated | rollout.truncated
         noise = torch.rand(over.shape, generator=generator(0, "check")).to(self.device)
         holes = dataclasses.replace(rollout, valid=rollout.valid & (over | (noise > 0.3)))
-        paid = self.fresh().compute(holes)[~holes.valid]
-        self.require(not paid.any(), "a row that is not valid gets a bonus other than 0")
+        bonus = self.fresh().compute(holes)[~holes.valid]
+        self.require(not bonus.any(), "a row that is not valid gets a bonus other than 0")
         valid, is_first = torch.zeros_like(over), torch.zeros_like(rollout.is_first)
         nothing = dataclasses.replace(rollout, valid=valid, is_first=is_first)
         module = self.fresh()
@@ -124,7 +125,7 @@ class _Case:
         columns = torch.arange(self.first.num_envs, device=self.device)
         for rollout, order in ((self.first, columns.roll(1)), (self.second, columns.roll(2))):
             here, there = module.compute(rollout), permuted.compute(_permute(rollout, order))
-            sentence = "permuting environments does more than permute bonuses: something runs "
+            sentence = "permuting environments does not just permute bonuses: something runs "
             sentence += "over dimension 1, environments, not 0, time, or memory ignores env_ids"
             self.require(_close(here[:, order], there), sentence)
 
@@ -133,11 +134,11 @@ class _Case:
         module = self.fresh()
         halves = [module.compute(self.first.slice(*cut)) for cut in ((0, middle), (middle, end))]
         same = _close(torch.cat(halves), self.fresh().compute(self.first))
-        self.require(same, "two half rollouts are paid differently from the whole")
+        self.require(same, "two half rollouts have other bonuses than the whole")
 
     def check_episodes(self) -> None:
-        """Different first episodes, then the same one everywhere: it must be paid the same."""
-        N, P, L = self.first.num_envs, self.num_states, _SIT
+        """Different first episodes, then the same one everywhere, which must get equal bonuses."""
+        N, P, L = self.first.num_envs, self.num_states, _STAY
         index = torch.empty((3 * L + 1, N), dtype=torch.int64)
         index[:L] = torch.arange(N) % P
         index[L:] = (torch.arange(2 * L + 1) // 2 % P)[:, None]
@@ -148,30 +149,30 @@ class _Case:
         cut.compute(rollout.slice(0, L))
         for bonus in (self.fresh().compute(rollout)[L:], cut.compute(rollout.slice(L, 3 * L))):
             same = _close(bonus, bonus[:, :1].expand_as(bonus))
-            self.require(same, "memory crosses is_first: what came before changes an episode's pay")
+            self.require(same, "memory crosses is_first: a bonus depends on an earlier episode")
 
     def check_update(self) -> None:
         module = self.fresh()
         module.compute(self.first)
-        with self.untouched(self.first, "update"):
+        with self.unchanged(self.first, "update"):
             metrics = module.update(self.first)
         for name, value in metrics.items():
-            fine = isinstance(value, float) and math.isfinite(value)
-            self.require(fine, f"update returns {name}={value!r}, not a finite float")
+            finite = isinstance(value, float) and math.isfinite(value)
+            self.require(finite, f"update returns {name}={value!r}, not a finite float")
 
     def check_state(self) -> None:
-        kept, loaded = self.fresh(), self.fresh()
-        kept.compute(self.first)
-        kept.update(self.first)
-        state = copy.deepcopy(kept.state_dict())
-        for place in _not_plain("state_dict", state):
+        original, loaded = self.fresh(), self.fresh()
+        original.compute(self.first)
+        original.update(self.first)
+        state = copy.deepcopy(original.state_dict())
+        for place in _unsavable(state):
             self.require(False, f"{place} is neither tensor, number, string, list nor dict")
         loaded.load_state_dict(state)
         for rollout in (self.second, self.first):
-            a, b = kept.compute(rollout), loaded.compute(rollout)
+            a, b = original.compute(rollout), loaded.compute(rollout)
             same = torch.equal(a, b) if self.device.type == "cpu" else _close(a, b)
             self.require(same, "saved and loaded, the module computes another bonus")
-            one, two = kept.update(rollout), loaded.update(rollout)
+            one, two = original.update(rollout), loaded.update(rollout)
             same = one == two or self.device.type != "cpu"
             self.require(same, f"saved and loaded, the module updates otherwise: {one} != {two}")
 
@@ -179,24 +180,24 @@ class _Case:
         bonus = self.fresh().compute(self.first)[self.first.valid]
         self.require(not _close(bonus, bonus[:1].expand_as(bonus)), "the bonus is a constant")
         module, N = self.fresh(), self.first.num_envs
-        sit = torch.zeros((_SIT + 1, N), dtype=torch.int64)
-        is_first = torch.zeros(sit.shape, dtype=torch.bool)
-        for round_ in range(math.ceil(_VISITS / (_SIT * N))):
+        stay = torch.zeros((_STAY + 1, N), dtype=torch.int64)
+        is_first = torch.zeros(stay.shape, dtype=torch.bool)
+        for round_ in range(math.ceil(_VISITS / (_STAY * N))):
             is_first[0] = round_ == 0
-            rollout = self.stage(sit, is_first)
+            rollout = self.stage(stay, is_first)
             module.compute(rollout)
             module.update(rollout)
-        go = sit[:2].clone()
-        go[1] = 1 + torch.arange(N) % (self.num_states - 1)
+        move = stay[:2].clone()
+        move[1] = 1 + torch.arange(N) % (self.num_states - 1)
         is_first[0] = False
-        stays, goes = (self.stage(index, is_first[:2]) for index in (sit[:2], go))
+        stays, moves = (self.stage(index, is_first[:2]) for index in (stay[:2], move))
         known = copy.deepcopy(module).compute(stays).mean().item()
-        novel = module.compute(goes).mean().item()
-        paid = f"a state never visited is paid {novel:.3g}, one visited {_VISITS} times {known:.3g}"
-        self.require(novel > known, f"{paid}; what is no novelty bonus says novelty = False")
+        novel = module.compute(moves).mean().item()
+        bonuses = f"a state never visited gets {novel:.3g}, one visited {_VISITS} times {known:.3g}"
+        self.require(novel > known, f"{bonuses}; set novelty = False if it is no novelty bonus")
 
     @contextmanager
-    def untouched(self, rollout: Rollout, method: str) -> Iterator[None]:
+    def unchanged(self, rollout: Rollout, method: str) -> Iterator[None]:
         """Require that neither `rollout` nor torch's global random numbers change inside."""
         before = {name: field.clone() for name, field in _fields(rollout)}
         numbers = torch.get_rng_state()
@@ -205,13 +206,13 @@ class _Case:
             same = torch.equal(field, before[name])
             self.require(same, f"{method} writes into rollout.{name}")
         same = torch.equal(numbers, torch.get_rng_state())
-        self.require(same, f"{method} draws torch's global random numbers; use an own generator")
+        self.require(same, f"{method} draws torch's global random numbers; use a torch.Generator")
 
     def stage(self, index: Tensor, is_first: Tensor) -> Rollout:
-        """A rollout through the states of the pool, [T+1, N]; before is_first an episode is cut."""
+        """Build a rollout through states `index` [T+1, N]; episodes are truncated at `is_first`."""
         T, N = len(index) - 1, index.shape[1]
         ends = is_first[1:]
-        stood = index[:-1][ends]
+        last = index[:-1][ends]
         no = torch.zeros((T, N), dtype=torch.bool)
         action = self.first.action[:1, :1].cpu()
         return Rollout(
@@ -227,8 +228,8 @@ class _Case:
             valid=~no,
             is_first=is_first.clone(),
             final_at=ends.nonzero(),
-            final_obs=map_obs(lambda field: field[stood], self.pool_obs),
-            final_info=map_obs(lambda field: field[stood], self.pool_info),
+            final_obs=map_obs(lambda field: field[last], self.pool_obs),
+            final_info=map_obs(lambda field: field[last], self.pool_info),
             final_state={},
             state={},
             env_ids=torch.arange(N),
@@ -249,7 +250,7 @@ def _fields(rollout: Rollout) -> Iterator[tuple[str, Tensor]]:
 
 
 def _permute(rollout: Rollout, order: Tensor) -> Rollout:
-    """Column j becomes what column ``order[j]`` was."""
+    """Move column ``order[j]`` to column j."""
 
     def columns(value: Any) -> Any:
         if isinstance(value, dict):
@@ -272,8 +273,8 @@ def _permute(rollout: Rollout, order: Tensor) -> Rollout:
     )
 
 
-def _states(rollouts: list[Rollout]) -> tuple[Obs, Obs]:
-    """Different observations in `rollouts`, and their side channels; [P, ...] on the CPU."""
+def _distinct_states(rollouts: list[Rollout]) -> tuple[Obs, Obs]:
+    """Distinct observations in `rollouts`, and their info channels; [P, ...] on the CPU."""
 
     def rows(group: str) -> Obs:
         parts = [getattr(rollout, group) for rollout in rollouts]
@@ -286,15 +287,11 @@ def _states(rollouts: list[Rollout]) -> tuple[Obs, Obs]:
     return map_obs(lambda field: field[index], obs), map_obs(lambda field: field[index], info)
 
 
-def _not_plain(path: str, value: Any) -> Iterator[str]:
-    """Where `value` holds what a checkpoint of tensors and JSON cannot."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _not_plain(f"{path}[{key!r}]", inner)
-            if not isinstance(key, str):
-                yield f"the key {key!r} of {path}"
-    elif isinstance(value, list | tuple):
-        for i, inner in enumerate(value):
-            yield from _not_plain(f"{path}[{i}]", inner)
-    elif not isinstance(value, Tensor | str | int | float | bool | None):
-        yield path
+def _unsavable(state: dict[str, Any]) -> Iterator[str]:
+    """Places in a `state_dict` that a checkpoint of tensors and JSON cannot hold."""
+    for path, value in tree_flatten_with_path(state)[0]:
+        if not isinstance(value, Tensor | str | int | float | bool | None):
+            yield f"state_dict{keystr(path)}"
+        for key in path:
+            if isinstance(key, MappingKey) and not isinstance(key.key, str):
+                yield f"the key {key.key!r} in state_dict{keystr(path)}"

@@ -1,6 +1,6 @@
-"""Memories of visits: keys of states, a table over a whole run, and one per episode.
+"""Visit counts: hash keys of states, a visit table for the whole run, and one per episode.
 
-All three live on the CPU wherever the module that holds them goes, and in its `state_dict`.
+All of them stay on the CPU when their module is moved, and are part of its `state_dict`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor
 from firstlight.envs.seeding import generator
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.memory_kernels import count_visits, hash_words, move_entries
-from firstlight.intrinsic.state import GrowingBuffers
+from firstlight.intrinsic.state import GrowingBuffers, grow_rows
 
 
 def hash_rows(fields: Iterable[Tensor], num_rows: int) -> Tensor:
-    """Mix the bytes of all fields into one 64-bit key a row.
+    """Hash the bytes of all fields to one 64-bit key per row.
 
-    Of n different states some two share a key with probability about n²/2⁶⁵.
+    Among n different states, a collision has probability of about n²/2⁶⁵.
 
     Args:
         fields: each [R, ...] on the CPU, any dtype.
@@ -37,30 +37,30 @@ def hash_rows(fields: Iterable[Tensor], num_rows: int) -> Tensor:
     columns.append(np.zeros((num_rows, missing), np.uint8))
     words = np.concatenate(columns, axis=1).view(np.uint64)
     keys = np.empty(num_rows, np.uint64)
-    with np.errstate(over="ignore"):  # uncompiled, numpy would warn of what is meant to happen
+    with np.errstate(over="ignore"):  # without compilation numpy warns of the intended overflow
         hash_words(words, keys)
     return torch.from_numpy(keys.view(np.int64))
 
 
 class StateKeys(GrowingBuffers):
-    """Turns observations into 64-bit keys: equal keys, same state.
+    """Hashes observations to 64-bit keys; equal keys mean the same state.
 
-    Integers and booleans are taken as they are. Floats have to be made coarse: with `bits` by
-    SimHash, ``sign(A x)`` with normal A (Tang et al. 2017), else by cutting bounded dimensions into
+    Integers and booleans are hashed exactly. Floats are discretised first: with `bits` by SimHash,
+    ``sign(A x)`` with normal A (Tang et al. 2017), otherwise by dividing bounded dimensions into
     `bins`.
 
     Args:
-        obs_space: what policies see.
-        info_space: side channels; needed for those that are floats.
-        keys: names of the fields that make a state, from `obs_space` or else from the rollout's
+        obs_space: observation space of the policy.
+        info_space: space of the info channels; needed for float channels.
+        keys: names of the fields that define a state, from `obs_space` or else from the rollout's
             info; default all of `obs_space`.
         bits: length of the SimHash code of all float fields together.
-        bins: cuts of a bounded float dimension.
+        bins: number of bins per bounded float dimension.
         seed: of A.
 
     Raises:
         ValueError: for an unbounded float field without `bits`, `bits` without a float field, or
-            `keys` that name nothing.
+            unknown `keys`.
     """
 
     on_host = True
@@ -79,7 +79,7 @@ class StateKeys(GrowingBuffers):
         super().__init__()
         self.names = tuple(k for k in obs_space if k != "action_mask") if keys is None else (*keys,)
         if not self.names:
-            raise ValueError("keys is empty: name at least one field")
+            raise ValueError("keys is empty, expected at least one field")
         self.from_obs = {name for name in self.names if name in obs_space.spaces}
         self.bits, self.bins = bits, bins
         known = {**({} if info_space is None else info_space.spaces), **obs_space.spaces}
@@ -89,15 +89,15 @@ class StateKeys(GrowingBuffers):
                     raise _unknown(name, [*known])
         floats = {n: known[n] for n in self.names if n in known and _is_float(known[n])}
         if bits is not None and not floats:
-            raise ValueError(f"bits={bits} does nothing: there is no float field in {self.names}")
-        self.boxes = {} if bits else {name: _cuts(name, box, bins) for name, box in floats.items()}
+            raise ValueError(f"bits={bits} has no effect: there is no float field in {self.names}")
+        self.boxes = {} if bits else {name: _bins(name, box, bins) for name, box in floats.items()}
         size = sum(math.prod(box.shape or ()) for box in floats.values()) if bits else 0
         numbers = generator(seed, "simhash")
         projection = torch.randn((size, bits or 0), dtype=torch.float64, generator=numbers)
         self.register_buffer("projection", projection)
 
     def forward(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        """Keys of observations [T+1, N] and of true successors [T, N]; int64, on the CPU."""
+        """Hash the observations [T+1, N] and the true successors [T, N]: int64, on the CPU."""
         T, N = rollout.num_steps, rollout.num_envs
         here = self._hash(rollout.obs, rollout.info, (T + 1, N))
         after = here[1:].clone()
@@ -117,14 +117,11 @@ class StateKeys(GrowingBuffers):
                 exact.append(field)
             elif name in self.boxes:
                 low, scale = self.boxes[name]
-                cut = ((field - low) * scale).floor().clamp(0, self.bins - 1)
-                exact.append(cut.int())
+                exact.append(((field - low) * scale).floor().clamp(0, self.bins - 1).int())
             elif self.bits:
                 real.append(field.double())
             else:
-                raise ValueError(
-                    f"info {name!r} is a float: give info_space, so its bounds are known"
-                )
+                raise ValueError(f"info {name!r} is a float: pass info_space, for its bounds")
         if real:  # in float64, so that a code does not depend on the size of the batch
             code = torch.cat(real, 1) @ self.projection > 0  # [R, D] -> [R, bits]
             exact.append(torch.from_numpy(np.packbits(code.numpy(), axis=1)))
@@ -138,13 +135,13 @@ class StateKeys(GrowingBuffers):
 
 
 class VisitTable(GrowingBuffers):
-    """How often each key was seen in the whole run: a hash table that grows.
+    """Counts the visits of each key over the whole run, in a growing hash table.
 
     Attributes:
         keys: [C] int64.
         owners: [C] int64.
         counts: [C] int64, 0 in an empty slot.
-        used: [] int64, slots that are not empty.
+        used: [] int64, number of occupied slots.
     """
 
     on_host = True
@@ -160,15 +157,15 @@ class VisitTable(GrowingBuffers):
         self.register_buffer("used", torch.zeros((), dtype=torch.int64))
 
     def count(self, keys: Tensor, valid: Tensor, owners: Tensor | None = None) -> Tensor:
-        """Count visits in time order: all columns of step t see what step t-1 left, then all count.
+        """Count visits in time order: all columns of step t read the table, then all are added.
 
         Args:
             keys: [T, N] int64.
             valid: [T, N] bool; other rows are not visits.
-            owners: [T, N] int64, whose memory it is; default one memory for all.
+            owners: [T, N] int64, separate counts per owner; default one count for all.
 
         Returns:
-            [T, N] int64: visits before step t, and this one; 0 where not valid. On the CPU.
+            [T, N] int64: visits before step t plus this one; 0 where not valid. On the CPU.
         """
         keys, valid = keys.cpu(), valid.cpu()
         owners = torch.zeros_like(keys) if owners is None else owners
@@ -180,7 +177,7 @@ class VisitTable(GrowingBuffers):
         return out
 
     def reserve(self, extra: int, living: Tensor | None = None) -> None:
-        """Make room for `extra` new keys; a table that must grow keeps only `living` owners [*]."""
+        """Make room for `extra` new keys; if the table grows, it keeps only `living` owners [*]."""
         if 2 * (int(self.used) + extra) <= len(self.keys):
             return
         kept = self.counts > 0
@@ -195,10 +192,11 @@ class VisitTable(GrowingBuffers):
 
 
 class EpisodicVisits(GrowingBuffers):
-    """How often each key was seen in the running episode of each environment.
+    """Counts the visits of each key in the running episode of each environment.
 
-    One table serves all: an entry belongs to an episode by its serial number, so a new episode
-    forgets the old one by taking the next number. What is forgotten goes when the table grows.
+    One table holds all episodes. The owner of an entry is the serial number of its episode, so a
+    new episode starts empty by taking the next number; old entries are dropped when the table
+    grows.
 
     Attributes:
         episodes: [E] int64, serial number of the running episode by id of the environment.
@@ -216,19 +214,19 @@ class EpisodicVisits(GrowingBuffers):
         self.register_buffer("next_serial", torch.zeros((), dtype=torch.int64))
 
     def count(self, here: Tensor, after: Tensor, rollout: Rollout) -> Tensor:
-        """Count the successors of a rollout, each episode after its first observation.
+        """Count the first observation of each episode, and the successor of each step.
 
         Args:
             here: [T+1, N] int64, keys of the observations.
             after: [T, N] int64, keys of the true successors.
-            rollout: says where episodes begin, what is valid, and which environments these are.
+            rollout: defines the starts of episodes, the valid rows and the environments.
 
         Returns:
-            [T, N] int64: visits of the successor in its episode, this one included; 0 where not
+            [T, N] int64: visits of the successor in its episode, including this one; 0 where not
             valid. On the CPU.
         """
         env_ids = rollout.env_ids.cpu()
-        self._know(env_ids)
+        self._open_unknown(env_ids)
         opens = rollout.is_first[:-1].cpu()
         serials = self._take(int(opens.sum()))
         self.table.reserve(after.numel() + len(serials), self.episodes)
@@ -241,25 +239,26 @@ class EpisodicVisits(GrowingBuffers):
         return self.table.count(after, rollout.valid, owners)
 
     def reset(self, env_ids: Tensor | None = None) -> None:
-        """Forget the running episodes of `env_ids` [*] int64, or all."""
+        """Clear the running episodes of `env_ids` [*] int64, or of all."""
         ids = torch.arange(len(self.episodes)) if env_ids is None else env_ids.cpu()
-        self._know(ids)
+        self._open_unknown(ids)
         self.episodes[ids] = self._take(len(ids))
 
     def _take(self, count: int) -> Tensor:
-        """The next `count` serial numbers."""
+        """Take the next `count` serial numbers."""
         start = int(self.next_serial)
         self.next_serial = torch.tensor(start + count)
         return torch.arange(start, start + count)
 
-    def _know(self, env_ids: Tensor) -> None:
-        """Open an episode for environments never seen before."""
-        missing = max(0, int(env_ids.max()) + 1 - len(self.episodes)) if len(env_ids) else 0
-        self.episodes = torch.cat([self.episodes, self._take(missing)])
+    def _open_unknown(self, env_ids: Tensor) -> None:
+        """Open an episode for environments without one."""
+        known = len(self.episodes)
+        self.episodes = grow_rows(self.episodes, env_ids)
+        self.episodes[known:] = self._take(len(self.episodes) - known)
 
 
 def _flat(field: Tensor, rows: int) -> Tensor:
-    """[..., *field] to [R, D]."""
+    """Flatten [..., *field] to [R, D]."""
     return field.reshape(rows, field.numel() // max(rows, 1))
 
 
@@ -267,15 +266,15 @@ def _is_float(space: spaces.Space) -> bool:
     return space.dtype is not None and np.issubdtype(space.dtype, np.floating)
 
 
-def _cuts(name: str, space: spaces.Space, bins: int) -> tuple[Tensor, Tensor]:
+def _bins(name: str, space: spaces.Space, bins: int) -> tuple[Tensor, Tensor]:
     """Lower bound and bins per unit of each dimension; [D] float64."""
     assert isinstance(space, spaces.Box)
     low, high = (torch.as_tensor(bound).flatten() for bound in (space.low, space.high))
-    width = (high.float() - low.float()).double()  # overflows to inf for bounds that are none
+    width = (high.float() - low.float()).double()  # inf for the largest float as a bound, too
     if not width.isfinite().all():
         raise ValueError(
-            f"field {name!r} is a float without bounds: give bits (say 32) to hash it by SimHash, "
-            "or keys that leave it out"
+            f"field {name!r} is a float without bounds: set bits (for example 32) to hash it by "
+            "SimHash, or exclude it by keys"
         )
     return low.double(), torch.where(width > 0, bins / width, 0.0)
 
@@ -283,4 +282,4 @@ def _cuts(name: str, space: spaces.Space, bins: int) -> tuple[Tensor, Tensor]:
 def _unknown(name: str, options: Sequence[str]) -> ValueError:
     near = get_close_matches(name, options, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {sorted(options)}"
-    return ValueError(f"keys names {name!r}, which is neither observed nor in info: {hint}")
+    return ValueError(f"keys contains {name!r}, which is neither observed nor in info: {hint}")

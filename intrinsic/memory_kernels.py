@@ -1,6 +1,6 @@
-"""Hashing and counting in compiled loops; `episodic` calls them.
+"""Hash tables of visit counts in numba, used by `memory`.
 
-Hashes are uint64 and table indices int64 throughout: numba turns a mix of both into float64.
+Hashes are uint64 and table indices int64 throughout, because numba turns a mix into float64.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SPREAD = np.int64(0x9E3779B1)
 
 @njit(cache=True)
 def hash_words(words, out):
-    """Mix each row of `words` [R, W] uint64 into `out` [R] uint64."""
+    """Hash each row of `words` [R, W] uint64 into `out` [R] uint64."""
     for row in range(words.shape[0]):
         h = _SEED
         for word in words[row]:
@@ -29,7 +29,7 @@ def hash_words(words, out):
 
 @njit(cache=True)
 def _find(table_keys, table_owners, table_counts, key, owner, slot):
-    """The first slot, from `slot` on, that holds this key of this owner or nothing."""
+    """First slot, from `slot` on, that holds this key of this owner or is empty."""
     mask = len(table_keys) - 1
     while table_counts[slot] > 0 and (table_keys[slot] != key or table_owners[slot] != owner):
         slot = (slot + 1) & mask
@@ -38,25 +38,25 @@ def _find(table_keys, table_owners, table_counts, key, owner, slot):
 
 @njit(cache=True)
 def _home(table_keys, key, owner):
-    """Where the search for this key of this owner begins."""
+    """First slot to search for this key of this owner."""
     return (key ^ (owner * _SPREAD)) & (len(table_keys) - 1)
 
 
 @njit(cache=True)
 def count_visits(table_keys, table_owners, table_counts, keys, owners, valid, out):
-    """Count `keys` step by step; a step sees the table as the step before left it.
+    """Count `keys` step by step; all columns of a step read the table before any is added.
 
     Args:
-        table_keys: [C] int64, C a power of two and larger than all there is to hold.
+        table_keys: [C] int64, C a power of two and larger than the number of entries to hold.
         table_owners: [C] int64.
         table_counts: [C] int64, 0 in an empty slot.
         keys: [T, N] int64.
-        owners: [T, N] int64, whose visit it is: equal keys of different owners are different.
+        owners: [T, N] int64; equal keys of different owners are counted separately.
         valid: [T, N] bool.
-        out: [T, N] int64, gets the visits so far, this one included; kept where not valid.
+        out: [T, N] int64, is set to the visits so far including this one; unchanged if not valid.
 
     Returns:
-        How many slots were filled.
+        Number of slots filled.
     """
     T, N = keys.shape
     slots = np.empty(N, np.int64)
@@ -71,7 +71,7 @@ def count_visits(table_keys, table_owners, table_counts, keys, owners, valid, ou
                 out[t, n] = table_counts[slot] + 1
         for n in range(N):
             if valid[t, n]:
-                key, owner = keys[t, n], owners[t, n]  # another environment may have come first
+                key, owner = keys[t, n], owners[t, n]  # another environment may have added it
                 slot = _find(table_keys, table_owners, table_counts, key, owner, slots[n])
                 if table_counts[slot] == 0:
                     table_keys[slot], table_owners[slot] = key, owner
@@ -82,7 +82,7 @@ def count_visits(table_keys, table_owners, table_counts, keys, owners, valid, ou
 
 @njit(cache=True)
 def move_entries(keys, owners, counts, new_keys, new_owners, new_counts):
-    """Put entries [R] of distinct (key, owner) into an empty table [C]; all int64."""
+    """Insert entries [R] of distinct (key, owner) into an empty table [C]; all int64."""
     for i in range(len(keys)):
         slot = _home(new_keys, keys[i], owners[i])
         slot = _find(new_keys, new_owners, new_counts, keys[i], owners[i], slot)

@@ -1,4 +1,4 @@
-"""Running statistics: of observations, of rewards, of filtered returns."""
+"""Running mean and variance of observations, and scaling of rewards by running deviations."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from firstlight.envs.types import Rollout
-from firstlight.intrinsic.state import GrowingBuffers
+from firstlight.intrinsic.mixer.terms import Transform
+from firstlight.intrinsic.state import GrowingBuffers, read_rows, write_rows
 
 
 @dataclass(frozen=True)
 class Moments:
-    """How much was counted, its mean and its variance; float64."""
+    """Count, mean and variance; float64."""
 
     count: Tensor
     mean: Tensor
@@ -23,14 +23,14 @@ class Moments:
 
 
 class RunningMoments(nn.Module):
-    """Mean and variance per element of everything counted so far, merged batch by batch.
+    """Running mean and variance per element, merged batch by batch.
 
     Parallel merge of Chan et al. 1979, in float64. Starts as if `prior` observations of mean 0 and
     variance 1 had been seen, as in the code of Burda et al. 2018, so the variance is never 0.
 
     Args:
-        shape: of one element.
-        prior: weight of the start.
+        shape: of one observation.
+        prior: count of the initial mean and variance.
 
     Attributes:
         count: [] float64.
@@ -55,7 +55,7 @@ class RunningMoments(nn.Module):
 
     @torch.no_grad()
     def merged(self, x: Tensor) -> Moments:
-        """The moments as if `x` [*, *shape] of any dtype were counted too; nothing is stored."""
+        """Compute the moments including `x` [*, *shape] of any dtype; store nothing."""
         count, mean, var = self.count, self.mean.flatten(), self.var.flatten()
         rows = max(1, 2**21 // mean.numel())  # 16 MB of float64 at a time
         for part in x.reshape(-1, mean.numel()).split(rows):
@@ -72,23 +72,23 @@ class RunningMoments(nn.Module):
         return Moments(count, mean.view_as(self.mean), var.view_as(self.var))
 
     def update(self, x: Tensor) -> None:
-        """Count `x` [*, *shape] of any dtype."""
+        """Add observations `x` [*, *shape] of any dtype."""
         moments = self.merged(x)
         self.count, self.mean, self.var = moments.count, moments.mean, moments.var
 
     def normalize(self, x: Tensor, clip: float) -> Tensor:
-        """`x` [*, *shape] of any dtype to float32 of mean 0 and variance 1, within ±`clip`."""
+        """Normalise `x` [*, *shape] of any dtype to float32 of unit variance, within ±`clip`."""
         x = x.float() - self.mean.float()
         return x.div_(self.var.sqrt().float()).clamp_(-clip, clip)
 
 
-class ReturnScale(GrowingBuffers):
+class ReturnScale(GrowingBuffers, Transform):
     """Divides rewards by the standard deviation of their discounted sum (Burda et al. 2018, §2.4).
 
-    ``R_t = gamma * R_{t-1} + r_t`` runs over *time* in each environment, and on across rollouts
-    and ends of episodes. Rewards are divided by ``sqrt(Var(all R))``, the rollout at hand counted
-    in, as published; no mean is subtracted and nothing is clipped. A row that is not valid is
-    passed over: no decay, no sum, not counted, 0 out.
+    ``R_t = gamma * R_{t-1} + r_t`` runs forward in time in each environment, across rollouts and
+    episode ends. Rewards are divided by ``sqrt(Var(all R))``, including the current rollout, as
+    published; no mean is subtracted and nothing is clipped. Rows that are not valid are skipped:
+    they do not change R, are not counted, and give 0.
 
     Args:
         gamma: discount of the sum.
@@ -108,39 +108,33 @@ class ReturnScale(GrowingBuffers):
 
     @torch.no_grad()
     def forward(self, raw: Tensor, rollout: Rollout) -> Tensor:
-        """`raw` [T, N] to scaled [T, N]; stores nothing."""
+        """Scale `raw` [T, N], including its own statistics; store nothing."""
         returns = self._filter(raw, rollout)
         return _divide(raw, rollout, self.moments.merged(returns[rollout.valid]))
 
     @torch.no_grad()
     def update(self, raw: Tensor, rollout: Rollout) -> None:
-        """Count `raw` [T, N]."""
+        """Add `raw` [T, N] to the running statistics."""
         returns = self._filter(raw, rollout)
         self.moments.update(returns[rollout.valid])
-        self.returns = self._known(rollout.env_ids)
-        self.returns[rollout.env_ids] = returns[-1]
-
-    def _known(self, env_ids: Tensor) -> Tensor:
-        """A copy of `returns`, long enough for `env_ids`."""
-        missing = int(env_ids.max()) + 1 - len(self.returns)
-        return F.pad(self.returns, (0, max(0, missing))).clone()
+        self.returns = write_rows(self.returns, rollout.env_ids, returns[-1])
 
     def _filter(self, raw: Tensor, rollout: Rollout) -> Tensor:
         """R after each step [T, N] float64."""
         assert raw.shape == rollout.valid.shape, f"{tuple(raw.shape)} is not [T, N]"
         reward = torch.where(rollout.valid, raw, 0.0).double()
         decay = torch.where(rollout.valid, torch.full_like(reward, self.gamma), 1.0)
-        current, returns = self._known(rollout.env_ids)[rollout.env_ids], []
+        current, returns = read_rows(self.returns, rollout.env_ids), []
         for r, d in zip(reward, decay, strict=True):
             current = torch.addcmul(r, d, current)
             returns.append(current)
         return torch.stack(returns)
 
 
-class RewardScale(nn.Module):
-    """Divides rewards by the running standard deviation of the rewards themselves (E3B's choice).
+class RewardScale(Transform):
+    """Divides rewards by the running standard deviation of the rewards (as E3B does).
 
-    The rollout at hand is counted in; no mean is subtracted. Rows that are not valid give 0.
+    Includes the current rollout; no mean is subtracted. Rows that are not valid give 0.
 
     Attributes:
         moments: of every reward.
@@ -152,12 +146,12 @@ class RewardScale(nn.Module):
 
     @torch.no_grad()
     def forward(self, raw: Tensor, rollout: Rollout) -> Tensor:
-        """`raw` [T, N] to scaled [T, N]; stores nothing."""
+        """Scale `raw` [T, N], including its own statistics; store nothing."""
         return _divide(raw, rollout, self.moments.merged(raw[rollout.valid]))
 
     @torch.no_grad()
     def update(self, raw: Tensor, rollout: Rollout) -> None:
-        """Count `raw` [T, N]."""
+        """Add `raw` [T, N] to the running statistics."""
         self.moments.update(raw[rollout.valid])
 
 

@@ -1,6 +1,6 @@
-"""Shapes for rewards of one's own: small pure functions over tensors of any shape.
+"""Reward shaping functions: pure functions of tensors of any shape.
 
-None of them keeps anything. What has to be remembered within an episode goes in and comes out.
+They hold no state. What must be remembered within an episode is an argument and a result.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from torch import Tensor
 
 
 def potential_shaping(phi: Tensor, next_phi: Tensor, terminated: Tensor, gamma: float) -> Tensor:
-    """``gamma * Phi(s') - Phi(s)``, a shape that leaves the best policy alone (Ng et al. 1999).
+    """``gamma * Phi(s') - Phi(s)``, which does not change the best policy (Ng et al. 1999).
 
-    The potential of a terminal state counts as 0. That of a state in which the episode was merely
-    truncated counts in full, as its value does. A source that only rates what a step led to is
-    made a potential by the transform `firstlight.intrinsic.mixer.Potential`.
+    The potential of a terminal state is 0. That of a truncated state counts in full, as its value
+    does. To use a source that rates the state a step led to as a potential, see the transform
+    `firstlight.intrinsic.mixer.Potential`.
 
     Args:
-        phi: [...] potential of the states that were left.
-        next_phi: [...] potential of the states that were reached.
-        terminated: [...] bool, where the episode ended by itself.
-        gamma: discount of the stream that the reward goes into.
+        phi: [...] potential of the states before the step.
+        next_phi: [...] potential of the states after the step.
+        terminated: [...] bool.
+        gamma: discount of the stream that gets the reward.
 
     Returns:
         [...]
@@ -44,15 +44,15 @@ def exp_distance(
 ) -> Tensor:
     """``exp(-distance / (2 * scale * dispersion)) ** (1 / density)`` (Lucy-SKG, 2305.15801, eq. 3).
 
-    1 at the target and falling towards 0. Signed, the exponential e becomes ``2 e - 1``, and the
+    1 at the target and falling towards 0. If signed, the exponential e becomes ``2 e - 1``, and the
     density applies to its absolute value: between 1 and -1, and 0 at the distance
     ``2 * log(2) * scale * dispersion``.
 
     Args:
         distance: [...] at least 0.
-        scale: of distances; the paper takes the top speed of what moves.
-        dispersion: above 1 widens the shape.
-        density: above 1 keeps values high for longer.
+        scale: of distances; the paper uses the maximum speed of the moving object.
+        dispersion: above 1 widens the curve.
+        density: above 1 keeps values high over a longer distance.
         signed: negative when far.
 
     Returns:
@@ -71,8 +71,8 @@ def exp_distance(
 def geometric_and(components: Tensor) -> Tensor:
     """``s * (prod_i |R_i|)^(1/n)`` over the last axis (Lucy-SKG, 2305.15801, eq. 2).
 
-    The sign s is 1 if no R_i is negative, else -1. All must be large for the whole to be; one that
-    is 0 makes it 0; two negatives do not cancel.
+    The sign s is 1 if no R_i is negative, else -1. The result is large only if all R_i are, and 0
+    if one of them is; two negatives do not cancel.
 
     Args:
         components: [..., n], by the paper in [-1, 1].
@@ -90,16 +90,16 @@ def geometric_and(components: Tensor) -> Tensor:
 def milestones(
     value: Tensor, best: Tensor, thresholds: Sequence[float], rewards: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
-    """Pay each step of a ladder once an episode: depth 5, depth 10, depth 20.
+    """Reward each milestone once per episode, for example depth 5, depth 10 and depth 20.
 
     Args:
-        value: [...] how far it is now.
-        best: [...] how far it was at best so far in the episode; -inf at its start.
-        thresholds: from which value on each milestone counts as reached.
-        rewards: for each of them.
+        value: [...] current progress.
+        best: [...] highest progress so far in the episode; -inf at its start.
+        thresholds: progress from which each milestone counts as reached.
+        rewards: of each milestone.
 
     Returns:
-        [...] the rewards of all that were reached just now; at most ``sum(rewards)`` an episode.
+        [...] reward of the milestones reached in this step; at most ``sum(rewards)`` per episode.
         [...] the new best.
 
     >>> reward, best = milestones(
@@ -109,22 +109,22 @@ def milestones(
     (tensor([0., 6.]), tensor([ 3., 12.]))
     """
     line = torch.tensor(list(thresholds), dtype=value.dtype, device=value.device)
-    pays = torch.tensor(list(rewards), dtype=torch.float32, device=value.device)
+    amounts = torch.tensor(list(rewards), dtype=torch.float32, device=value.device)
     crossed = (value[..., None] >= line) & (best[..., None] < line)  # [...] -> [..., M]
-    return (crossed * pays).sum(-1), torch.maximum(value, best)
+    return (crossed * amounts).sum(-1), torch.maximum(value, best)
 
 
 def checklist(done: Tensor, before: Tensor, rewards: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Pay each item of a list once an episode, in any order: key found, door open, lamp lit.
+    """Reward each item of a list once per episode, in any order: key found, door open, lamp lit.
 
     Args:
-        done: [..., M] bool, what holds now.
-        before: [..., M] bool, what has held before in the episode; all False at its start.
-        rewards: for each of the M items.
+        done: [..., M] bool, whether each item holds now.
+        before: [..., M] bool, whether it held earlier in the episode; all False at its start.
+        rewards: of the M items.
 
     Returns:
-        [...] the rewards of what holds for the first time.
-        [..., M] bool, what has held so far.
+        [...] reward of the items that hold for the first time.
+        [..., M] bool, whether each item has held so far.
 
     >>> reward, before = checklist(
     ...     torch.tensor([True, False, True]), torch.tensor([True, False, False]), [1.0, 2.0, 4.0]
@@ -132,5 +132,5 @@ def checklist(done: Tensor, before: Tensor, rewards: Sequence[float]) -> tuple[T
     >>> reward, before
     (tensor(4.), tensor([ True, False,  True]))
     """
-    pays = torch.tensor(list(rewards), dtype=torch.float32, device=done.device)
-    return ((done & ~before) * pays).sum(-1), done | before
+    amounts = torch.tensor(list(rewards), dtype=torch.float32, device=done.device)
+    return ((done & ~before) * amounts).sum(-1), done | before

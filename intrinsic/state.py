@@ -1,4 +1,4 @@
-"""What a reward module keeps to itself: random numbers, an optimiser, buffers that grow."""
+"""State of reward modules: own random numbers, per-environment rows that grow, an optimiser."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from firstlight.envs.seeding import generator
 
 @contextmanager
 def isolated_rng(seed: int) -> Iterator[None]:
-    """Inside, torch's CPU numbers follow from `seed`; afterwards they go on as if nothing had been.
+    """Seed torch's global CPU generator inside the block and restore its state afterwards.
 
-    For making networks: a run with a module at weight 0 must equal a run without the module.
+    For building networks: a run with a module at weight 0 must equal a run without the module.
 
     >>> with isolated_rng(0):
     ...     net = nn.Linear(3, 2)
@@ -30,11 +30,35 @@ def isolated_rng(seed: int) -> Iterator[None]:
         torch.set_rng_state(before)
 
 
+def grow_rows(memory: Tensor, env_ids: Tensor) -> Tensor:
+    """Append rows of zeros to `memory` [E, ...] until every id in `env_ids` [*] int64 has a row.
+
+    Returns `memory` itself if it is long enough.
+    """
+    missing = int(env_ids.max()) + 1 - len(memory) if len(env_ids) else 0
+    if missing <= 0:
+        return memory
+    return torch.cat([memory, memory.new_zeros(missing, *memory.shape[1:])])
+
+
+def read_rows(memory: Tensor, env_ids: Tensor) -> Tensor:
+    """Copy the rows of `env_ids` [N] int64 out of `memory` [E, ...]; zeros for unknown ids."""
+    return grow_rows(memory, env_ids)[env_ids]
+
+
+def write_rows(memory: Tensor, env_ids: Tensor, rows: Tensor) -> Tensor:
+    """Copy `memory` [E, ...], grow it if needed, and set `rows` [N, ...] at `env_ids` [N]."""
+    grown = grow_rows(memory, env_ids)
+    out = grown.clone() if grown is memory else grown
+    out[env_ids] = rows
+    return out
+
+
 class GrowingBuffers(nn.Module):
-    """A module whose buffers grow with experience: `load_state_dict` takes them in any size.
+    """A module whose buffers grow with experience: `load_state_dict` accepts any size.
 
     Attributes:
-        on_host: keep the buffers on the CPU wherever `to` sends the rest of the module.
+        on_host: keep the buffers on the CPU when the module is moved with `to`.
     """
 
     on_host: bool = False
@@ -53,16 +77,16 @@ class GrowingBuffers(nn.Module):
 
 
 class Fitter(nn.Module):
-    """Adam over shuffled minibatches; its moments and its random numbers are in `state_dict`.
+    """Fits parameters by Adam over shuffled minibatches; resumes exactly from its `state_dict`.
 
-    A module that holds one, saved and loaded, takes the very next step that it would have taken.
+    Adam's moments and the state of the random generator are part of the `state_dict`.
 
     Args:
-        parameters: what is fitted; owned, saved and moved by whoever passes them.
+        parameters: to fit; saved and moved by the module that owns them.
         lr: Adam's step size.
-        num_epochs: passes over the rows, each in a fresh order.
-        num_minibatches: parts that a pass is cut into, one step each.
-        proportion: chance of a row to count in a pass (Burda et al. 2018 mask the loss so).
+        num_epochs: passes over the rows, each in a new order.
+        num_minibatches: minibatches per pass, one gradient step each.
+        proportion: probability that a row is used in a pass (loss mask of Burda et al. 2018).
         seed: of the order and the choice of rows.
     """
 
@@ -83,17 +107,17 @@ class Fitter(nn.Module):
         self.generator = generator(seed, "fitter")
 
     def fit(self, num_rows: int, loss: Callable[[Tensor], Tensor]) -> float:
-        """Take ``num_epochs * num_minibatches`` steps down `loss`.
+        """Minimise `loss` by ``num_epochs * num_minibatches`` gradient steps.
 
         Args:
-            num_rows: rows to learn from; with none, no step is taken.
-            loss: row numbers [B] int64 to their mean loss [].
+            num_rows: rows to learn from; if 0, no step is taken.
+            loss: maps row numbers [B] int64 to their mean loss [].
 
         Returns:
             Mean loss over the steps.
 
         Raises:
-            NonFiniteError: for a loss or a gradient that is not finite; that step is not taken.
+            NonFiniteError: for a loss or gradient that is not finite; that step is not taken.
         """
         losses = []
         with torch.enable_grad():
@@ -103,7 +127,7 @@ class Fitter(nn.Module):
                     raise NonFiniteError(f"the loss of a reward module is {value.item()}")
                 self.optimizer.zero_grad()
                 value.backward()
-                gradients = [p.grad for p in self._parameters_fitted() if p.grad is not None]
+                gradients = [p.grad for p in self._fitted_parameters() if p.grad is not None]
                 if not bool(torch.isfinite(nn.utils.get_total_norm(gradients))):
                     raise NonFiniteError("the gradient of a reward module is not finite")
                 self.optimizer.step()
@@ -111,7 +135,7 @@ class Fitter(nn.Module):
         return torch.stack(losses).mean().item() if losses else 0.0
 
     def _minibatches(self, num_rows: int) -> Iterator[Tensor]:
-        device = self._parameters_fitted()[0].device
+        device = self._fitted_parameters()[0].device
         for _ in range(self.num_epochs):
             order = torch.randperm(num_rows, generator=self.generator)
             kept = torch.rand(num_rows, generator=self.generator) < self.proportion
@@ -121,23 +145,23 @@ class Fitter(nn.Module):
                 if keep.any():
                     yield rows[keep].to(device)
 
-    def _parameters_fitted(self) -> list[nn.Parameter]:
+    def _fitted_parameters(self) -> list[nn.Parameter]:
         return self.optimizer.param_groups[0]["params"]
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Adam's moments, by position of the parameter, and the state of the generator."""
+        """Return Adam's moments, by position of the parameter, and the generator's state."""
         moments = self.optimizer.state
-        fitted = enumerate(self._parameters_fitted())
+        fitted = enumerate(self._fitted_parameters())
         return {
             "adam": {str(i): dict(moments[p]) for i, p in fitted if p in moments},
             "generator": self.generator.get_state(),
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Undo `get_extra_state`."""
+        """Restore what `get_extra_state` returned."""
         adam = state.get("adam", {})
         self.optimizer.state.clear()
-        for i, parameter in enumerate(self._parameters_fitted()):
+        for i, parameter in enumerate(self._fitted_parameters()):
             if saved := adam.get(str(i)):
                 moved = {name: value.to(parameter.device).clone() for name, value in saved.items()}
                 self.optimizer.state[parameter] = moved
@@ -145,6 +169,6 @@ class Fitter(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Fitter:
         super()._apply(fn, recurse)
-        for moments in self.optimizer.state.values():  # Adam made them where the parameters were
+        for moments in self.optimizer.state.values():  # Adam created them on the old device
             moments.update({name: fn(value) for name, value in moments.items()})
         return self

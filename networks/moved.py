@@ -57,7 +57,16 @@ MODULES = {
 }
 """Old module to new, both without ``firstlight.``."""
 
-NAMES: dict[str, str] = {}
+NAMES: dict[str, str] = {
+    "intrinsic.mixer.AdaptiveCombine": "intrinsic.mixer.Combine",
+    "intrinsic.mixer.JoiningCombine": "intrinsic.mixer.Combine",
+    "intrinsic.mixer.combine.AdaptiveCombine": "intrinsic.mixer.combine.Combine",
+    "intrinsic.mixer.combine.JoiningCombine": "intrinsic.mixer.combine.Combine",
+    "intrinsic.submodular.Own": "intrinsic.submodular.CallableSetFunction",
+    "intrinsic.submodular.callable_set_function.Own": (
+        "intrinsic.submodular.callable_set_function.CallableSetFunction"
+    ),
+}
 """Old name of a class or function, with its new module, to the new name."""
 
 

@@ -85,7 +85,7 @@ class HeatMaps:
         cells = positions(last.rollout, self.channel, self.cell)[rows].numpy()  # [R, 2]
         if not len(cells):
             return
-        for name, part in last.rewards.parts.items():
+        for name, part in last.rewards.components.items():
             self._sums.setdefault(name, _Sums()).add(cells, part.raw.cpu()[rows].numpy())
         self._sums.setdefault(VISITS, _Sums()).add(cells, np.ones(len(cells)))
 

@@ -24,7 +24,7 @@ from firstlight.envs.vec import VecEnv
 from firstlight.envs.video import write_gif
 from firstlight.envs.wrapper import VecWrapper
 from firstlight.intrinsic.base import IntrinsicModule
-from firstlight.intrinsic.mixer import Part, RewardMixer, Rewards
+from firstlight.intrinsic.mixer import Component, RewardMixer, Rewards
 
 _WIDTH = 256  # pixels that the words need
 _WORDS, _PLOT, _GAP = 13, 24, 5  # heights of a strip's parts
@@ -79,7 +79,7 @@ def record_rewards(
         rollout, frames = _film(policy, vec, seed, deterministic, max_steps)
     live = {name: m for name, m in modules.items() if mixer.active(name, progress)}
     rewards = mixer(rollout, {n: m.compute(rollout) for n, m in live.items()}, progress)
-    strips = Strips(rewards.parts)
+    strips = Strips(rewards.components)
     pictures = [strips.under(_scaled(frame, scale), t) for t, frame in enumerate(frames)]
     write_gif(path, pictures, fps=fps)
     return rewards
@@ -92,7 +92,7 @@ class Strips:
         parts: source name to what it gave, of which column 0 is drawn.
     """
 
-    def __init__(self, parts: Mapping[str, Part]):
+    def __init__(self, parts: Mapping[str, Component]):
         self.parts = dict(parts)
         self.paid = {  # [T] each
             name: np.nan_to_num((part.weight * part.scaled[:, 0]).double().cpu().numpy())

@@ -22,7 +22,7 @@ from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.seeding import global_rng_state, set_global_rng_state
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.memory import EpisodicVisits, StateKeys, VisitTable
-from firstlight.intrinsic.mixer import Part
+from firstlight.intrinsic.mixer import Component
 
 _ROWS = 1024  # of an iteration that enter the rank correlation
 _LEAST = 4  # iterations that are watched, however little time there is
@@ -133,13 +133,13 @@ class Watch:
     def _look(self, last: IterationData) -> None:
         rollout = last.rollout
         for name, sizes in self._sizes.items():
-            part = last.rewards.parts.get(name)
+            part = last.rewards.components.get(name)
             if part is None:
                 sizes.append(None)
                 continue
             given, level = last.rewards.contributed[name], name in self._level
             sizes.append(_sizes(part, given, rollout, level))
-        bonus = {name: part.raw for name, part in last.rewards.parts.items() if name != TASK}
+        bonus = {name: part.raw for name, part in last.rewards.components.items() if name != TASK}
         self._visits.add(rollout, bonus)
         self._seen += 1
         self._rows += int(rollout.valid.sum())
@@ -235,7 +235,7 @@ def _reach(gamma: float) -> float:
     return 1 / max(1 - gamma, 1e-6)
 
 
-def _sizes(part: Part, contributed: Tensor, rollout: Rollout, level: bool) -> Sizes:
+def _sizes(part: Component, contributed: Tensor, rollout: Rollout, level: bool) -> Sizes:
     """What a source gave; `level` if its stream is normalised, so that only its weight counts."""
     valid = rollout.valid
     if not bool(valid.any()):

@@ -1,4 +1,4 @@
-"""Novelty bonuses, one method to a file."""
+"""Bonuses, one method per file."""
 
 from firstlight.intrinsic.bonuses.count import HashCount
 from firstlight.intrinsic.bonuses.map_change import MapChange

@@ -1,4 +1,4 @@
-"""Bonuses from counting states."""
+"""`HashCount`, a count-based bonus."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ Scope = Literal["global", "episodic", "first_visit"]
 
 
 class HashCount(IntrinsicModule):
-    """Pays for arriving where one has seldom been, by counting hashed states (Tang et al. 2017).
+    """Count-based bonus ``1 / sqrt(N(s'))`` for rarely visited, hashed states (Tang et al. 2017).
 
-    The bonus of step t is about its true successor s', and the visit at hand is counted, so the
-    first visit pays 1:
+    The bonus of step t is that of its true successor s'. The current visit is included in the
+    count, so the bonus of a first visit is 1:
 
     - ``"global"``: ``1 / sqrt(N(s'))``, N over the whole run;
-    - ``"episodic"``: ``1 / sqrt(N_e(s'))``, N_e over the episode, whose first observation counts
-      as a visit, so that going back to the start is nothing new;
+    - ``"episodic"``: ``1 / sqrt(N_e(s'))``, N_e over the episode; its first observation counts as a
+      visit, so returning to the start is not new;
     - ``"first_visit"``: ``1 / sqrt(N(s'))`` where ``N_e(s') = 1``, else 0.
 
-    Integer fields are hashed as they are; floats are made coarse first, see `bits` and `bins`.
-    The published weight is 0.005 on MiniGrid, where RIDE and others count the *full* grid; here
-    the policy's own view is counted unless `keys` says otherwise.
+    Integer fields are hashed exactly; floats are discretised first, see `bits` and `bins`. The
+    published weight is 0.005 on MiniGrid, where RIDE and others count the *full* grid; here the
+    policy's own view is counted, unless `keys` selects other fields.
 
     Args:
-        obs_space: what policies see.
-        info_space: side channels; needed to count one that is a float.
-        scope: which count.
-        keys: names of the fields that make a state, from `obs_space` or else from the rollout's
-            info (say "position"); default all of `obs_space`.
+        obs_space: observation space of the policy.
+        info_space: space of the info channels; needed to count float channels.
+        scope: which count to use.
+        keys: names of the fields that define a state, from `obs_space` or else from the rollout's
+            info (for example "position"); default all of `obs_space`.
         bits: length of a SimHash code, ``sign(A x)``, of the float fields.
-        bins: cuts of each bounded float dimension, without `bits`.
+        bins: number of bins per bounded float dimension, without `bits`.
         seed: of A.
 
     Raises:
         ValueError: for an unknown scope, an unbounded float field without `bits`, `bits` without a
-            float field, or `keys` that name nothing.
+            float field, or unknown `keys`.
 
     >>> space = spaces.Dict({"obs": spaces.Discrete(5)})
     >>> HashCount(space).default_term().weight
@@ -64,7 +64,7 @@ class HashCount(IntrinsicModule):
     ):
         super().__init__()
         if scope not in get_args(Scope):
-            raise ValueError(f"scope is one of {', '.join(get_args(Scope))}, not {scope!r}")
+            raise ValueError(f"scope is {scope!r}, expected one of {', '.join(get_args(Scope))}")
         self.scope = scope
         self.state_keys = StateKeys(
             obs_space, info_space=info_space, keys=keys, bits=bits, bins=bins, seed=seed
@@ -74,7 +74,7 @@ class HashCount(IntrinsicModule):
 
     @torch.no_grad()
     def compute(self, rollout: Rollout) -> Tensor:
-        """Returns [T, N] in [0, 1]."""
+        """Count the rollout and compute the bonus [T, N], in [0, 1]."""
         here, after = self.state_keys(rollout)
         bonus = rollout.valid.cpu().float()
         if self.table is not None:
@@ -85,15 +85,15 @@ class HashCount(IntrinsicModule):
         return bonus.to(rollout.device)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
-        """Learns nothing. Returns how many states were ever seen."""
+        """Return the number of states seen in the run; nothing is learned."""
         return {} if self.table is None else {"states": float(self.table.used)}
 
     def reset(self, env_ids: Tensor | None = None) -> None:
-        """Forget the running episodes; the count over the whole run stays."""
+        """Clear the counts of the running episodes; the count over the whole run stays."""
         if self.visits is not None:
             self.visits.reset(env_ids)
 
     @classmethod
     def default_term(cls) -> Term:
-        """Weight 0.005 (the comparison of MiniGrid bonuses by Andres et al. 2022)."""
+        """Weight 0.005, as in the comparison of MiniGrid bonuses by Andres et al. 2022."""
         return Term(weight=0.005, gamma=0.99, episodic=True)

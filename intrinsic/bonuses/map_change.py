@@ -1,4 +1,4 @@
-"""A bonus for what the agent's own map of a MiniGrid episode gains."""
+"""`MapChange`, a bonus for additions to the agent's map of a MiniGrid episode."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from firstlight.intrinsic.mixer.terms import Term
 
 
 class MapChange(IntrinsicModule):
-    """Pays for cells seen, things changed and places reached for the first time in an episode.
+    """Bonus for cells seen, objects changed and places reached for the first time in an episode.
 
-    The bonus of step t is about its true successor:
+    The bonus of step t is that of its true successor:
     ``cell_weight * min(new_cells, max_cells) + change_weight * new_changes + place_weight *
-    new_place``, of the side channels of `MapMemory`.
+    new_place``, from the info channels of `MapMemory`.
 
-    This is a domain prior and no generic method: it builds in how a MiniGrid agent moves, that
-    the world is a grid of cells, and that objects which change are interesting. Whoever compares
-    it with count, RND or the like says so. It reads nothing privileged: only the agent's view and
-    actions.
+    This is a domain prior, not a generic method: it assumes that the environment is a grid of
+    cells, how a MiniGrid agent moves, and that changes of objects matter. A comparison with count,
+    RND and the like should mention this. It uses no privileged information, only the agent's view
+    and actions.
 
-    What is remembered lies in the environments, for one episode; this module has no memory and
-    pays the same for the same episode however often it was lived, so that `novelty` is False.
+    The map of the episode is kept in the environment wrapper; this module has no memory and gives
+    the same episode the same bonus however often it is repeated, so `novelty` is False.
 
     Args:
-        obs_space: what policies see: MiniGrid's view, or the map that `MapMemory` shows.
-        info_space: side channels, which tell of a `MapMemory` that shows nothing.
-        cell_weight: of each cell seen for the first time in the episode.
-        change_weight: of each change, such as of a closed red door to an open one, seen for the
+        obs_space: observation space: MiniGrid's view, or the map that `MapMemory` shows.
+        info_space: space of the info channels; shows whether there is a hidden `MapMemory`.
+        cell_weight: per cell seen for the first time in the episode.
+        change_weight: per change, for example from a closed red door to an open one, seen for the
             first time in the episode.
-        place_weight: of being somewhere with this in hand for the first time in the episode.
-        max_cells: new cells of one step that are paid for.
+        place_weight: for being in a cell with the same object in hand for the first time in the
+            episode.
+        max_cells: maximum number of new cells per step.
 
     Raises:
-        ValueError: if the environment shows no MiniGrid view.
+        ValueError: if the environment has no MiniGrid view.
     """
 
     novelty = False
@@ -61,38 +62,37 @@ class MapChange(IntrinsicModule):
 
     @torch.no_grad()
     def compute(self, rollout: Rollout) -> Tensor:
-        """Returns [T, N], at least 0 with weights that are."""
+        """Compute the bonus [T, N], at least 0 if the weights are."""
         cells, changes, place = self._channels(rollout)
-        parts = (cells.clamp(max=self.max_cells), changes, place)
+        counts = (cells.clamp(max=self.max_cells), changes, place)
         bonus = torch.zeros_like(rollout.reward)
-        for weight, part in zip(self.weights, parts, strict=True):
-            bonus += weight * part
+        for weight, count in zip(self.weights, counts, strict=True):
+            bonus += weight * count
         return torch.where(rollout.valid, bonus, 0.0)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
-        """Learns nothing. Returns what was new per step: cells, changes and places."""
+        """Return new cells, changes and places per step; nothing is learned."""
         valid = rollout.valid
         steps = valid.sum().clamp(min=1)
         names = (name.removeprefix("new_") for name in CHANNELS)
-        parts = self._channels(rollout)
         return {
-            name: ((part * valid).sum() / steps).item()
-            for name, part in zip(names, parts, strict=True)
+            name: ((count * valid).sum() / steps).item()
+            for name, count in zip(names, self._channels(rollout), strict=True)
         }
 
     def wrap(self, vec: VecEnv) -> VecEnv:
-        """Add the side channels, if no map memory gives them already; the policy sees no map."""
+        """Add the info channels of a hidden `MapMemory`, unless `vec` has them already."""
         known = set(CHANNELS) <= set(vec.info_space.spaces)
         return vec if known else MapMemory(vec, show=False)
 
     @classmethod
     def default_term(cls) -> Term:
-        """Weight 0.02 in an episodic stream, as tried on DoorKey and KeyCorridor."""
+        """Weight 0.02 in an episodic stream, as tuned on DoorKey and KeyCorridor."""
         return Term(weight=0.02, gamma=0.99, episodic=True)
 
     def _channels(self, rollout: Rollout) -> list[Tensor]:
-        """What each step's true successor has new, each [T, N] int64."""
+        """New cells, changes and places of each step's true successor, each [T, N] int64."""
         info = rollout.next_info()
         if missing := [name for name in CHANNELS if name not in info]:
-            raise ValueError(f"no info {missing[0]!r}: step the environments that `wrap` returns")
+            raise ValueError(f"no info {missing[0]!r}: use the environments returned by `wrap`")
         return [info[name] for name in CHANNELS]

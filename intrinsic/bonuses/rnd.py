@@ -1,4 +1,4 @@
-"""Random network distillation."""
+"""`RND`, random network distillation."""
 
 from __future__ import annotations
 
@@ -20,43 +20,44 @@ from firstlight.intrinsic.norm import ReturnScale, RunningMoments
 from firstlight.intrinsic.state import Fitter, isolated_rng
 
 SMALLEST_IMAGE = 36
-"""Side of the smallest picture that the convolutions leave something of."""
+"""Smallest height and width for which the convolutions have an output."""
 
-_CHUNK = 2048  # rows a forward pass without gradient, to bound memory
+_CHUNK = 2048  # rows per forward pass without gradient, to bound memory
 
 
 class RND(IntrinsicModule):
-    """Pays for what a predictor of a random network has not learnt yet (Burda et al. 2018).
+    """Random network distillation: the prediction error of a random network (Burda et al. 2018).
 
     The bonus is the mean squared difference between a frozen random network and a predictor of it,
-    both shown the *true successor* observation, normalised by running moments and clipped. As
-    published the moments start from a random agent (`warmup`) and are updated after the bonus of a
+    both applied to the *true successor* observation, normalised by running moments and clipped. As
+    published, the moments start from a random agent (`warmup`) and are updated after the bonus of a
     rollout is computed and before the predictor learns from it.
 
     From pixels: the last frame only, three convolutions and a fully connected layer with leaky
     ReLU (0.2), two further layers with ReLU in the predictor, all orthogonal with gain √2. From
-    anything else, an MLP of the same make: one hidden layer, and two more in the predictor.
+    other observations, an MLP of the same design: one hidden layer, two more in the predictor.
 
-    Published use: no mean is taken off the bonus, it is divided by the standard deviation of its
-    discounted sum (`ReturnScale`), the stream runs on past the ends of episodes with γ 0.99, and
-    advantages are joined as ``2 * A_E + 1 * A_I``: give the reward's own term weight 2 and γ 0.999.
+    Published use: no mean is subtracted from the bonus, it is divided by the standard deviation of
+    its discounted sum (`ReturnScale`), its returns continue past episode ends with γ 0.99, and
+    advantages are combined as ``2 * A_E + 1 * A_I``: set weight 2 and γ 0.999 in the reward's term.
 
     Args:
-        obs_space: what policies see.
-        keys: names of the fields to look at; default all.
+        obs_space: observation space of the policy.
+        keys: names of the fields to use; default all.
         network: "conv" for one field of pixels (uint8, [C, H, W] or [H, W, C]; the last channel, or
-            the last three where C is a multiple of three), "mlp" for all fields flattened, "auto"
-            for "conv" where there is such a field, which is then the only one looked at.
+            the last three if C is a multiple of three), "mlp" for all fields flattened, "auto" for
+            "conv" if there is a field of pixels, which is then the only one used.
         embedding_dim: outputs of both networks.
         hidden: width of the fully connected hidden layers; default 512 as published for "conv",
             128 for "mlp".
         lr: Adam's step size.
         num_epochs: passes over a rollout in one `update`.
-        num_minibatches: steps in a pass.
-        update_proportion: chance of a transition to count in a pass; 0.25 with 128 environments.
+        num_minibatches: gradient steps per pass.
+        update_proportion: probability that a transition is used in a pass; 0.25 as published with
+            128 environments.
         obs_clip: bound on a normalised observation.
-        normalize_obs: False shows the networks plain numbers (pixels in [0, 1]).
-        warmup_steps: of a random agent, per environment, to start the moments from.
+        normalize_obs: False passes plain numbers to the networks (pixels in [0, 1]).
+        warmup_steps: steps per environment of a random agent that initialise the moments.
         distance: "mse" over the embedding as published, or "l2", its Euclidean norm (NovelD).
         seed: of the networks, the order of the minibatches and the choice of transitions.
 
@@ -89,7 +90,7 @@ class RND(IntrinsicModule):
     ):
         super().__init__()
         if distance not in ("mse", "l2"):
-            raise ValueError(f"distance is 'mse' or 'l2', not {distance!r}")
+            raise ValueError(f"distance is {distance!r}, expected 'mse' or 'l2'")
         self.obs_clip, self.normalize_obs, self.distance = obs_clip, normalize_obs, distance
         self.warmup_steps = warmup_steps if normalize_obs else 0
         self.names, self.pixels = _choose(obs_space, keys, network)
@@ -115,13 +116,13 @@ class RND(IntrinsicModule):
 
     @torch.no_grad()
     def compute(self, rollout: Rollout) -> Tensor:
-        """Returns [T, N], at least 0."""
+        """Compute the bonus [T, N], at least 0."""
         x = self._successors(rollout).flatten(0, 1)  # [T, N, *] -> [T*N, *]
         bonus = torch.cat([self._distance(part) for part in x.split(_CHUNK)])
         return torch.where(rollout.valid, bonus.view_as(rollout.reward), 0.0)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
-        """Count the observations, then fit the predictor. Returns "loss" and "obs_std"."""
+        """Update the moments, then fit the predictor. Returns "loss" and "obs_std"."""
         x = self._successors(rollout)[rollout.valid]  # [T, N, *] -> [B, *]
         if self.normalize_obs:
             self.moments.update(x)
@@ -136,17 +137,17 @@ class RND(IntrinsicModule):
         return {"loss": mean_loss, "obs_std": self.moments.var.sqrt().mean().item()}
 
     def warmup(self, rollout: Rollout) -> None:
-        """Start the moments from a random agent's observations."""
+        """Initialise the moments with a random agent's observations."""
         if self.normalize_obs:
             self.moments.update(self._successors(rollout)[rollout.valid])
 
     @classmethod
     def default_term(cls) -> Term:
-        """A stream of its own, not episodic, scaled by the deviation of its discounted sum."""
+        """Weight 1 in a stream that is not episodic, scaled by `ReturnScale`."""
         return Term(weight=1.0, transform=ReturnScale(0.99), gamma=0.99, episodic=False)
 
     def _successors(self, rollout: Rollout) -> Tensor:
-        """True successors as the networks take them, [T, N, *shape], uint8 or float32."""
+        """True successors as network inputs [T, N, *shape], uint8 or float32."""
         x = self._view({name: rollout.obs[name][1:] for name in self.names})
         if len(rollout.final_at):
             t, n = rollout.final_at.unbind(1)
@@ -154,7 +155,7 @@ class RND(IntrinsicModule):
         return x
 
     def _view(self, obs: Mapping[str, Tensor]) -> Tensor:
-        """Fields [*lead, ...] to a new tensor [*lead, *shape]."""
+        """Convert fields [*lead, ...] to a new tensor [*lead, *shape]."""
         shape = self.moments.mean.shape
         if self.pixels:
             frame = obs[self.names[0]]
@@ -172,7 +173,7 @@ class RND(IntrinsicModule):
         return x / 255 if self.pixels else x
 
     def _distance(self, x: Tensor) -> Tensor:
-        """[B, *shape] to [B]."""
+        """Prediction error [B] of inputs [B, *shape]."""
         x = self._normalize(x)
         square = (self.predictor(x) - self.target(x)).square()  # [B, E]
         return square.mean(-1) if self.distance == "mse" else square.sum(-1).sqrt()
@@ -181,10 +182,10 @@ class RND(IntrinsicModule):
 def _choose(
     obs_space: spaces.Dict, keys: Sequence[str] | None, network: str
 ) -> tuple[tuple[str, ...], bool]:
-    """Names of the fields to look at, and whether it is one of pixels."""
+    """Names of the fields to use, and whether it is one field of pixels."""
     names = tuple(n for n in obs_space if n != "action_mask") if keys is None else tuple(keys)
     if network not in ("auto", "conv", "mlp"):
-        raise ValueError(f"network is 'auto', 'conv' or 'mlp', not {network!r}")
+        raise ValueError(f"network is {network!r}, expected 'auto', 'conv' or 'mlp'")
     if not names or not set(names) <= set(obs_space):
         raise ValueError(f"keys is {list(names)}; the observation has {list(obs_space)}")
     images = tuple(name for name in names if _is_image(obs_space[name]))
@@ -192,8 +193,8 @@ def _choose(
         return names, False
     if len(images) != 1:
         raise ValueError(
-            f"convolutions look at one field of pixels, and {list(names)} has {len(images)} "
-            f"(uint8, three axes, sides of {SMALLEST_IMAGE} or more): choose with keys or network"
+            f"network 'conv' needs one field of pixels (uint8, three axes, height and width at "
+            f"least {SMALLEST_IMAGE}), but {list(names)} has {len(images)}: set keys or network"
         )
     return images, True
 
@@ -206,7 +207,7 @@ def _is_image(space: spaces.Space) -> bool:
 
 
 def _layout(shape: tuple[int, ...]) -> tuple[bool, tuple[int, int, int]]:
-    """Whether channels come last, and the [c, H, W] of the last frame alone."""
+    """Whether channels come last, and the shape [c, H, W] of the last frame."""
     channels_last = shape[2] < shape[0]
     height, width, channels = shape if channels_last else (*shape[1:], shape[0])
     return channels_last, (3 if channels % 3 == 0 else 1, height, width)
@@ -215,7 +216,7 @@ def _layout(shape: tuple[int, ...]) -> tuple[bool, tuple[int, int, int]]:
 def _network(
     shape: tuple[int, ...], width: int, embedding_dim: int, *, extra_layers: int
 ) -> nn.Sequential:
-    """[B, *shape] to [B, E]."""
+    """Build a network from [B, *shape] to [B, E]."""
     layers: list[nn.Module] = []
     if len(shape) == 3:
         size, height, side = shape

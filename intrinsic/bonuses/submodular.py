@@ -1,4 +1,4 @@
-"""Submodular rewards: what each step adds to a set function of the episode."""
+"""`Submodular`, the marginal gains of a set function as a bonus."""
 
 from __future__ import annotations
 
@@ -18,33 +18,36 @@ from firstlight.intrinsic.submodular.items import ExploredTiles, Items
 
 
 class Submodular(IntrinsicModule):
-    """Pays what each step adds to a set function of the episode (Prajapat et al. 2024, SubPO).
+    """Marginal gain of each step in a set function of the episode (Prajapat et al. 2024, SubPO).
 
-    The bonus of step t is ``F(S_t + item) - F(S_t)``, item made of its true successor and S_t of
-    all that came before in the episode. Its first observation is in the set and pays nothing, so
-    the bonuses of an episode add up to ``F(all) - F(first)``. A gain depends on the whole episode,
-    which a policy without memory does not see: `features` shows it, or use a recurrent policy.
+    The bonus of step t is ``F(S_t + item) - F(S_t)``, where the item is computed from its true
+    successor and S_t contains all earlier items of the episode. The first observation is in the set
+    without a bonus, so the bonuses of an episode add up to ``F(all) - F(first)``. A gain depends on
+    the whole episode, which a policy without memory does not see: set `features`, or use a
+    recurrent policy.
 
-    Without a `function` it is `Coverage` of the cells that a MiniGrid agent has seen, or of the
-    tiles that NetHack's map shows. That is a domain prior, as in `MapChange`. It looks at the
-    agent's view; where the agent is, it takes from `agent_pos`, or else follows the agent's moves.
+    The default `function` is `Coverage` of the cells that a MiniGrid agent has seen, or of the
+    tiles on NetHack's map. That is a domain prior, as in `MapChange`. It uses the agent's view; the
+    agent's position is read from `agent_pos`, or else tracked from its moves.
 
-    With `features`, observations get a field `seen` (`SeenMap`), in evaluation too: then a run
-    with weight 0 is one in which the policy still sees that field.
+    With `features`, observations get a field `seen` (`SeenMap`), in evaluation too, and also in a
+    run with weight 0.
 
     Args:
-        obs_space: what policies see.
-        info_space: side channels.
-        function: of the items; None as above. It is kept, and holds the episodes' sets.
-        items: makes items of observations and side channels; needed with `function` and only then.
+        obs_space: observation space of the policy.
+        info_space: space of the info channels.
+        function: set function of the items; it holds the sets of the running episodes. Default as
+            above.
+        items: computes items from observations and info channels; required with `function`, and
+            only then.
         features: show the policy how often each cell around the agent was seen; MiniGrid only.
-        size: of that picture, odd.
-        modular: pay each step ``F({item})`` as if nothing came before: the paper's baseline, which
-            does not know diminishing returns.
+        size: height and width of the field `seen`, odd.
+        modular: give each step ``F({item})``, as if nothing came before: the paper's baseline
+            without diminishing returns.
 
     Raises:
-        ValueError: for an environment for which a `function` must be given, one of `function` and
-            `items` without the other, or `features` where there is no MiniGrid view.
+        ValueError: if the environment has no default `function`, if only one of `function` and
+            `items` is given, or for `features` without a MiniGrid view.
     """
 
     def __init__(
@@ -60,21 +63,21 @@ class Submodular(IntrinsicModule):
     ):
         super().__init__()
         if (function is None) != (items is None):
-            raise ValueError("a set function and the items that it takes are given together")
+            raise ValueError("function and items are required together; only one of them is given")
         if function is None or items is None:
             items = _default_items(obs_space, info_space)
             function = Coverage(items.num_cells, max_cells=items.item_size)
         if features:
             if {"visits", "visited"} <= set(obs_space.spaces):
-                raise ValueError("features are for a view; the map shows what was seen already")
-            SeenCells(obs_space, info_space)  # complains if there is no view
+                raise ValueError("features=True needs a view; the map shows what was seen already")
+            SeenCells(obs_space, info_space)  # raises if there is no view
         self.function, self.items = function, items
         self.features, self.size, self.modular = features, size, modular
         self.novelty = not modular
 
     @torch.no_grad()
     def compute(self, rollout: Rollout) -> Tensor:
-        """Returns [T, N], at least 0 for a monotone function."""
+        """Compute the gains [T, N], at least 0 for a monotone function."""
         T, N = rollout.num_steps, rollout.num_envs
         here = self._make(rollout.obs, rollout.info, 2).unflatten(0, (T + 1, N))
         after = here[1:]
@@ -97,17 +100,17 @@ class Submodular(IntrinsicModule):
         return bonus.to(rollout.device)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
-        """Learns nothing. Returns the mean of F over what is in the running episodes' sets."""
+        """Return the mean of F over the sets of the running episodes; nothing is learned."""
         ids = rollout.env_ids.cpu()
         known = ids[ids < len(self.function.total)]
         return {"value": self.function.total[known].mean().item() if len(known) else 0.0}
 
     def reset(self, env_ids: Tensor | None = None) -> None:
-        """Empty the sets of the running episodes."""
+        """Empty the sets of the running episodes of `env_ids` [*] int64, or of all."""
         self.function.reset(env_ids)
 
     def wrap(self, vec: VecEnv) -> VecEnv:
-        """Add the side channel `pose` and the field `seen` where they are needed."""
+        """Add the info channel `pose` and the field `seen` if they are needed."""
         if self.features:
             return vec if SEEN in vec.obs_space.spaces else SeenMap(vec, size=self.size)
         places = {POSE, "agent_pos"} & set(vec.info_space.spaces)
@@ -117,11 +120,11 @@ class Submodular(IntrinsicModule):
 
     @classmethod
     def default_term(cls) -> Term:
-        """Weight 0.002 in an episodic stream: a seen cell is paid as `MapChange` pays one."""
+        """Weight 0.002 in an episodic stream, so that a seen cell counts as in `MapChange`."""
         return Term(weight=0.002, gamma=0.99, episodic=True)
 
     def _make(self, obs: Obs, info: Obs, lead: int) -> Tensor:
-        """Items [R, *item] of fields with `lead` leading axes, on the CPU."""
+        """Compute items [R, *item] from fields with `lead` leading axes, on the CPU."""
 
         def flat(field: Tensor) -> Tensor:
             return field.flatten(0, lead - 1)
@@ -132,7 +135,7 @@ class Submodular(IntrinsicModule):
 def _default_items(
     obs_space: spaces.Dict, info_space: spaces.Dict | None
 ) -> SeenCells | ExploredTiles:
-    """What is covered by default."""
+    """Items of the default set function."""
     if "glyphs" in obs_space.spaces:
         return ExploredTiles(obs_space, info_space)
     try:
@@ -141,6 +144,6 @@ def _default_items(
         have = ", ".join(obs_space.spaces)
         raise ValueError(
             "the default set function, cells seen, needs MiniGrid's view `image` [7, 7, 3] and "
-            f"`direction`, or NetHack's `glyphs`; the environment shows {have}: give a function "
-            "and items"
+            f"`direction`, or NetHack's `glyphs`; the environment has {have}: pass function and "
+            "items"
         ) from error

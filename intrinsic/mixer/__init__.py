@@ -1,11 +1,9 @@
-"""The shared reward layer: every reward, the environment's and the modules', is joined here."""
+"""The reward mixer: combines the environment's reward and all bonuses into reward streams."""
 
 from firstlight.intrinsic.mixer.budgets import EpisodeCap, ShareCap
 from firstlight.intrinsic.mixer.combine import (
-    AdaptiveCombine,
     Combine,
     Heads,
-    JoiningCombine,
     Joint,
     Stream,
     Streams,
@@ -16,7 +14,7 @@ from firstlight.intrinsic.mixer.combine_lagrangian import Lagrangian
 from firstlight.intrinsic.mixer.mixer import RewardMixer
 from firstlight.intrinsic.mixer.potentials import Delta, Potential
 from firstlight.intrinsic.mixer.reduces import Blend, Pessimism, SoftMin
-from firstlight.intrinsic.mixer.rewards import Part, Rewards
+from firstlight.intrinsic.mixer.rewards import Component, Rewards
 from firstlight.intrinsic.mixer.schedules import Linear
 from firstlight.intrinsic.mixer.terms import Budget, Reduce, Schedule, Term, Transform
 from firstlight.intrinsic.mixer.thresholds import ThresholdSearch
@@ -30,16 +28,15 @@ from firstlight.intrinsic.mixer.transforms import (
 )
 
 __all__ = [
-    "AdaptiveCombine",
     "Blend",
     "Budget",
     "Chained",
     "Clip",
     "Combine",
+    "Component",
     "Delta",
     "EpisodeCap",
     "Heads",
-    "JoiningCombine",
     "Joint",
     "Krc",
     "Lagrangian",
@@ -47,7 +44,6 @@ __all__ = [
     "LogSigmoid",
     "MinMax",
     "ParSigmoid",
-    "Part",
     "Pessimism",
     "Potential",
     "Product",

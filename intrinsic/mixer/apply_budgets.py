@@ -1,4 +1,4 @@
-"""What is left of sources after their budgets, and what each of them then contributes."""
+"""Apply each source's budgets, and compute what each source then contributes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from firstlight.envs.types import Rollout
-from firstlight.intrinsic.mixer import segments as rows
-from firstlight.intrinsic.mixer.combine import Combine, JoiningCombine, Joint, Stream
+from firstlight.intrinsic.mixer import segments
+from firstlight.intrinsic.mixer.combine import Combine, Stream
 from firstlight.intrinsic.mixer.terms import Budget, Term
 
 
-def spend(
-    asked: Mapping[str, Tensor],
+def apply_budgets(
+    before_budget: Mapping[str, Tensor],
     weight: Mapping[str, float],
     terms: Mapping[str, Term],
     combine: Combine,
@@ -22,60 +22,54 @@ def spend(
     *,
     store: bool = False,
 ) -> dict[str, Tensor]:
-    """Sources [T, N] after their budgets.
+    """Apply each source's budgets; returns source name to [T, N].
 
-    Budgets that look at the others come last, and are told what those without one contribute. Of
-    sources that are joined into one bonus such a budget holds the bonus, by way of its own source.
+    Relative budgets are applied last and get the contribution of the sources without one. If a
+    source with a relative budget is joined with others, the budget limits the joint bonus, by
+    scaling that source.
 
     Args:
-        asked: source name to [T, N], those of weight 0 left out.
+        before_budget: source name to [T, N], without sources of weight 0.
         weight: of each source.
         terms: of each source.
-        combine: which knows what is joined.
+        combine: decides which sources are joined.
         rollout: of the same steps.
-        store: let budgets remember what they counted.
+        store: also update the budgets' statistics.
     """
-    out = dict(asked)
+    out = dict(before_budget)
 
-    def held(budget: Budget, values: Tensor, rest: Tensor | None) -> Tensor:
+    def limited(budget: Budget, values: Tensor, rest: Tensor | None) -> Tensor:
         given = budget(values, rollout, rest)
         if store:
             budget.update(values, rollout, rest)
         return given
 
-    for name in asked:
+    for name in out:
         for budget in terms[name].budgets:
             if not budget.relative:
-                out[name] = held(budget, out[name], None)
-    relative = {name: [b for b in terms[name].budgets if b.relative] for name in asked}
+                out[name] = limited(budget, out[name], None)
+    relative = {name: [b for b in terms[name].budgets if b.relative] for name in out}
     if not any(relative.values()):
         return out
-    joint = joint_of(combine, out, weight)
+    joint = combine.joint(out, weight)
     together = () if joint is None else joint.names
     rest = torch.zeros((), device=rollout.device)
-    for name in asked:
+    for name in out:
         if name not in together and not relative[name]:
-            rest = rest + abs(weight[name]) * rows.mean(out[name].abs(), rollout)
+            rest = rest + abs(weight[name]) * segments.mean(out[name].abs(), rollout)
     if joint is not None and not any(relative[name] for name in together):
-        rest = rest + rows.mean(joint.bonus.abs(), rollout)
-    for name in asked:
+        rest = rest + segments.mean(joint.bonus.abs(), rollout)
+    for name in out:
         for budget in relative[name]:
             if name in together:
-                joint = joint_of(combine, out, weight)
+                joint = combine.joint(out, weight)
                 assert joint is not None
-                given = held(budget, joint.bonus, rest)
+                given = limited(budget, joint.bonus, rest)
                 kept = torch.where(joint.bonus != 0, given / joint.bonus, 1.0).clamp(min=0)
                 out[name] = out[name] * kept ** (1 / joint.degree)
             else:
-                out[name] = held(budget, out[name], rest / abs(weight[name]))
+                out[name] = limited(budget, out[name], rest / abs(weight[name]))
     return out
-
-
-def joint_of(
-    combine: Combine, scaled: Mapping[str, Tensor], weight: Mapping[str, float]
-) -> Joint | None:
-    """What the combine makes of sources [T, N] that it does not add; None if it adds all."""
-    return combine.joint(scaled, weight) if isinstance(combine, JoiningCombine) else None
 
 
 def contributions(
@@ -86,26 +80,26 @@ def contributions(
     advantage_weight: Tensor,
     rollout: Rollout,
 ) -> dict[str, Tensor]:
-    """What each source adds to what is learnt from, [T, N], so that sizes are comparable.
+    """Compute each source's contribution [T, N] to the learning signal, in comparable units.
 
-    Its weighted values. Sources that are joined have equal parts in their bonus, for each enters
-    with the same power. In a stream of its own that is normalised a source has the size of the
-    stream's advantage weight.
+    Usually its weighted values. Joined sources have equal parts of their bonus, because each enters
+    with the same exponent. A source whose own stream is normalised is rescaled so that its mean
+    absolute value is the stream's advantage weight.
 
     Args:
-        scaled: source name to [T, N], those of weight 0 left out.
+        scaled: source name to [T, N], without sources of weight 0.
         weight: of each source.
-        combine: which knows what is joined.
-        streams: the K streams; one that is normalised and named like a source is its own.
+        combine: decides which sources are joined.
+        streams: the K streams; a normalised one with the name of a source holds only that source.
         advantage_weight: [K].
         rollout: of the same steps.
     """
     out = {name: values * weight[name] for name, values in scaled.items()}
-    if joint := joint_of(combine, scaled, weight):
+    if joint := combine.joint(scaled, weight):
         out |= {name: joint.bonus / len(joint.names) for name in joint.names}
-    for stream, own in zip(streams, advantage_weight, strict=True):
+    for stream, stream_weight in zip(streams, advantage_weight, strict=True):
         if stream.normalize and stream.name in out:
             values = scaled[stream.name]
-            size = rows.mean(values.abs(), rollout)
-            out[stream.name] = own * values / torch.where(size > 0, size, 1.0)
+            size = segments.mean(values.abs(), rollout)
+            out[stream.name] = stream_weight * values / torch.where(size > 0, size, 1.0)
     return out

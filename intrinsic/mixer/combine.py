@@ -1,13 +1,13 @@
-"""How scaled sources become reward streams: `Sum`, `Heads`, `Streams`, and what a combine is."""
+"""How scaled sources form reward streams: interface `Combine`; `Sum`, `Heads` and `Streams`."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.mixer.terms import Term
@@ -15,14 +15,14 @@ from firstlight.intrinsic.mixer.terms import Term
 
 @dataclass(frozen=True)
 class Stream:
-    """One reward stream, learnt by one value head.
+    """One reward stream, learned by one value head.
 
     Args:
         name: as logged under ``value/<name>/``.
         gamma: discount.
-        episodic: False if its return looks past episode ends.
-        normalize: whether its advantages are brought to mean 0 and deviation 1 before they are
-            weighted, so that its weight alone says how much it counts.
+        episodic: False if its returns continue past episode ends.
+        normalize: whether its advantages are normalised to mean 0 and deviation 1 before they are
+            weighted, so that only its weight decides how much it counts.
     """
 
     name: str
@@ -31,44 +31,14 @@ class Stream:
     normalize: bool = False
 
 
-class Combine(Protocol):
-    """Forms streams out of scaled sources."""
-
-    def streams(self, terms: Mapping[str, Term]) -> list[Stream]:
-        """The `K` streams, known before a policy is built; ValueError if terms do not join."""
-        ...
-
-    def __call__(
-        self, scaled: Mapping[str, Tensor], weight: Mapping[str, float]
-    ) -> tuple[Tensor, Tensor]:
-        """Scaled sources [T, N] and all weights, in the order of the terms, to [T, N, K] and [K].
-
-        The first are rewards, the second advantage weights. Sources of weight 0 are absent from
-        `scaled`.
-        """
-        ...
-
-
-@runtime_checkable
-class AdaptiveCombine(Combine, Protocol):
-    """A combine that learns: an `nn.Module` whose buffers are saved with the mixer.
-
-    Calling it is pure, as always; `update` stores, once per iteration.
-    """
-
-    def update(self, raw: Mapping[str, Tensor], rollout: Rollout) -> dict[str, float]:
-        """Learn from raw sources [T, N], of weight 0 left out. Returns scalars to log."""
-        ...
-
-
 @dataclass(frozen=True)
 class Joint:
-    """One bonus that several sources pay together.
+    """One bonus computed from several sources together.
 
     Args:
-        names: of the sources, those of weight 0 left out.
-        bonus: [T, N] what they come to, weights included.
-        degree: a source twice as large makes the bonus ``2 ** degree`` times as large.
+        names: the sources, without those of weight 0.
+        bonus: [T, N] the joint bonus, weights included.
+        degree: scaling one source by c scales the bonus by ``c ** degree``.
     """
 
     names: tuple[str, ...]
@@ -76,74 +46,103 @@ class Joint:
     degree: float
 
 
-@runtime_checkable
-class JoiningCombine(Combine, Protocol):
-    """A combine of which some sources are not added, so that none has a size of its own."""
+class Combine(nn.Module, ABC):
+    """Forms reward streams from scaled sources. Buffers are saved with the mixer.
+
+    `forward` is pure; a combine that learns does so in `update`.
+    """
+
+    @abstractmethod
+    def streams(self, terms: Mapping[str, Term]) -> list[Stream]:
+        """List the `K` streams, before a policy is built; ValueError if terms do not fit."""
+
+    @abstractmethod
+    def forward(
+        self, scaled: Mapping[str, Tensor], weight: Mapping[str, float]
+    ) -> tuple[Tensor, Tensor]:
+        """Compute rewards [T, N, K] and advantage weights [K].
+
+        Args:
+            scaled: source name to [T, N]; sources of weight 0 are absent.
+            weight: of every source, in the order of the terms.
+        """
+
+    def update(self, raw: Mapping[str, Tensor], rollout: Rollout) -> dict[str, float]:
+        """Learn from raw sources [T, N], once per iteration. Default: nothing.
+
+        Sources of weight 0 are absent. Returns scalars to log.
+        """
+        return {}
 
     def joint(self, scaled: Mapping[str, Tensor], weight: Mapping[str, float]) -> Joint | None:
-        """What becomes of those sources; None if fewer than two of them are in `scaled`."""
-        ...
+        """Return the bonus that several sources form together. Default: None, all are added.
+
+        Also None if fewer than two such sources are in `scaled`.
+        """
+        return None
 
 
-class Sum:
+class Sum(Combine):
     """One stream: the weighted sum of all sources, with the discount of the environment's reward.
 
     `gamma` and `episodic` of the other terms do not apply: there is only one return.
     """
 
     def streams(self, terms: Mapping[str, Term]) -> list[Stream]:
-        """A single stream that is called "reward"."""
+        """List a single stream, "reward"."""
         return [Stream("reward", terms["reward"].gamma, terms["reward"].episodic)]
 
-    def __call__(
+    def forward(
         self, scaled: Mapping[str, Tensor], weight: Mapping[str, float]
     ) -> tuple[Tensor, Tensor]:
-        """Returns rewards [T, N, 1] and advantage weights [1] of one."""
+        """Compute rewards [T, N, 1] and the advantage weight [1], which is 1."""
         total = weighted_sum(scaled, weight, list(scaled))
         return total[..., None], torch.ones(1, device=total.device)
 
 
-class Heads:
-    """A stream and a value head per source, weighted as advantages (Burda et al. 2018, §2.3).
+class Heads(Combine):
+    """One stream and value head per source, weighted as advantages (Burda et al. 2018, §2.3).
 
     Args:
-        normalize: bring each stream's advantages to mean 0 and deviation 1 before they are
-            weighted, see `Rewards.advantage`. The transforms of the terms then only serve the
-            value heads, and weights compare sources whatever their units.
+        normalize: normalise each stream's advantages to mean 0 and deviation 1 before they are
+            weighted, see `Rewards.advantage`. The terms' transforms then only affect the value
+            heads, and weights compare sources independently of their units.
     """
 
     def __init__(self, *, normalize: bool = False):
+        super().__init__()
         self.normalize = normalize
 
     def streams(self, terms: Mapping[str, Term]) -> list[Stream]:
-        """One stream for each term, in the order of the terms."""
+        """List one stream per term, in the order of the terms."""
         return [
             Stream(name, term.gamma, term.episodic, self.normalize) for name, term in terms.items()
         ]
 
-    def __call__(
+    def forward(
         self, scaled: Mapping[str, Tensor], weight: Mapping[str, float]
     ) -> tuple[Tensor, Tensor]:
-        """Returns rewards [T, N, K] and advantage weights [K]; weight 0 means reward 0."""
+        """Compute rewards [T, N, K], 0 for sources of weight 0, and advantage weights [K]."""
         like = next(iter(scaled.values()))
         reward = torch.stack([scaled.get(name, torch.zeros_like(like)) for name in weight], -1)
         weights = torch.tensor(list(weight.values()), dtype=torch.float32, device=reward.device)
         return reward, weights
 
 
-class Streams:
-    """Named groups of sources; inside a group the weighted sum, between groups plain addition.
+class Streams(Combine):
+    """One stream per named group of sources: the weighted sum of the group.
 
     Args:
-        groups: stream name to the sources in it. Every source stands in exactly one group, and the
-            terms of a group agree on `gamma` and `episodic`.
+        groups: stream name to its sources. Every source is in exactly one group, and the terms of
+            a group have the same `gamma` and `episodic`.
     """
 
     def __init__(self, groups: Mapping[str, Sequence[str]]):
+        super().__init__()
         self.groups = {name: list(sources) for name, sources in groups.items()}
 
     def streams(self, terms: Mapping[str, Term]) -> list[Stream]:
-        """One stream for each group."""
+        """List one stream per group."""
         listed = [source for sources in self.groups.values() for source in sources]
         if sorted(listed) != sorted(terms):
             raise ValueError(f"Streams lists {sorted(listed)}, but the sources are {sorted(terms)}")
@@ -157,10 +156,10 @@ class Streams:
             out.append(Stream(name, *kinds.pop()))
         return out
 
-    def __call__(
+    def forward(
         self, scaled: Mapping[str, Tensor], weight: Mapping[str, float]
     ) -> tuple[Tensor, Tensor]:
-        """Returns rewards [T, N, K] and advantage weights [K], 0 for groups with no live source."""
+        """Compute rewards [T, N, K] and advantage weights [K], 0 for groups without a source."""
         like = next(iter(scaled.values()))
         live = [[s for s in sources if s in scaled] for sources in self.groups.values()]
         sums = [weighted_sum(scaled, weight, s) if s else torch.zeros_like(like) for s in live]
@@ -171,9 +170,9 @@ class Streams:
 def weighted_sum(
     scaled: Mapping[str, Tensor], weight: Mapping[str, float], names: list[str]
 ) -> Tensor:
-    """Sum of weight * source over `names`; a factor of exactly 1 is not multiplied."""
-    parts = [scaled[n] if weight[n] == 1.0 else scaled[n] * weight[n] for n in names]
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
+    """Sum weight * source over `names`; a weight of exactly 1 is not multiplied."""
+    values = [scaled[n] if weight[n] == 1.0 else scaled[n] * weight[n] for n in names]
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
     return total

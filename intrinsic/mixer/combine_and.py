@@ -1,43 +1,45 @@
-"""Bonuses that must hold at once: their product, and their geometric mean with a sign."""
+"""Combines that require all bonuses at once: the product, and the signed geometric mean."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from firstlight.intrinsic.mixer.combine import Joint, Stream
+from firstlight.intrinsic.mixer.combine import Combine, Joint, Stream
 from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.shaping import geometric_and
 
 
-class _Joined(ABC):
+class _Joined(Combine):
     """The environment's reward, and all other sources joined into one bonus.
 
-    A term's weight is a factor of its source. Weight 0 is absence: the bonus is then that of the
-    other sources. (So a factor that fades to 0 takes the bonus along and gives it back at the end.)
+    A term's weight multiplies its source. A source of weight 0 is absent: the bonus is then that of
+    the other sources. (A source whose weight fades to 0 therefore takes the bonus along, and the
+    bonus returns once the weight is exactly 0.)
 
     Args:
-        heads: a stream and a value head for the bonus; False adds it to the reward.
-        gamma: discount of the bonus' own stream; the terms' do not apply, for they may differ.
-        episodic: whether that stream ends with the episode.
+        heads: give the bonus its own stream and value head; False adds it to the reward.
+        gamma: discount of the bonus stream; the terms' own do not apply because they may differ.
+        episodic: whether returns of the bonus stream end with the episode.
     """
 
     def __init__(self, *, heads: bool = True, gamma: float = 0.99, episodic: bool = True):
+        super().__init__()
         self.heads, self.gamma, self.episodic = heads, gamma, episodic
 
     def streams(self, terms: Mapping[str, Term]) -> list[Stream]:
-        """The stream "reward", and "bonus" if it has a head and there is any source of it."""
+        """List "reward", and "bonus" if `heads` and there is any other source."""
         reward = Stream("reward", terms["reward"].gamma, terms["reward"].episodic)
         bonus = Stream("bonus", self.gamma, self.episodic)
         return [reward, bonus] if self.heads and len(terms) > 1 else [reward]
 
-    def __call__(
+    def forward(
         self, scaled: Mapping[str, Tensor], weight: Mapping[str, float]
     ) -> tuple[Tensor, Tensor]:
-        """Returns rewards [T, N, K] and advantage weights [K]; K is 1 or 2."""
+        """Compute rewards [T, N, K] and advantage weights [K]; K is 1 or 2."""
         like = next(iter(scaled.values()))
         reward = scaled.get("reward", torch.zeros_like(like))
         factors = _factors(scaled, weight)
@@ -50,7 +52,7 @@ class _Joined(ABC):
         return total[..., None], torch.ones(1, device=like.device)
 
     def joint(self, scaled: Mapping[str, Tensor], weight: Mapping[str, float]) -> Joint | None:
-        """The bonus and its sources; None if fewer than two of them are in `scaled`."""
+        """Return the bonus and its sources; None if fewer than two of them are in `scaled`."""
         names = tuple(name for name in scaled if name != "reward")
         if len(names) < 2:
             return None
@@ -59,11 +61,11 @@ class _Joined(ABC):
 
     @abstractmethod
     def join(self, factors: Tensor) -> Tensor:
-        """Weighted sources [T, N, S] to the bonus [T, N]; 0 where all of them are 0."""
+        """Join weighted sources [T, N, S] to the bonus [T, N]; 0 where all of them are 0."""
 
     @abstractmethod
     def degree(self, num_sources: int) -> float:
-        """Power of each source in the bonus."""
+        """Exponent of each source in the bonus."""
 
 
 def _factors(scaled: Mapping[str, Tensor], weight: Mapping[str, float]) -> list[Tensor]:
@@ -78,21 +80,21 @@ def _factors(scaled: Mapping[str, Tensor], weight: Mapping[str, float]) -> list[
 class Product(_Joined):
     """The product of all bonuses, beside the environment's reward.
 
-    Episodic times lifelong novelty, as in NGU and RIDE: what only one of them finds interesting is
-    worth little. Meant for sources that are never negative: the signs multiply too.
+    Episodic times lifelong novelty, as in NGU and RIDE: the bonus is small where either factor is.
+    Intended for sources that are never negative, because signs multiply too.
 
     Args:
-        heads: a stream and a value head for the bonus; False adds it to the reward.
-        gamma: discount of the bonus' own stream; the terms' do not apply, for they may differ.
-        episodic: whether that stream ends with the episode.
+        heads: give the bonus its own stream and value head; False adds it to the reward.
+        gamma: discount of the bonus stream; the terms' own do not apply because they may differ.
+        episodic: whether returns of the bonus stream end with the episode.
     """
 
     def join(self, factors: Tensor) -> Tensor:
-        """Weighted sources [T, N, S] to their product [T, N]."""
+        """Multiply weighted sources [T, N, S] to [T, N]."""
         return factors.prod(-1)
 
     def degree(self, num_sources: int) -> float:
-        """1, however many."""
+        """1 for any number of sources."""
         return 1.0
 
 
@@ -100,17 +102,17 @@ class Krc(_Joined):
     """Kinesthetic reward combination of Lucy-SKG (arXiv 2305.15801, eq. 2): a geometric AND.
 
     ``s * (prod_i |R_i|)^(1/n)``, where s is 1 if no source is negative, else -1: large only if all
-    are, and two negatives do not cancel. The paper has sources in [-1, 1]; a transform or a `clip`
-    of 1 brings them there. Weights scale the result by their geometric mean.
+    sources are, and two negatives do not cancel. The paper has sources in [-1, 1]; use a transform
+    or ``clip=1``. Weights scale the result by their geometric mean.
 
     Args:
-        heads: a stream and a value head for the bonus; False adds it to the reward.
-        gamma: discount of the bonus' own stream; the terms' do not apply, for they may differ.
-        episodic: whether that stream ends with the episode.
+        heads: give the bonus its own stream and value head; False adds it to the reward.
+        gamma: discount of the bonus stream; the terms' own do not apply because they may differ.
+        episodic: whether returns of the bonus stream end with the episode.
     """
 
     def join(self, factors: Tensor) -> Tensor:
-        """Weighted sources [T, N, S] to [T, N]."""
+        """Compute the signed geometric mean of weighted sources [T, N, S]: [T, N]."""
         return geometric_and(factors)
 
     def degree(self, num_sources: int) -> float:

@@ -1,4 +1,4 @@
-"""Streams that are wanted up to a threshold, with weights that see to it."""
+"""`Lagrangian`: maximise one source subject to thresholds on others, by learned multipliers."""
 
 from __future__ import annotations
 
@@ -10,48 +10,47 @@ import torch
 from torch import Tensor
 
 from firstlight.envs.types import Rollout
-from firstlight.intrinsic.mixer.combine import Heads, Stream
-from firstlight.intrinsic.mixer.segments import known, sums
+from firstlight.intrinsic.mixer.combine import Combine, Heads, Stream
+from firstlight.intrinsic.mixer.segments import sums
 from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.mixer.thresholds import ThresholdSearch
-from firstlight.intrinsic.state import GrowingBuffers
+from firstlight.intrinsic.state import GrowingBuffers, read_rows, write_rows
 
-_BOUND = 5.0  # of nu: its sigmoid lies in [0.007, 0.993] and can still come back
+_BOUND = 5.0  # of nu: keeps its sigmoid in [0.007, 0.993], where the gradient does not vanish
 
 
-class Lagrangian(GrowingBuffers):
-    """Maximise the objective while every source with a threshold gets that much (2310.04373).
+class Lagrangian(GrowingBuffers, Combine):
+    """Maximises the objective while each constrained source reaches its threshold (2310.04373).
 
-    A head for each source, as in `Heads`. A source i with a threshold theta_i has a multiplier
-    lambda_i, the sigmoid of nu_i, and its advantages weigh ``lambda_i`` times its term's weight;
-    those of the objective weigh ``m - sum_i lambda_i`` times theirs, m being the number of such
-    sources. After each iteration nu_i takes a step of gradient descent, with momentum, on
-    ``lambda_i * (J_i - theta_i)``: a source that falls short gains weight, one that has enough
-    loses it. With `equality` lambda is the tanh instead, which may turn negative and push a source
-    *down* to its threshold. J_i is measured on the source's raw values. Sources without a threshold
-    keep their weight.
+    One head per source, as in `Heads`. A source i with a threshold theta_i has a multiplier
+    lambda_i, the sigmoid of nu_i; its advantages are weighted by ``lambda_i`` times its term's
+    weight, those of the objective by ``m - sum_i lambda_i`` times its own, m being the number of
+    constrained sources. After each iteration nu_i takes a step of gradient descent with momentum on
+    ``lambda_i * (J_i - theta_i)``: a source below its threshold gains weight, one above it loses
+    weight. With `equality` lambda is the tanh, which can be negative and push a source *down* to
+    its threshold. J_i is measured on raw values. Other sources keep their weight.
 
-    As in the paper, the advantages of each stream are normalised by themselves before they are
-    weighted (`Rewards.advantage`), so that lambda compares streams whatever their units. Terms with
-    a threshold then want weights near 1, not those made for the size of a bonus.
+    As in the paper, advantages are normalised per stream before they are weighted
+    (`Rewards.advantage`), so lambda compares streams independently of their units. Constrained
+    terms should then have weights near 1, not weights chosen for the scale of a bonus.
 
     Args:
         thresholds: source name to theta, in units of its raw value.
-        objective: the source that is maximised otherwise.
+        objective: the source to maximise.
         per: "episode" measures the mean undiscounted sum over episodes that ended in the rollout
-            (no end, no step), "step" the mean over rows.
-        equality: hold J at theta, instead of at least theta.
-        lr: of nu.
+            (if none ended, nu does not change), "step" the mean over rows.
+        equality: keep J equal to theta, instead of at least theta.
+        lr: step size of nu.
         momentum: of nu.
         max_grad: bound on the gradient of each nu.
-        search: of the thresholds; those given are where it begins.
-        normalize: False weights advantages as they are; sources then need transforms and weights
-            that make them comparable.
+        search: search for the thresholds, starting from the given ones.
+        normalize: False weights advantages without normalising them; sources then need transforms
+            and weights that make them comparable.
 
     Attributes:
-        nu: [S] float64, by the order of thresholds; within 5 of 0.
+        nu: [S] float64, in the order of `thresholds`; within ±5.
         velocity: [S] float64.
-        open: [E, S+1] float64, sums of each environment's open episode; the objective's last.
+        open: [E, S+1] float64, sums of each environment's running episode; the objective is last.
     """
 
     nu: Tensor
@@ -73,7 +72,7 @@ class Lagrangian(GrowingBuffers):
     ):
         super().__init__()
         if per not in ("episode", "step"):
-            raise ValueError(f"per is 'episode' or 'step', not {per!r}")
+            raise ValueError(f"per is {per!r}, expected 'episode' or 'step'")
         if objective in thresholds:
             raise ValueError(f"{objective!r} is the objective and cannot have a threshold")
         self.names, self.start = list(thresholds), [float(t) for t in thresholds.values()]
@@ -87,7 +86,7 @@ class Lagrangian(GrowingBuffers):
         self.register_buffer("open", torch.zeros((0, S + 1), dtype=torch.float64))
 
     def streams(self, terms: Mapping[str, Term]) -> list[Stream]:
-        """One stream for each term, in the order of the terms."""
+        """List one stream per term, in the order of the terms."""
         if unknown := {self.objective, *self.names} - set(terms):
             raise ValueError(
                 f"Lagrangian names {sorted(unknown)}, but the sources are {sorted(terms)}"
@@ -97,7 +96,7 @@ class Lagrangian(GrowingBuffers):
     def forward(
         self, scaled: Mapping[str, Tensor], weight: Mapping[str, float]
     ) -> tuple[Tensor, Tensor]:
-        """Returns rewards [T, N, K] and advantage weights [K]; weight 0 means reward 0."""
+        """Compute rewards [T, N, K], 0 for sources of weight 0, and advantage weights [K]."""
         reward, weights = self.heads(scaled, weight)
         factor = dict(zip(self.names, self.multipliers().tolist(), strict=True))
         live = [factor[name] for name in self.names if weight[name] != 0]
@@ -107,16 +106,16 @@ class Lagrangian(GrowingBuffers):
         return reward, weights * torch.tensor(factors, device=weights.device)
 
     def multipliers(self) -> Tensor:
-        """Lambda [S] float64."""
+        """Compute lambda [S] float64."""
         return torch.tanh(self.nu) if self.equality else torch.sigmoid(self.nu)
 
     def thresholds(self) -> list[float]:
-        """Theta, in the order of the names."""
+        """Return the current thresholds theta."""
         return self.start if self.search is None else self.search.proposal(self.start)
 
     @torch.no_grad()
     def update(self, raw: Mapping[str, Tensor], rollout: Rollout) -> dict[str, float]:
-        """Move the multipliers. Returns ``reward/<source>/{multiplier,threshold,reached}``."""
+        """Update the multipliers. Returns ``reward/<source>/{multiplier,threshold,reached}``."""
         reached = self._reached(raw, rollout)
         thresholds = torch.tensor(self.thresholds(), dtype=torch.float64, device=self.nu.device)
         measured = reached[:-1].isfinite()
@@ -140,21 +139,21 @@ class Lagrangian(GrowingBuffers):
         }
 
     def _reached(self, raw: Mapping[str, Tensor], rollout: Rollout) -> Tensor:
-        """J [S+1] float64 of each source and the objective; NaN where there is no telling."""
+        """Measure J [S+1] float64 of each source and the objective; NaN if it is unknown."""
         ids, nothing = rollout.env_ids, torch.zeros_like(rollout.reward)
-        memory = known(self.open, ids)
+        running = read_rows(self.open, ids)
         ended = rollout.valid & (rollout.terminated | rollout.truncated)
         reached = []
         for i, name in enumerate([*self.names, self.objective]):
             values = torch.where(rollout.valid, raw.get(name, nothing), 0.0)
-            before = sums(values, rollout, memory[ids, i])
-            memory[ids, i] = before[-1]
+            before = sums(values, rollout, running[:, i])
+            running[:, i] = before[-1]
             if self.per == "step":
                 total, count = values.double().sum(), rollout.valid.sum()
             else:
                 total = torch.where(ended, before[:-1] + values, 0.0).sum()
                 count = ended.sum()
-            known_at_all = (count > 0) & (name in raw)
-            reached.append(torch.where(known_at_all, total / count.clamp(min=1), torch.nan))
-        self.open = memory
+            measured = (count > 0) & (name in raw)
+            reached.append(torch.where(measured, total / count.clamp(min=1), torch.nan))
+        self.open = write_rows(self.open, ids, running)
         return torch.stack(reached)

@@ -1,4 +1,4 @@
-"""The one place where rewards meet."""
+"""`RewardMixer`, the only place where rewards are added."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from firstlight.envs.types import Rollout
-from firstlight.intrinsic.mixer.apply_budgets import contributions, joint_of, spend
-from firstlight.intrinsic.mixer.combine import AdaptiveCombine, Combine, Heads
-from firstlight.intrinsic.mixer.metrics import Alarm, source_metrics
+from firstlight.intrinsic.mixer.apply_budgets import apply_budgets, contributions
+from firstlight.intrinsic.mixer.combine import Combine, Heads
+from firstlight.intrinsic.mixer.dominance_monitor import DominanceMonitor
+from firstlight.intrinsic.mixer.metrics import source_metrics
 from firstlight.intrinsic.mixer.potentials import Potential
-from firstlight.intrinsic.mixer.rewards import Part, Rewards
+from firstlight.intrinsic.mixer.rewards import Component, Rewards
 from firstlight.intrinsic.mixer.terms import Term
 
 if TYPE_CHECKING:
@@ -22,17 +23,18 @@ if TYPE_CHECKING:
 
 
 class RewardMixer(nn.Module):
-    """Joins the environment's reward and the modules' bonuses into reward streams.
+    """Combines the environment's reward and the modules' bonuses into reward streams.
 
-    The environment's reward is the source ``"reward"``; it is not scaled or clipped unless its
-    term says so. `forward` is pure; running statistics are stored in `update`.
+    The environment's reward is the source ``"reward"``; it is scaled or clipped only if its term
+    does so. `forward` is pure; running statistics are stored in `update`.
 
     Args:
         terms: source name to `Term`; "reward" is added with `Term()` if it is missing.
         combine: how sources form streams; default `Heads()`.
 
     Raises:
-        ValueError: for terms that the combine cannot join, or that would not do what they say.
+        ValueError: for terms that do not fit the combine, or settings that would have no effect or
+            a wrong one.
 
     >>> mixer = RewardMixer({"reward": Term(), "count": Term(weight=0.01)}, Heads())
     >>> mixer.num_streams
@@ -46,19 +48,17 @@ class RewardMixer(nn.Module):
         self.streams = self.combine.streams(self.terms)
         if not self.streams:
             raise ValueError("there is no reward stream")
-        self.statistics = nn.ModuleDict()  # what transforms and budgets count, for the state dict
+        self.statistics = nn.ModuleDict()  # transforms and budgets, for the state dict
         for name, term in self.terms.items():
-            parts = [term.transform, *term.budgets]
             kinds: Counter[str] = Counter()
-            for part in parts:
-                kind = type(part).__name__
+            for module in [*filter(None, [term.transform]), *term.budgets]:
+                kind = type(module).__name__
                 kinds[kind] += 1
-                if isinstance(part, nn.Module):
-                    again = f":{kinds[kind]}" if kinds[kind] > 1 else ""
-                    self.statistics[f"{name}:{kind}{again}"] = part
+                again = f":{kinds[kind]}" if kinds[kind] > 1 else ""
+                self.statistics[f"{name}:{kind}{again}"] = module
         self._check_potentials()
         self._check_budgets()
-        self.alarm = Alarm(list(self.terms))
+        self.alarm = DominanceMonitor(list(self.terms))  # "alarm" is its key in checkpoints
 
     @classmethod
     def of(cls, modules: Mapping[str, IntrinsicModule]) -> RewardMixer:
@@ -86,17 +86,17 @@ class RewardMixer(nn.Module):
         return len(self.streams)
 
     def active(self, name: str, progress: float) -> bool:
-        """Whether a source counts at this progress in [0, 1]; one of weight 0 is not computed."""
+        """Whether a source has weight at this progress in [0, 1]; else it is not computed."""
         return self.terms[name].weight_at(progress) != 0
 
     @torch.no_grad()
     def forward(
         self, rollout: Rollout, bonus: Mapping[str, Tensor], progress: float = 0.0
     ) -> Rewards:
-        """Mix.
+        """Combine the rewards of a rollout; store nothing.
 
         Args:
-            rollout: gives the environment's reward and the ends of episodes.
+            rollout: has the environment's reward and the ends of episodes.
             bonus: source name to [T, N] or [T, N, M]; sources of weight 0 may be absent.
             progress: of training, in [0, 1].
 
@@ -108,17 +108,16 @@ class RewardMixer(nn.Module):
                 f"no term for {sorted(unknown)}; there are terms for {sorted(self.terms)}"
             )
         weight = {name: term.weight_at(progress) for name, term in self.terms.items()}
-        raw, asked = {}, {}
+        raw, before = {}, {}
         for name, term in self.terms.items():
             if weight[name] == 0:
                 continue
             given = rollout.reward if name == "reward" else bonus.get(name)
             if given is None:
                 raise ValueError(f"source {name!r} has weight {weight[name]} but gave no bonus")
-            raw[name] = _rated(name, given, term, rollout)
-            asked[name] = _asked(raw[name], term, rollout)
-        scaled = spend(asked, weight, self.terms, self.combine, rollout)
-        parts = {n: Part(raw[n], asked[n], scaled[n], weight[n]) for n in raw}
+            raw[name] = _reduced(name, given, term, rollout)
+            before[name] = _transformed(raw[name], term, rollout)
+        scaled = apply_budgets(before, weight, self.terms, self.combine, rollout)
         reward, weights = self.combine(
             scaled or {"reward": torch.zeros_like(rollout.reward)}, weight
         )
@@ -130,53 +129,51 @@ class RewardMixer(nn.Module):
             weights,
             normalize=tuple(stream.normalize for stream in self.streams),
             streams=tuple(stream.name for stream in self.streams),
-            parts=parts,
+            components={n: Component(raw[n], before[n], scaled[n], weight[n]) for n in raw},
             contributed=contributions(scaled, weight, self.combine, self.streams, weights, rollout),
         )
 
     @torch.no_grad()
     def update(self, rollout: Rollout, rewards: Rewards) -> dict[str, float]:
         """Store running statistics, once per iteration. Returns ``reward/<source>/...`` scalars."""
-        parts = rewards.parts
-        weight = {name: part.weight for name, part in parts.items()}
-        for name, part in parts.items():
+        components = rewards.components
+        raw = {name: component.raw for name, component in components.items()}
+        before = {name: component.before_budget for name, component in components.items()}
+        scaled = {name: component.scaled for name, component in components.items()}
+        weight = {name: component.weight for name, component in components.items()}
+        for name in components:
             transform = self.terms[name].transform
             if transform is not None:
-                transform.update(part.raw, rollout)
-        asked = {name: part.asked for name, part in parts.items()}
-        spend(asked, weight, self.terms, self.combine, rollout, store=True)
-        scaled = {name: part.scaled for name, part in parts.items()}
-        joint = joint_of(self.combine, scaled, weight)
-        metrics = source_metrics(parts, rewards.contributed, rollout.valid, joint)
+                transform.update(raw[name], rollout)
+        apply_budgets(before, weight, self.terms, self.combine, rollout, store=True)
+        joint = self.combine.joint(scaled, weight)
+        metrics = source_metrics(components, rewards.contributed, rollout.valid, joint)
         self.alarm(metrics, () if joint is None else joint.names)
-        if isinstance(self.combine, AdaptiveCombine):
-            raw = {name: part.raw for name, part in parts.items()}
-            metrics |= self.combine.update(raw, rollout)
-        return metrics
+        return metrics | self.combine.update(raw, rollout)
 
     def _check_potentials(self) -> None:
-        """Refuse a potential that is not made for its stream: it would change the best policy."""
+        """Reject a potential whose discount is not its stream's: it changes the best policy."""
         for name, term in self.terms.items():
-            own = [stream for stream in self.streams if stream.name == name] or self.streams
-            kinds = {(stream.gamma, stream.episodic) for stream in own}
-            if not isinstance(term.transform, nn.Module):
+            if term.transform is None:
                 continue
-            for part in term.transform.modules():
-                if isinstance(part, Potential) and (part.gamma, part.episodic) not in kinds:
+            same = [stream for stream in self.streams if stream.name == name] or self.streams
+            kinds = {(stream.gamma, stream.episodic) for stream in same}
+            for module in term.transform.modules():
+                if isinstance(module, Potential) and (module.gamma, module.episodic) not in kinds:
                     raise ValueError(
-                        f"the Potential of {name!r} has gamma={part.gamma}, episodic="
-                        f"{part.episodic}, but its stream has {sorted(kinds)}; with another "
+                        f"the Potential of {name!r} has gamma={module.gamma}, episodic="
+                        f"{module.episodic}, but its stream has {sorted(kinds)}; with another "
                         "discount or end it changes which policy is best"
                     )
 
     def _check_budgets(self) -> None:
-        """Refuse a budget that looks at the others where sizes do not count."""
+        """Reject relative budgets in normalised streams, where the size of a source is lost."""
         for stream in self.streams:
             term = self.terms.get(stream.name)
             if stream.normalize and term and any(budget.relative for budget in term.budgets):
                 raise ValueError(
-                    f"the advantages of stream {stream.name!r} are normalised, so that its weight "
-                    "alone says what share it has: leave out its ShareCap, or set normalize=False"
+                    f"the advantages of stream {stream.name!r} are normalised, so only its weight "
+                    "decides its share: remove its ShareCap, or set normalize=False"
                 )
 
     def _boundaries(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
@@ -191,7 +188,7 @@ class RewardMixer(nn.Module):
         return torch.stack(discount, -1), torch.stack(carry, -1)
 
 
-def _rated(name: str, given: Tensor, term: Term, rollout: Rollout) -> Tensor:
+def _reduced(name: str, given: Tensor, term: Term, rollout: Rollout) -> Tensor:
     """A source [T, N] or [T, N, M] as [T, N], 0 on rows that are not valid."""
     if given.dim() == 3:
         given = given.mean(-1) if term.reduce is None else term.reduce(given, rollout)
@@ -201,9 +198,9 @@ def _rated(name: str, given: Tensor, term: Term, rollout: Rollout) -> Tensor:
     return torch.where(rollout.valid, given, 0.0)
 
 
-def _asked(raw: Tensor, term: Term, rollout: Rollout) -> Tensor:
-    """What a source [T, N] asks for: transformed, clipped, 0 on rows that are not valid."""
-    asked = raw
+def _transformed(raw: Tensor, term: Term, rollout: Rollout) -> Tensor:
+    """A source [T, N] transformed and clipped, 0 on rows that are not valid."""
+    scaled = raw
     if term.transform is not None:
-        asked = torch.where(rollout.valid, term.transform(raw, rollout), 0.0)
-    return asked if term.clip is None else asked.clamp(-term.clip, term.clip)
+        scaled = torch.where(rollout.valid, term.transform(raw, rollout), 0.0)
+    return scaled if term.clip is None else scaled.clamp(-term.clip, term.clip)

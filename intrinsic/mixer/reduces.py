@@ -1,11 +1,12 @@
-"""One rating out of the ratings of an ensemble: optimistic, pessimistic, or in between.
+"""Reductions of an ensemble's ratings to one rating: mean, worst case, or in between.
 
-At level "sample" each row is reduced for itself. At level "batch" the *mean* rating of each member
-over the rollout is what gets reduced, and every row is paid the members' average, weighted with the
-derivative of that reduced mean: the policy gradient is then that of the reduced mean.
+At level "sample" each row is reduced by itself. At level "batch" the members' *mean* ratings over
+the rollout are reduced, and every row gets the average of the members, weighted with the derivative
+of the reduced mean: the policy gradient is then that of the reduced mean.
 
-Pessimism answers errors that the members do *not* share: it avoids what they disagree on. Against
-noise of every single rating it does harm, for the minimum of many noisy numbers is noise.
+Pessimism helps against errors that the members do *not* share, because it avoids what they disagree
+on. Against independent noise in every rating it is harmful: the minimum of many noisy numbers is
+noise.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class SoftMin:
     """``-log(mean_m exp(-beta r_m)) / beta``: the mean at beta 0, the worst case at infinity.
 
     Coste et al. 2023 (arXiv 2310.02743) optimise the worst case; the soft form is that of arXiv
-    2606.09073 with beta for its 1/beta. To second order it is ``mean - beta/2 * var``.
+    2606.09073 with beta in place of its 1/beta. To second order it is ``mean - beta/2 * var``.
 
     Args:
         beta: from 0 to infinity.
@@ -47,15 +48,15 @@ class SoftMin:
     def __post_init__(self) -> None:
         _check_level(self.level)
         if not self.beta >= 0:
-            raise ValueError(f"beta={self.beta}: it lies between 0 (mean) and inf (worst case)")
+            raise ValueError(f"beta is {self.beta}, expected 0 (mean) to inf (worst case)")
 
     def __call__(self, members: Tensor, rollout: Rollout) -> Tensor:
-        """`members` [T, N, M] to [T, N]."""
+        """Reduce `members` [T, N, M] to [T, N]."""
         if self.level == "batch":
             means = _means(members, rollout)
             if self.beta == math.inf:
-                return _paid(members, rollout, torch.eye(len(means)).to(means)[means.argmin()])
-            return _paid(members, rollout, torch.softmax(-self.beta * means, 0))
+                return _weighted(members, rollout, torch.eye(len(means)).to(means)[means.argmin()])
+            return _weighted(members, rollout, torch.softmax(-self.beta * means, 0))
         low = members.min(-1).values
         if self.beta == 0:
             reduced = members.mean(-1)
@@ -69,11 +70,11 @@ class SoftMin:
 
 @dataclass(frozen=True, kw_only=True)
 class Pessimism:
-    """``mean - coef * spread``: what the members disagree on is worth less.
+    """``mean - coef * spread``: disagreement between the members lowers the rating.
 
-    Coste et al. 2023 (arXiv 2310.02743, uncertainty-weighted optimisation) take the variance, with
+    Coste et al. 2023 (arXiv 2310.02743, uncertainty-weighted optimisation) use the variance, with
     0.5 for best-of-n and 0.1 for PPO. The standard deviation, our default, has the unit of the
-    rating, so that scaling the members scales the result.
+    rating, so scaling the members scales the result.
 
     Args:
         coef: at least 0.
@@ -88,10 +89,10 @@ class Pessimism:
     def __post_init__(self) -> None:
         _check_level(self.level)
         if self.spread not in ("std", "var"):
-            raise ValueError(f"spread is 'std' or 'var', not {self.spread!r}")
+            raise ValueError(f"spread is {self.spread!r}, expected 'std' or 'var'")
 
     def __call__(self, members: Tensor, rollout: Rollout) -> Tensor:
-        """`members` [T, N, M] to [T, N]."""
+        """Reduce `members` [T, N, M] to [T, N]."""
         if self.level == "sample":
             var = members.var(-1, correction=0)
             spread = var if self.spread == "var" else var.sqrt()
@@ -103,20 +104,22 @@ class Pessimism:
             std = away.square().mean().sqrt()
             apart = std > 1e-9 * means.abs().max()  # else it is rounding
             slope = torch.where(apart, away / std, 0.0)
-        return _paid(members, rollout, (1 - self.coef * slope) / len(means))
+        return _weighted(members, rollout, (1 - self.coef * slope) / len(means))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blend:
     """``alpha * nominal + (1 - alpha) * robust`` (BRME, arXiv 2409.15360).
 
-    There the nominal rating is that of the member with the smallest variance of its own, which a
-    module knows and a reduction does not: let it list that member first and set `nominal` to 0.
+    In the paper the nominal rating is that of the member with the smallest variance of its own. A
+    module knows this member and a reduction does not: let the module put it first, and set
+    `nominal` to 0.
 
     Args:
-        alpha: share of the nominal rating; the paper found 0.2 and 0.4 better than none.
-        nominal: number of the member, or None for the mean of all.
-        robust: the rest; default the worst member by its mean over the rollout, as published.
+        alpha: weight of the nominal rating; the paper found 0.2 and 0.4 better than 0.
+        nominal: index of the member, or None for the mean of all.
+        robust: the other reduction; default the worst member by its mean over the rollout, as
+            published.
     """
 
     alpha: float = 0.4
@@ -124,7 +127,7 @@ class Blend:
     robust: Reduce = field(default_factory=lambda: SoftMin(level="batch"))
 
     def __call__(self, members: Tensor, rollout: Rollout) -> Tensor:
-        """`members` [T, N, M] to [T, N]."""
+        """Reduce `members` [T, N, M] to [T, N]."""
         nominal = members.mean(-1) if self.nominal is None else members[..., self.nominal]
         robust = self.robust(members, rollout)
         return torch.where(rollout.valid, self.alpha * nominal + (1 - self.alpha) * robust, 0.0)
@@ -132,15 +135,15 @@ class Blend:
 
 def _check_level(level: str) -> None:
     if level not in ("sample", "batch"):
-        raise ValueError(f"level is 'sample' or 'batch', not {level!r}")
+        raise ValueError(f"level is {level!r}, expected 'sample' or 'batch'")
 
 
 def _means(members: Tensor, rollout: Rollout) -> Tensor:
-    """[M] float64 mean of each member [T, N, M] over valid rows."""
+    """Mean of each member [T, N, M] over valid rows: [M] float64."""
     total = torch.where(rollout.valid[..., None], members.double(), 0.0).sum((0, 1))
     return total / rollout.valid.sum().clamp(min=1)
 
 
-def _paid(members: Tensor, rollout: Rollout, weight: Tensor) -> Tensor:
-    """[T, N] the members [T, N, M], weighted [M]."""
+def _weighted(members: Tensor, rollout: Rollout, weight: Tensor) -> Tensor:
+    """Weighted sum [T, N] of the members [T, N, M] with `weight` [M]."""
     return torch.where(rollout.valid, members @ weight.to(members.dtype), 0.0)

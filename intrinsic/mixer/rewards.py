@@ -1,4 +1,4 @@
-"""What the reward layer hands to a learner."""
+"""`Rewards`, the result of the mixer and the input of every learner."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one source contributed, for logs and pictures.
+class Component:
+    """Values of one source at each stage of the mixer, for logs and pictures.
 
     Args:
         raw: [T, N] as the source gave it, ensemble members reduced.
-        asked: [T, N] after transform and clip.
-        scaled: [T, N] after transform, clip and budget.
-        weight: its weight at this moment.
+        before_budget: [T, N] after transform and clip.
+        scaled: [T, N] after transform, clip and budgets.
+        weight: the current weight.
     """
 
     raw: Tensor
-    asked: Tensor
+    before_budget: Tensor
     scaled: Tensor
     weight: float
 
 
 @dataclass(frozen=True)
 class Rewards:
-    """Reward streams, ready for any learner. Ends of episodes are data in `discount` and `carry`.
+    """Reward streams for any learner. Ends of episodes are data in `discount` and `carry`.
 
     Args:
         reward: [T, N, K], 0 on rows that are not valid.
         discount: [T, N, K] gamma of the stream, or 0 where an episodic stream terminated.
-        carry: [T, N, K] 0 where an episodic stream must not look past a boundary, else 1.
+        carry: [T, N, K] 0 where returns of an episodic stream must not cross a boundary, else 1.
         weight: [K] advantage weights.
         normalize: of the K streams, see `advantage`.
         streams: names of the K streams.
-        parts: per source, what went in.
-        contributed: per source, [T, N] its part in what is learnt from: weighted; an equal part of
-            the bonus where sources are joined into one; and where a stream is normalised, divided
-            by the mean size of the source.
+        components: values of each source.
+        contributed: source name to [T, N], its contribution to the learning signal: its weighted
+            values; an equal part of the bonus if sources are joined; divided by the source's mean
+            absolute value if its stream is normalised.
     """
 
     reward: Tensor
@@ -49,17 +49,17 @@ class Rewards:
     weight: Tensor
     normalize: tuple[bool, ...]
     streams: tuple[str, ...]
-    parts: Mapping[str, Part]
+    components: Mapping[str, Component]
     contributed: Mapping[str, Tensor]
 
     @torch.no_grad()
     def advantage(self, advantages: Tensor, valid: Tensor) -> Tensor:
-        """One advantage out of those of all streams: their weighted sum.
+        """Combine the advantages of all streams into their weighted sum.
 
-        Those of streams that are to be normalised are brought to mean 0 and deviation 1 over valid
-        rows first, each stream by itself (Constrained RLHF, arXiv 2310.04373). A stream that paid
-        nothing in the rollout stays as it is (ours): its advantages are errors of its value head,
-        and before the first reward they would be made as loud as everything else.
+        Streams with `normalize` are first normalised to mean 0 and deviation 1 over valid rows,
+        each by itself (Constrained RLHF, arXiv 2310.04373). A stream without any reward in the
+        rollout is not normalised (our choice): its advantages are errors of its value head, and
+        before the first reward they would be scaled up to the size of everything else.
 
         Args:
             advantages: [T, N, K].
@@ -69,11 +69,11 @@ class Rewards:
             [T, N]
         """
         if any(self.normalize):
-            wanted = torch.tensor(self.normalize, device=advantages.device)
-            wanted = wanted & (self.reward != 0).flatten(0, -2).any(0)  # [K]
+            chosen = torch.tensor(self.normalize, device=advantages.device)
+            chosen = chosen & (self.reward != 0).flatten(0, -2).any(0)  # [K]
             rows, count = valid[..., None], valid.sum().clamp(min=1)
             mean = torch.where(rows, advantages, 0.0).sum((0, 1)) / count
             away = advantages - mean
             std = (torch.where(rows, away, 0.0).square().sum((0, 1)) / count).sqrt()
-            advantages = torch.where(wanted, away / (std + 1e-8), advantages)
+            advantages = torch.where(chosen, away / (std + 1e-8), advantages)
         return (advantages * self.weight).sum(-1)  # [T, N, K] -> [T, N]

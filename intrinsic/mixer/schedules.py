@@ -1,4 +1,4 @@
-"""Numbers that change with training progress."""
+"""Schedules: numbers as functions of training progress."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Linear:
-    """From `start` to `end`, straight, between two moments of training; flat outside.
+    """Interpolates linearly from `start` to `end` between two moments of training; else constant.
 
     Args:
-        start: value at `begin` and before.
-        end: value at `finish` and after.
+        start: value up to `begin`.
+        end: value from `finish` on.
         begin: progress in [0, 1].
         finish: progress in [0, 1], after `begin`.
 

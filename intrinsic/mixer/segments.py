@@ -1,6 +1,6 @@
-"""Rows of an episode that lie before a row, in this rollout or in earlier ones; without loops.
+"""Vectorised look-back along episodes: the previous row, cumulative sums, the next row.
 
-Everywhere, rows that are not valid are passed over, and nothing crosses the start of an episode.
+Rows that are not valid are skipped, and nothing crosses the start of an episode.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from firstlight.envs.types import Rollout
 
 
 def previous(x: Tensor, rollout: Rollout, carry: Tensor) -> Tensor:
-    """What the valid row before each row of its episode had; 0 if the episode has none.
+    """Value of the valid row before each row of its episode; 0 if there is none.
 
     Args:
         x: [T, N] of any dtype.
         rollout: of the same steps.
-        carry: [N] of the same dtype; the last row of this function's answer to the rollout before.
+        carry: [N] of the same dtype; last row of this function's result for the previous rollout.
 
     Returns:
         [T+1, N]; the last row is for the step after the rollout.
@@ -36,7 +36,7 @@ def sums(x: Tensor, rollout: Rollout, carry: Tensor) -> Tensor:
     Args:
         x: [T, N].
         rollout: of the same steps.
-        carry: [N] float64, the last row of this function's answer to the rollout before.
+        carry: [N] float64; last row of this function's result for the previous rollout.
 
     Returns:
         [T+1, N] float64; the last row is for the step after the rollout.
@@ -47,7 +47,7 @@ def sums(x: Tensor, rollout: Rollout, carry: Tensor) -> Tensor:
 
 
 def following(x: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """What the next valid row had, whatever episode it is of.
+    """Value of the next valid row, whichever episode it belongs to.
 
     Args:
         x: [T, N] of any dtype.
@@ -68,15 +68,7 @@ def mean(x: Tensor, rollout: Rollout) -> Tensor:
     return torch.where(rollout.valid, x, 0.0).sum() / rollout.valid.sum().clamp(min=1)
 
 
-def known(memory: Tensor, env_ids: Tensor) -> Tensor:
-    """A copy of `memory` [E, ...], long enough for `env_ids` [N] int64, filled up with zeros."""
-    missing = int(env_ids.max()) + 1 - len(memory)
-    if missing <= 0:
-        return memory.clone()
-    return torch.cat([memory, memory.new_zeros(missing, *memory.shape[1:])])
-
-
 def _opening(rollout: Rollout) -> Tensor:
-    """[T+1, N] int64, 1 + the row that opened each row's episode; 0 if an earlier rollout did."""
+    """[T+1, N] int64, 1 + the first row of each row's episode; 0 if it is in an earlier rollout."""
     count = torch.arange(1, len(rollout.is_first) + 1, device=rollout.device)[:, None]
     return torch.where(rollout.is_first, count, 0).cummax(0).values

@@ -1,12 +1,13 @@
-"""What the reward layer says about one source, and the small protocols it is built from."""
+"""`Term`, the settings of one reward source, and the interfaces of the objects a term holds."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from firstlight.envs.types import Rollout
 
@@ -16,74 +17,69 @@ Schedule = Callable[[float], float]
 
 @runtime_checkable
 class Reduce(Protocol):
-    """Makes one rating out of those of an ensemble. Pure, and without a state."""
+    """Reduces the ratings of an ensemble to one rating. Pure, without state."""
 
     def __call__(self, members: Tensor, rollout: Rollout) -> Tensor:
-        """`members` [T, N, M] to [T, N]; 0 on rows that are not valid."""
+        """Reduce `members` [T, N, M] to [T, N]; 0 on rows that are not valid."""
         ...
 
 
-@runtime_checkable
-class Transform(Protocol):
-    """Rescales one source. An `nn.Module` whose buffers hold its running statistics.
+class Transform(nn.Module, ABC):
+    """Rescales one source. Running statistics are buffers and are saved with the mixer.
 
-    `forward` is pure: it may count the statistics of the rollout at hand in, but stores nothing.
-    `update` stores them, once per iteration.
+    `forward` is pure: it may include the statistics of the current rollout, but stores nothing.
     """
 
-    def __call__(self, raw: Tensor, rollout: Rollout) -> Tensor:
-        """`raw` [T, N] to scaled [T, N]."""
-        ...
+    @abstractmethod
+    def forward(self, raw: Tensor, rollout: Rollout) -> Tensor:
+        """Transform `raw` [T, N] to scaled [T, N]; store nothing."""
 
     def update(self, raw: Tensor, rollout: Rollout) -> None:
-        """Count `raw` [T, N] into the running statistics."""
-        ...
+        """Add `raw` [T, N] to the running statistics, once per iteration. Default: nothing."""
 
 
-@runtime_checkable
-class Budget(Protocol):
-    """Caps what one source may contribute. Same purity rule as `Transform`.
+class Budget(nn.Module, ABC):
+    """Limits the contribution of one source. `forward` is pure, as in `Transform`.
 
     Attributes:
-        relative: whether it looks at the other sources. Those that do come last, when the others
-            are settled, and none of them counts another: so their order does not matter, and two
-            loud sources cannot excuse each other.
+        relative: whether the limit depends on the other sources. Relative budgets are applied
+            last and are compared with sources that have no relative budget, so the order of the
+            terms does not matter and two large sources cannot justify each other.
     """
 
-    relative: bool
+    relative: bool = False
 
-    def __call__(self, scaled: Tensor, rollout: Rollout, rest: Tensor | None) -> Tensor:
-        """`scaled` [T, N] to budgeted [T, N].
+    @abstractmethod
+    def forward(self, scaled: Tensor, rollout: Rollout, rest: Tensor | None = None) -> Tensor:
+        """Limit `scaled` [T, N]; store nothing.
 
         `rest` [] is the mean absolute contribution per valid row of all sources without a relative
-        budget, over the weight of this one, so that it compares with ``scaled.abs()``; None
-        unless `relative`. Of a source that is joined with others, `scaled` is their bonus with
-        weights included, and `rest` as it is.
+        budget, divided by the weight of this source, so that it compares with ``scaled.abs()``;
+        None unless `relative`. If the source is joined with others, `scaled` is their joint bonus,
+        weights included, and `rest` is not divided.
         """
-        ...
 
-    def update(self, scaled: Tensor, rollout: Rollout, rest: Tensor | None) -> None:
-        """Store what the call with the same arguments counted."""
-        ...
+    def update(self, scaled: Tensor, rollout: Rollout, rest: Tensor | None = None) -> None:
+        """Store what `forward` counted for the same arguments. Default: nothing."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """How one source ("reward" or a module's name) enters the reward layer.
+    """Settings of one source ("reward" or the name of a module) in the reward mixer.
 
-    In order: ensemble members are reduced, the result is transformed, clipped, budgeted, and
-    weighted where streams are formed. A source of weight 0 is absent: what its transform, its
-    budget and its module remember stays as it was.
+    Applied in this order: reduce ensemble members, transform, clip, apply budgets, and multiply by
+    the weight when streams are formed. A source of weight 0 is absent: the state of its transform,
+    its budgets and its module does not change.
 
     Args:
-        weight: advantage weight of a stream of its own, or factor inside a shared stream.
+        weight: advantage weight of a separate stream, or factor within a shared stream.
         transform: rescaling, see `firstlight.intrinsic.mixer.transforms`.
-        clip: bound on the transformed value, symmetric.
-        budget: cap on the contribution, or several, of which those that are not relative come
-            first; see `firstlight.intrinsic.mixer.budgets`.
+        clip: symmetric bound on the transformed value.
+        budget: limit on the contribution, or several; relative ones are applied last, see
+            `firstlight.intrinsic.mixer.budgets`.
         reduce: of ensemble members, see `firstlight.intrinsic.mixer.reduces`; None is the mean.
-        gamma: discount of the stream that this source opens.
-        episodic: False lets the stream look past the end of an episode (Burda et al. 2018, §2.3).
+        gamma: discount of this source's stream.
+        episodic: False lets returns continue past the end of an episode (Burda et al. 2018, §2.3).
     """
 
     weight: float | Schedule = 1.0
@@ -96,12 +92,12 @@ class Term:
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
-        """All of them, in the order in which they apply."""
+        """All budgets in the order in which they apply."""
         if self.budget is None:
             return ()
         given = tuple(self.budget) if isinstance(self.budget, Sequence) else (self.budget,)
         return tuple(sorted(given, key=lambda budget: budget.relative))
 
     def weight_at(self, progress: float) -> float:
-        """The weight at this training progress in [0, 1]."""
+        """Weight at this training progress in [0, 1]."""
         return self.weight(progress) if callable(self.weight) else self.weight

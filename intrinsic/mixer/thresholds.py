@@ -1,4 +1,4 @@
-"""Search for thresholds while training goes on (Constrained RLHF, arXiv 2310.04373)."""
+"""Search for a Lagrangian's thresholds during training (Constrained RLHF, arXiv 2310.04373)."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ Point = list[float]
 
 
 class ThresholdSearch(GrowingBuffers):
-    """Nelder-Mead over the thresholds of a `Lagrangian`, one run long.
+    """Searches the thresholds of a `Lagrangian` by Nelder-Mead, within one training run.
 
-    Past its *proxy point* more of a source makes the objective worse, and where that point lies
-    depends on the other sources. So the thresholds themselves are searched: each proposal is
-    trained on for `every` iterations, less if all sources come within `near` of it, and scored with
-    the objective that was reached. After `evaluations` of them the best stays. Reflection 1,
-    expansion 2, contraction and shrinking 1/2, tolerance 0.01, 10 evaluations of a tenth of the run
-    each, 5 % as near and proposals within 0.005 of an old one not tried again are the paper's code.
-    The first simplex is ours.
+    Beyond its *proxy point* more of a source makes the objective worse, and that point depends on
+    the other sources. So the thresholds are searched: each proposal is used for `every` iterations,
+    fewer if all sources come within `near` of it, and scored with the objective reached. After
+    `evaluations` proposals the best one is kept. From the paper's code: reflection 1, expansion 2,
+    contraction and shrinking 1/2, tolerance 0.01, 10 evaluations of a tenth of the run each, 5 % as
+    near, and no second trial of proposals within 0.005 of an old one. The first simplex is our
+    choice.
 
     Args:
-        every: iterations that a proposal gets at most; a tenth of the run, as published.
-        evaluations: proposals that are tried.
-        step: size of the first simplex, in parts of the first thresholds.
+        every: maximum iterations per proposal; a tenth of the run, as published.
+        evaluations: number of proposals.
+        step: size of the first simplex, as a fraction of the first thresholds.
         near: relative distance at which a threshold counts as reached.
         tolerance: size of the simplex at which the search ends.
 
     Attributes:
         scores: [P] float64, the objective of each proposal tried.
-        elapsed: [] int64, iterations that the present one has had.
-        total: [] float64, sum of objectives measured in the second half of them.
-        count: [] float64, of those.
+        elapsed: [] int64, iterations spent on the current proposal.
+        total: [] float64, sum of the objectives measured in the second half of them.
+        count: [] float64, number of these objectives.
     """
 
     scores: Tensor
@@ -60,9 +60,9 @@ class ThresholdSearch(GrowingBuffers):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
     def proposal(self, start: Sequence[float]) -> Point:
-        """Thresholds to train on now, from the first ones and all scores; the best when it is over.
+        """Return the current thresholds, given the first ones; the best ones after the search.
 
-        The search is run from its beginning, on the scores that were noted: they are its state.
+        The search is replayed from its start with the recorded scores, which are its only state.
         """
         search = nelder_mead(start, step=self.step, tolerance=self.tolerance)
         tried: list[tuple[Point, float]] = []
@@ -82,19 +82,19 @@ class ThresholdSearch(GrowingBuffers):
         return point if len(tried) < self.evaluations else max(tried, key=lambda each: each[1])[0]
 
     def update(self, start: Sequence[float], reached: Sequence[float], objective: float) -> None:
-        """Count an iteration.
+        """Record the result of an iteration.
 
         Args:
             start: the first thresholds.
-            reached: what each source came to; NaN if it was not measured.
-            objective: what is to be maximised; NaN if it was not measured.
+            reached: measured value of each source; NaN if it was not measured.
+            objective: measured value to maximise; NaN if it was not measured.
         """
         if len(self.scores) >= self.evaluations:
             return
-        wanted = self.proposal(start)
+        targets = self.proposal(start)
         near = all(
             abs(value - target) <= self.near * abs(target)
-            for value, target in zip(reached, wanted, strict=True)
+            for value, target in zip(reached, targets, strict=True)
         )
         self.elapsed = self.elapsed + 1
         measured = objective == objective
@@ -110,11 +110,11 @@ class ThresholdSearch(GrowingBuffers):
 def nelder_mead(
     start: Sequence[float], *, step: float, tolerance: float
 ) -> Generator[Point, float, Point]:
-    """Nelder & Mead's simplex search: yields points, is sent their costs, returns the best.
+    """Minimise by Nelder & Mead's simplex search: yields points, is sent their costs, returns best.
 
     Args:
-        start: where it begins.
-        step: size of the first simplex, in parts of each coordinate; absolute where that is 0.
+        start: first point.
+        step: size of the first simplex, as a fraction of each coordinate; absolute where that is 0.
         tolerance: largest distance between corners, in any coordinate, at which it ends.
 
     >>> search = nelder_mead([3.0], step=0.5, tolerance=1e-4)
@@ -154,7 +154,7 @@ def nelder_mead(
 
 
 def _beyond(middle: Point, far: Point, factor: float) -> Point:
-    """From `far` through `middle` and on, by `factor` of their distance."""
+    """Continue the line from `far` through `middle` by `factor` of their distance."""
     return [m + factor * (m - x) for m, x in zip(middle, far, strict=True)]
 
 

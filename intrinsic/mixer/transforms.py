@@ -1,10 +1,10 @@
-"""How one source is rescaled before it is weighted.
+"""Transforms that rescale each value of a source before it is weighted.
 
-These look at each rating alone. Those that look along an episode are in `potentials`; division by
-the running deviation of rewards or of returns is `firstlight.intrinsic.norm`'s.
+Transforms that look along an episode are in `potentials`; division by the running deviation of
+rewards or returns is in `firstlight.intrinsic.norm`.
 
-Statistics that drift do so once per iteration, not once per row: a `decay` of 0.99 forgets half of
-them in 69 iterations. All are 0 on rows that are not valid and count none of them.
+Statistics with a `decay` are updated once per iteration, not once per row: a `decay` of 0.99 has a
+half-life of 69 iterations. All transforms return 0 on rows that are not valid and ignore them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from firstlight.envs.types import Rollout
 from firstlight.intrinsic.mixer.terms import Transform
 
 
-class Chained(nn.Module):
-    """Transforms one after the other; each sees, and counts, what the one before it gave.
+class Chained(Transform):
+    """Applies several transforms in sequence, each to the output of the one before.
 
     Args:
-        transforms: the first one first; each an `nn.Module`.
+        transforms: in the order in which they apply.
 
     >>> from firstlight.intrinsic.norm import RewardScale
     >>> bounded = Chained([RewardScale(), ParSigmoid()])
@@ -31,33 +31,33 @@ class Chained(nn.Module):
 
     def __init__(self, transforms: Sequence[Transform]):
         super().__init__()
-        self.transforms = nn.ModuleList([cast(nn.Module, each) for each in transforms])
+        self.transforms = nn.ModuleList(transforms)
 
     def __iter__(self) -> Iterator[Transform]:
         return (cast(Transform, each) for each in self.transforms)
 
     @torch.no_grad()
     def forward(self, raw: Tensor, rollout: Rollout) -> Tensor:
-        """`raw` [T, N] to scaled [T, N]; stores nothing."""
+        """Transform `raw` [T, N] to scaled [T, N]; store nothing."""
         for each in self:
             raw = torch.where(rollout.valid, each(raw, rollout), 0.0)
         return raw
 
     @torch.no_grad()
     def update(self, raw: Tensor, rollout: Rollout) -> None:
-        """Count `raw` [T, N]."""
+        """Add `raw` [T, N] to the running statistics."""
         for each in self:
             scaled = torch.where(rollout.valid, each(raw, rollout), 0.0)
             each.update(raw, rollout)
             raw = scaled
 
 
-class ZScore(nn.Module):
-    """``(r - mean) / std``, both forgetting exponentially; ``r / std`` if not centred.
+class ZScore(Transform):
+    """``(r - mean) / std`` with exponentially decaying statistics; ``r / std`` if not centred.
 
-    Scaling or shifting the source changes nothing. A centred bonus is negative half of the time:
-    where episodes may end early, ending them early then pays. The forgetting is ours; PAR's
-    comparison (arXiv 2502.18770) counts everything alike, which is a decay near 1.
+    The result does not depend on the scale or offset of the source. A centred bonus is negative
+    about half of the time, which rewards ending episodes early where that is possible. The decay is
+    our choice; PAR's comparison (arXiv 2502.18770) weights all values alike, as a decay near 1.
 
     Args:
         decay: of the statistics, per iteration, in (0, 1).
@@ -65,7 +65,7 @@ class ZScore(nn.Module):
         epsilon: added to the deviation, so that a constant gives 0.
 
     Attributes:
-        weight: [] float64, of all that was counted; at most 1.
+        weight: [] float64, total weight of all values so far; at most 1.
         mean: [] float64.
         var: [] float64.
     """
@@ -82,18 +82,18 @@ class ZScore(nn.Module):
 
     @torch.no_grad()
     def forward(self, raw: Tensor, rollout: Rollout) -> Tensor:
-        """`raw` [T, N] to scaled [T, N], the rollout at hand counted in; stores nothing."""
+        """Transform `raw` [T, N], including its own statistics; store nothing."""
         _, mean, var = self._merged(raw[rollout.valid])
         centred = raw - mean if self.center else raw
         return torch.where(rollout.valid, centred / (var.sqrt() + self.epsilon), 0.0).float()
 
     @torch.no_grad()
     def update(self, raw: Tensor, rollout: Rollout) -> None:
-        """Count `raw` [T, N]."""
+        """Add `raw` [T, N] to the running statistics."""
         self.weight, self.mean, self.var = self._merged(raw[rollout.valid])
 
     def _merged(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Weight, mean and variance with `x` [*] counted in."""
+        """Weight, mean and variance including `x` [*]."""
         if len(x) == 0:
             return self.weight, self.mean, self.var
         x = x.double()
@@ -105,16 +105,16 @@ class ZScore(nn.Module):
         return weight, self.mean + share * away, var
 
 
-class MinMax(nn.Module):
-    """``(r - min) / (max - min)`` of everything seen, in [0, 1] (as compared in arXiv 2502.18770).
+class MinMax(Transform):
+    """``(r - min) / (max - min)`` over all values so far, in [0, 1] (compared in arXiv 2502.18770).
 
-    Scaling up or shifting the source changes nothing. One outlier presses all else together for
-    ever; a constant gives 0.
+    The result does not depend on the scale or offset of the source. A single outlier compresses all
+    other values permanently; a constant gives 0.
 
     Attributes:
         low: [] smallest rating so far.
-        high: [] largest.
-        started: [] bool.
+        high: [] largest rating so far.
+        started: [] bool, whether there was any rating.
     """
 
     low: Tensor
@@ -129,14 +129,14 @@ class MinMax(nn.Module):
 
     @torch.no_grad()
     def forward(self, raw: Tensor, rollout: Rollout) -> Tensor:
-        """`raw` [T, N] to scaled [T, N], the rollout at hand counted in; stores nothing."""
+        """Transform `raw` [T, N], including its own statistics; store nothing."""
         low, high, _ = self._merged(raw[rollout.valid])
         span = (high - low).clamp(min=torch.finfo(raw.dtype).tiny)
         return torch.where(rollout.valid, (raw - low) / span, 0.0)
 
     @torch.no_grad()
     def update(self, raw: Tensor, rollout: Rollout) -> None:
-        """Count `raw` [T, N]."""
+        """Add `raw` [T, N] to the running statistics."""
         self.low, self.high, self.started = self._merged(raw[rollout.valid])
 
     def _merged(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,23 +148,23 @@ class MinMax(nn.Module):
         return low, high, torch.ones_like(self.started)
 
 
-class LogSigmoid(nn.Module):
+class LogSigmoid(Transform):
     """``log sigmoid((r - ref) / scale) + shift`` (Transforming & Combining, arXiv 2402.00742).
 
-    Far below the reference it rises with slope 1, above it is flat: of several sources so
-    transformed, the worst gets the effort, and their sum is the log-probability that *all* are
-    good, if r is a Bradley-Terry rating. The reference is the 0.85 quantile under the first policy,
-    as published. Per step it is a penalty for living, at most `shift`: meant for ratings given once
-    an episode, or before `Potential` in a `Chained`.
+    The slope is 1 far below the reference and 0 far above it: among several sources with this
+    transform the worst has the largest gradient, and their sum is the log-probability that *all*
+    are good, if r is a Bradley-Terry rating. The reference is the 0.85 quantile under the first
+    policy, as published. Values are at most `shift`, so given every step it is a penalty per step:
+    intended for ratings given once an episode, or before `Potential` in a `Chained`.
 
     Args:
-        quantile: of the reference.
-        decay: 1.0 keeps the reference of the first rollout, as published; below, it rolls.
-        scale: what counts as one unit of the rating.
-        shift: added; ``log(2)`` makes the reference worth 0.
+        quantile: that defines the reference.
+        decay: 1.0 keeps the reference of the first rollout, as published; less lets it follow.
+        scale: divides the rating.
+        shift: added; with ``log(2)`` the reference maps to 0.
 
     Attributes:
-        reference: [1] and whether there is one.
+        reference: the reference [1], and whether it is known.
     """
 
     def __init__(
@@ -176,32 +176,32 @@ class LogSigmoid(nn.Module):
 
     @torch.no_grad()
     def forward(self, raw: Tensor, rollout: Rollout) -> Tensor:
-        """`raw` [T, N] to scaled [T, N]; stores nothing."""
+        """Transform `raw` [T, N] to scaled [T, N]; store nothing."""
         above = (raw - self.reference.merged(raw[rollout.valid])) / self.scale
         scaled = nn.functional.logsigmoid(above) + self.shift
         return torch.where(rollout.valid, scaled, 0.0)
 
     @torch.no_grad()
     def update(self, raw: Tensor, rollout: Rollout) -> None:
-        """Count `raw` [T, N]."""
+        """Add `raw` [T, N] to the running statistics."""
         self.reference.update(raw[rollout.valid])
 
 
-class ParSigmoid(nn.Module):
+class ParSigmoid(Transform):
     """``mean_m sigmoid(k (r - ref_m))``, preference as reward (PAR, arXiv 2502.18770).
 
-    Bounded by 0 and 1, steepest near the references, flat far from them: nothing is gained by a
-    rating that is merely extreme. The published references are ratings of answers by the policy
-    that training began with; here they are evenly spaced quantiles of the first rollout's ratings.
+    Bounded by 0 and 1, steepest near the references and flat far from them: extreme ratings gain
+    almost nothing. The published references are ratings of answers by the initial policy; here they
+    are evenly spaced quantiles of the first rollout's ratings.
 
     Args:
         num_references: M.
         k: steepness.
-        decay: 1.0 keeps the references of the first rollout; below, they roll.
-        center: subtract 1/2, so that the references' level is worth about 0.
+        decay: 1.0 keeps the references of the first rollout; less lets them follow.
+        center: subtract 1/2, so that ratings near the references map to about 0.
 
     Attributes:
-        reference: [M] and whether there are any.
+        reference: the references [M], and whether they are known.
     """
 
     def __init__(
@@ -214,7 +214,7 @@ class ParSigmoid(nn.Module):
 
     @torch.no_grad()
     def forward(self, raw: Tensor, rollout: Rollout) -> Tensor:
-        """`raw` [T, N] to scaled [T, N]; stores nothing."""
+        """Transform `raw` [T, N] to scaled [T, N]; store nothing."""
         references = self.reference.merged(raw[rollout.valid])
         scaled = torch.zeros_like(raw)
         for reference in references:
@@ -224,17 +224,17 @@ class ParSigmoid(nn.Module):
 
     @torch.no_grad()
     def update(self, raw: Tensor, rollout: Rollout) -> None:
-        """Count `raw` [T, N]."""
+        """Add `raw` [T, N] to the running statistics."""
         self.reference.update(raw[rollout.valid])
 
 
-class Clip(nn.Module):
-    """``min(r - threshold, 0)``: from a bonus to a penalty for falling short (arXiv 2410.15115).
+class Clip(Transform):
+    """``min(r - threshold, 0)``: a penalty for ratings below a threshold (arXiv 2410.15115).
 
-    Being good again and again then pays nothing, so it cannot be farmed; every step that is not
-    good costs, so ending early may pay. The paper uses it with `Delta`, as
+    Good steps give 0, so repeating them gains nothing; other steps cost, which can reward ending
+    episodes early. The paper uses it with `Delta`, as
     ``Chained([Clip(threshold=...), Delta()])``, and publishes no threshold. (To bound a source on
-    both sides there is ``Term.clip``.)
+    both sides use ``Term.clip``.)
 
     Args:
         threshold: eta, a rating that is good enough.
@@ -246,15 +246,12 @@ class Clip(nn.Module):
 
     @torch.no_grad()
     def forward(self, raw: Tensor, rollout: Rollout) -> Tensor:
-        """`raw` [T, N] to scaled [T, N]."""
+        """Transform `raw` [T, N] to scaled [T, N]."""
         return torch.where(rollout.valid, (raw - self.threshold).clamp(max=0), 0.0)
-
-    def update(self, raw: Tensor, rollout: Rollout) -> None:
-        """Nothing to store."""
 
 
 class _Quantiles(nn.Module):
-    """Quantiles of a rollout's ratings: the first rollout's, moved by later ones if decay < 1."""
+    """Quantiles of the first rollout's ratings, moved towards those of later ones if decay < 1."""
 
     values: Tensor
     started: Tensor
@@ -268,7 +265,7 @@ class _Quantiles(nn.Module):
         self.register_buffer("started", torch.tensor(False))
 
     def merged(self, x: Tensor) -> Tensor:
-        """The quantiles [Q] as if ratings `x` [*] were counted too; nothing is stored."""
+        """Compute the quantiles [Q] including ratings `x` [*]; store nothing."""
         if len(x) == 0:
             return self.values
         now = torch.quantile(x, self.levels)
@@ -276,6 +273,6 @@ class _Quantiles(nn.Module):
         return torch.where(self.started, moved, now)
 
     def update(self, x: Tensor) -> None:
-        """Count ratings `x` [*]."""
+        """Add ratings `x` [*]."""
         self.values = self.merged(x)
         self.started = self.started | (len(x) > 0)

@@ -1,9 +1,9 @@
-"""Set functions whose marginal gains are a reward (Submodular RL, Prajapat et al. 2024)."""
+"""Set functions whose marginal gains are rewards (Submodular RL, Prajapat et al. 2024)."""
 
 from firstlight.envs.minigrid.seen_cells import SeenCells
 from firstlight.intrinsic.submodular.base import SetFunction
 from firstlight.intrinsic.submodular.bounds import Greedy, best_set, best_walk, greedy, greedy_walk
-from firstlight.intrinsic.submodular.callable_set_function import Own
+from firstlight.intrinsic.submodular.callable_set_function import CallableSetFunction
 from firstlight.intrinsic.submodular.check import check_set_function
 from firstlight.intrinsic.submodular.collection import Collection
 from firstlight.intrinsic.submodular.coverage import Coverage, disc, line_of_sight
@@ -26,6 +26,7 @@ from firstlight.intrinsic.submodular.logdet import DDesign, LogDet
 
 __all__ = [
     "Binned",
+    "CallableSetFunction",
     "Collection",
     "Coverage",
     "DDesign",
@@ -37,7 +38,6 @@ __all__ = [
     "Linear",
     "LogDet",
     "Matern",
-    "Own",
     "Rbf",
     "RegionEntropy",
     "SeenCells",

@@ -1,4 +1,4 @@
-"""The protocol of a set function: one growing set per environment, known by marginal gains."""
+"""`SetFunction`, the interface of set functions: one growing set per environment."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from firstlight.intrinsic.state import GrowingBuffers
+from firstlight.intrinsic.state import GrowingBuffers, grow_rows
 
 
 class SetFunction(GrowingBuffers, ABC):
-    """A set function F, and for each environment a set that grows item by item.
+    """A set function F with one set per environment that grows item by item.
 
-    F is known by what an item adds, ``gain = F(S + item) - F(S)``, which subclasses compute from a
-    few numbers per environment. A subclass has `marginal`, names those numbers by `register_rows`,
-    and says by `item_shape` and `item_dtype` what an item is. All lives on the CPU in float64, so
-    that a long sum of gains still is F; items on another device are brought over.
+    Subclasses implement `marginal`, the gain ``F(S + item) - F(S)``, from a few numbers per
+    environment. They declare these numbers by `register_rows` and their items by `item_shape` and
+    `item_dtype`. All state is on the CPU, in float64 so that long sums of gains stay exact; items
+    on another device are copied.
 
-    Whether an item that comes twice counts twice is each function's own affair.
+    Whether a repeated item counts again depends on the function.
 
     Attributes:
         item_shape: of one item.
         item_dtype: items are cast to it.
-        total: [E] float64, ``F(S) - F(nothing)`` by environment.
+        total: [E] float64, ``F(S) - F(empty set)`` by environment.
     """
 
     on_host = True
     item_shape: tuple[int, ...] = ()
     item_dtype: torch.dtype = torch.int64
     total: Tensor
+    _row_names: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,14 +40,14 @@ class SetFunction(GrowingBuffers, ABC):
 
     @abstractmethod
     def marginal(self, items: Tensor, rows: Tensor, write: bool) -> Tensor:
-        """What each of `items` [M, *item] adds to the sets of `rows` [M] int64: [M] float64.
+        """Compute the gain of adding `items` [M, *item] to the sets of `rows` [M]: [M] float64.
 
-        For subclasses to write, and for nobody else to call. With `write` the items are in those
-        sets afterwards, else nothing changes.
+        Called only by this base class. With `write` the items are added to the sets, otherwise
+        nothing changes. `rows` is int64 without repeats.
         """
 
     def gain(self, items: Tensor, env_ids: Tensor) -> Tensor:
-        """What each item would add to its environment's set; nothing changes.
+        """Compute what each item would add to its environment's set; nothing changes.
 
         Args:
             items: [M, *item].
@@ -58,10 +59,10 @@ class SetFunction(GrowingBuffers, ABC):
         return self._checked_gain(items, env_ids, write=False)
 
     def add(self, items: Tensor, env_ids: Tensor) -> Tensor:
-        """Put items [M, *item] into the sets of `env_ids` [M] int64, all different.
+        """Add items [M, *item] to the sets of `env_ids` [M] int64, all different.
 
         Returns:
-            [M] float64, what each added.
+            [M] float64, the gain of each.
         """
         gain = self._checked_gain(items, env_ids, write=True)
         self.total[env_ids.cpu()] += gain
@@ -70,26 +71,26 @@ class SetFunction(GrowingBuffers, ABC):
     def reset(self, env_ids: Tensor | None = None) -> None:
         """Empty the sets of `env_ids` [M] int64, or all."""
         if env_ids is None:
-            for name, buffer in self._per_env():
-                setattr(self, name, buffer[:0])
+            for name in self._row_names:
+                setattr(self, name, getattr(self, name)[:0])
             return
         ids = env_ids.cpu()
-        self._know(ids)
-        for _, buffer in self._per_env():
-            buffer[ids] = 0
+        self._grow_environments(ids)
+        for name in self._row_names:
+            getattr(self, name)[ids] = 0
 
     def value(self, sets: Sequence[Tensor]) -> Tensor:
-        """``F(S) - F(nothing)`` of whole sets, from scratch; the environments' own stay.
+        """Compute ``F(S) - F(empty set)`` of whole sets; the environments' sets do not change.
 
         Args:
-            sets: `S` of them, each [L, *item], of any lengths.
+            sets: `S` sets, each [L, *item], of any lengths.
 
         Returns:
             [S] float64.
         """
         scratch = copy.deepcopy(self)
         scratch.reset()
-        scratch._know(torch.arange(len(sets)))
+        scratch._grow_environments(torch.arange(len(sets)))
         for place in range(max(map(len, sets), default=0)):
             rows = [row for row, items in enumerate(sets) if place < len(items)]
             scratch.add(torch.stack([sets[row][place] for row in rows]), torch.tensor(rows))
@@ -98,20 +99,15 @@ class SetFunction(GrowingBuffers, ABC):
     def register_rows(
         self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float64
     ) -> None:
-        """Keep `shape` zeros for each environment, as the buffer `name` [E, *shape]."""
+        """Register the buffer `name` [E, *shape], with zeros for the empty set."""
         self.register_buffer(name, torch.zeros((0, *shape), dtype=dtype))
-        self._names = (*getattr(self, "_names", ()), name)
+        self._row_names = (*self._row_names, name)
 
-    def _per_env(self) -> list[tuple[str, Tensor]]:
-        return [(name, getattr(self, name)) for name in self._names]
-
-    def _know(self, ids: Tensor) -> None:
-        """Make room for environments never seen before, with empty sets."""
-        missing = int(ids.max()) + 1 - len(self.total) if len(ids) else 0
-        if missing > 0:
-            for name, buffer in self._per_env():
-                new = buffer.new_zeros((missing, *buffer.shape[1:]))
-                setattr(self, name, torch.cat([buffer, new]))
+    def _grow_environments(self, ids: Tensor) -> None:
+        """Add empty sets until every environment in `ids` has one."""
+        if len(ids) and int(ids.max()) >= len(self.total):
+            for name in self._row_names:
+                setattr(self, name, grow_rows(getattr(self, name), ids))
 
     def _checked_gain(self, items: Tensor, env_ids: Tensor, write: bool) -> Tensor:
         if tuple(items.shape) != (len(env_ids), *self.item_shape):
@@ -121,13 +117,13 @@ class SetFunction(GrowingBuffers, ABC):
             )
         ids = env_ids.cpu()
         if len({*ids.tolist()}) < len(ids):
-            raise ValueError(f"env_ids {ids.tolist()} names an environment twice: add one by one")
-        self._know(ids)
+            raise ValueError(f"env_ids {ids.tolist()} has duplicates: add these items one by one")
+        self._grow_environments(ids)
         return self.marginal(items.cpu().to(self.item_dtype), ids, write)
 
 
 def checked_index(items: Tensor, count: int, what: str) -> Tensor:
-    """`items` [M] int64 themselves, if they lie in 0 to ``count - 1``; else a ValueError."""
+    """Return `items` [M] int64 if they are in 0 to ``count - 1``, else raise ValueError."""
     if len(items) and not 0 <= int(items.min()) <= int(items.max()) < count:
         bad = items[(items < 0) | (items >= count)][0].item()
         raise ValueError(f"there is no {what} {bad}: they are numbered 0 to {count - 1}")
@@ -135,7 +131,7 @@ def checked_index(items: Tensor, count: int, what: str) -> Tensor:
 
 
 def as_table(values: object, name: str, dim: int, *, signed: bool = False) -> Tensor:
-    """`values` as a float64 tensor of `dim` axes.
+    """Convert `values` to a float64 tensor of `dim` axes.
 
     Raises:
         ValueError: for another number of axes, numbers that are not finite, or negative ones unless
@@ -143,7 +139,21 @@ def as_table(values: object, name: str, dim: int, *, signed: bool = False) -> Te
     """
     table = torch.as_tensor(values, dtype=torch.float64).cpu()
     if table.dim() != dim or not table.numel():
-        raise ValueError(f"{name} has shape {tuple(table.shape)}; it has {dim} axes, none empty")
+        raise ValueError(f"{name} has shape {tuple(table.shape)}, expected {dim} non-empty axes")
     if not table.isfinite().all() or (not signed and bool((table < 0).any())):
-        raise ValueError(f"{name} holds finite numbers{'' if signed else ', at least 0'}")
+        raise ValueError(f"{name} must be finite{'' if signed else ' and at least 0'}")
     return table.contiguous()
+
+
+def as_weights(values: object | None, count: int, what: str) -> Tensor:
+    """Convert `values` to `count` weights [count] float64 of at least 0; None gives ones.
+
+    Raises:
+        ValueError: as `as_table`, or for another number of weights.
+    """
+    if values is None:
+        return torch.ones(count, dtype=torch.float64)
+    weights = as_table(values, "weights", 1)
+    if len(weights) != count:
+        raise ValueError(f"there are {len(weights)} weights for {count} {what}")
+    return weights

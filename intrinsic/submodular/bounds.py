@@ -1,4 +1,4 @@
-"""What the best set, or the best walk, could be worth: greedy, by a bound, or by trying all."""
+"""The best set or walk: greedy with a bound, or by exhaustive search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from firstlight.intrinsic.submodular.base import SetFunction
 
-_MOST = 200_000  # sets or walks that are tried
+_MOST = 200_000  # sets or walks in an exhaustive search
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +19,9 @@ class Greedy:
     """Result of `greedy`.
 
     Args:
-        chosen: [k] int64, which of the candidates, in order.
+        chosen: [k] int64, indices of the candidates, in order.
         value: F of them.
-        bound: no k candidates are worth more, if F is monotone submodular.
+        bound: upper bound on F of any k candidates, if F is monotone submodular.
     """
 
     chosen: Tensor
@@ -30,18 +30,18 @@ class Greedy:
 
 
 def greedy(function: SetFunction, candidates: Tensor, k: int, *, repeats: bool = False) -> Greedy:
-    """Choose k items one by one, each the one that adds most.
+    """Choose k items one by one, each time the one with the largest gain.
 
     For a monotone submodular F the value is at least ``1 - 1/e`` of the best (Nemhauser et al.
-    1978). The bound is the least over the sets S on the way of ``F(S)`` plus the k largest gains
-    at S (Leskovec et al. 2007), mostly much tighter. For walks of k states it holds too, with
-    `candidates` all items of cells, and is seldom reached: a walk cannot jump.
+    1978). The bound is the minimum over the intermediate sets S of ``F(S)`` plus the k largest
+    gains at S (Leskovec et al. 2007), usually much tighter. With the items of all cells as
+    `candidates` it also holds for walks of k states, but is rarely reached, as a walk cannot jump.
 
     Args:
-        function: it keeps its own sets.
+        function: its own sets do not change.
         candidates: [P, *item].
         k: at least 1.
-        repeats: an item may be chosen again, for functions that count it again.
+        repeats: allow an item to be chosen again, for functions that count it again.
 
     Raises:
         ValueError: for fewer candidates than k, without repeats, or k below 1.
@@ -66,31 +66,33 @@ def greedy(function: SetFunction, candidates: Tensor, k: int, *, repeats: bool =
 
 
 def best_set(function: SetFunction, candidates: Tensor, k: int) -> tuple[Tensor, float]:
-    """The best k different candidates, by trying all sets.
+    """Find the best k different candidates by exhaustive search.
 
     Returns:
         [k] int64, and F of them.
 
     Raises:
-        ValueError: for none, or more than 200,000 sets.
+        ValueError: for no set, or more than 200,000.
     """
     sets = list(itertools.islice(itertools.combinations(range(len(candidates)), k), _MOST + 1))
     if not 1 <= len(sets) <= _MOST:
-        raise ValueError(f"there are none or too many sets of {k} from {len(candidates)} to try")
+        raise ValueError(
+            f"{k} of {len(candidates)} candidates form no set or more than {_MOST:,}, the limit"
+        )
     return _best(function, candidates, torch.tensor(sets))
 
 
 def best_walk(
     function: SetFunction, items: Tensor, successor: Tensor, start: int, moves: int
 ) -> tuple[Tensor, float]:
-    """The best walk, by trying all.
+    """Find the best walk by exhaustive search.
 
     Args:
-        function: of the items on the walk, the first included.
+        function: of the items on the walk, including the first.
         items: [cells, *item].
-        successor: [cells, A] int64, where each action leads.
-        start: the first cell.
-        moves: of a walk.
+        successor: [cells, A] int64, cell that each action leads to.
+        start: first cell.
+        moves: number of moves.
 
     Returns:
         [moves + 1] int64 cells, and F of their items.
@@ -104,16 +106,16 @@ def best_walk(
         walks = torch.cat([walks[:, None].expand(-1, ends.shape[1], -1), ends[..., None]], -1)
         walks = walks.flatten(0, 1).unique(dim=0)
         if len(walks) > _MOST:
-            raise ValueError(f"there are more than {_MOST:,} walks to try")
+            raise ValueError(f"there are {len(walks):,} walks, the limit is {_MOST:,}")
     return _best(function, items, walks)
 
 
 def greedy_walk(
     function: SetFunction, items: Tensor, successor: Tensor, start: int, moves: int
 ) -> tuple[Tensor, float]:
-    """The walk that takes, at each move, one that adds most; arguments and result of `best_walk`.
+    """Walk to the neighbour with the largest gain at each move; arguments as in `best_walk`.
 
-    Unlike `greedy` it has no guarantee: it does not see past its neighbours.
+    Unlike `greedy` it has no guarantee, because it only compares neighbouring cells.
     """
     scratch, here = copy.deepcopy(function), torch.tensor([0])
     scratch.reset()
@@ -128,7 +130,7 @@ def greedy_walk(
 
 
 def _best(function: SetFunction, items: Tensor, sets: Tensor) -> tuple[Tensor, float]:
-    """The best of `sets` [S, k] of numbers of items."""
+    """Best of `sets` [S, k] of item indices, and its value."""
     values = torch.cat([function.value(list(items[part])) for part in sets.split(10_000)])
     best = int(values.argmax())
     return sets[best], float(values[best])

@@ -1,4 +1,4 @@
-"""Any set function of a user's own, from nothing but its definition."""
+"""`CallableSetFunction`, a set function defined by a plain Python function."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from firstlight.intrinsic.submodular.base import SetFunction
 _START = 16
 
 
-class Own(SetFunction):
-    """A plain function of a list of items as a `SetFunction`; slow, and nothing else is needed.
+class CallableSetFunction(SetFunction):
+    """Wraps a plain function of a list of items as a `SetFunction`; simple, but slow.
 
-    ``function([])`` need not be 0. It is called twice for each item, with all of the episode's
-    items so far in the order in which they came, repeats included. Where that is too slow, write
-    a `SetFunction` with a gain of its own; `check_set_function` says whether yours is submodular.
+    ``function([])`` need not be 0. It is called twice per item, with all items of the episode so
+    far in their order, repeats included. Where that is too slow, write a `SetFunction` with its own
+    `marginal`; `check_set_function` checks that a function is submodular.
 
     Args:
-        function: list of items to a number. An item is a number, or a tuple of them (nested, if an
-            item has several axes).
+        function: maps a list of items to a number. An item is a number, or a tuple of numbers
+            (nested, if items have several axes).
         item_shape: of an item; default a single number.
         floats: whether items are float64, else int64.
 
     >>> def pairs(cells):
     ...     return float(len({cell // 2 for cell in cells}))
-    >>> Own(pairs).value([torch.tensor([0, 1, 5])])
+    >>> CallableSetFunction(pairs).value([torch.tensor([0, 1, 5])])
     tensor([2.], dtype=torch.float64)
     """
 
@@ -64,7 +64,7 @@ class Own(SetFunction):
 
 
 def plain(item: Tensor) -> Any:
-    """An item [*item] as a number, or as (nested) tuples of numbers, which can be hashed."""
+    """Convert an item [*item] to a number, or to (nested) tuples of numbers, which are hashable."""
 
     def frozen(value: Any) -> Any:
         return tuple(map(frozen, value)) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""A check of set functions: monotone, diminishing returns; it names a counterexample."""
+"""`check_set_function`, which searches counterexamples to monotonicity and submodularity."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from firstlight.envs.seeding import generator
 from firstlight.intrinsic.submodular.base import SetFunction
-from firstlight.intrinsic.submodular.callable_set_function import Own, plain
+from firstlight.intrinsic.submodular.callable_set_function import CallableSetFunction, plain
 
 
 def check_set_function(
@@ -24,22 +24,23 @@ def check_set_function(
     tolerance: float = 1e-6,
     seed: int = 0,
 ) -> None:
-    """Try a set function on random sets, on a copy of it.
+    """Check a set function on random sets, on a copy of it.
 
-    Each trial draws a set B, a part A of it, and one more item x, all from `items` without
-    repeats, and asks that: adding x to A gains no less than adding it to B (diminishing returns,
-    which is submodularity); with `monotone`, no gain is negative; B in another order is worth the
-    same. Of a `SetFunction` also that `gain` changes nothing and says what `add` then gives, that
-    environments do not see each other, and that `reset` empties. Passing proves nothing, but a
-    function that is far from submodular seldom passes.
+    Each trial draws a set B, a subset A, and another item x, all from `items` without repeats, and
+    checks that adding x to A gains no less than adding it to B (diminishing returns, which is
+    submodularity); with `monotone`, that no gain is negative; and that the order of B does not
+    matter. For a `SetFunction` also that `gain` changes nothing and agrees with `add`, that
+    environments are independent, and that `reset` empties the sets. Passing is no proof, but a
+    function that is far from submodular rarely passes.
 
     Args:
-        function: a `SetFunction`, or a plain one of a list of items, see `Own`.
-        items: [P, *item], what to draw from, at least 2.
-        trials: how many sets.
-        size: of B, at most.
-        monotone: whether it is said to be.
-        tolerance: of what is compared.
+        function: a `SetFunction`, or a plain function of a list of items, see
+            `CallableSetFunction`.
+        items: [P, *item], at least 2, to draw sets from.
+        trials: number of sets.
+        size: maximum size of B.
+        monotone: whether the function should be monotone.
+        tolerance: of all comparisons.
         seed: of the draws.
 
     Raises:
@@ -52,10 +53,11 @@ def check_set_function(
     AssertionError: not submodular: 3 adds 1 to [], but 3 to [1]
     """
     if len(items) < 2:
-        raise ValueError(f"a check needs at least 2 items, not {len(items)}")
+        raise ValueError(f"there are {len(items)} items, expected at least 2")
     if not isinstance(function, SetFunction):
         shape = tuple(items.shape[1:])
-        function = Own(function, item_shape=shape, floats=items.is_floating_point())
+        floats = items.is_floating_point()
+        function = CallableSetFunction(function, item_shape=shape, floats=floats)
     function = copy.deepcopy(function)
     numbers = generator(seed, "check set function")
     for _ in range(trials):
@@ -63,7 +65,7 @@ def check_set_function(
 
 
 class _Trial:
-    """Sets A in B and an item x; environment 0 holds A, and environment 1 holds B."""
+    """Sets A within B, and an item x; environment 0 holds A and environment 1 holds B."""
 
     def __init__(
         self,
@@ -79,7 +81,7 @@ class _Trial:
         count = int(torch.randint(1, most + 1, (), generator=numbers))
         self.x, self.b = items[order[0]], items[order[1 : count + 1]]
         self.inside = torch.rand(count, generator=numbers) < 0.5
-        self.inside[int(torch.randint(count, (), generator=numbers))] = False  # A is less than B
+        self.inside[int(torch.randint(count, (), generator=numbers))] = False  # A is not B
         self.shuffled = self.b[torch.randperm(count, generator=numbers)]
 
     def check(self, monotone: bool) -> None:
@@ -89,14 +91,14 @@ class _Trial:
             for env in (0, 1) if inside else (1,):
                 gains[env].append(self._add(item, env))
         a = self.b[self.inside]
-        said = self.function.gain(torch.stack([self.x, self.x]), torch.tensor([0, 1]))
+        predicted = self.function.gain(torch.stack([self.x, self.x]), torch.tensor([0, 1]))
         to_a, to_b = self._add(self.x, 0), self._add(self.x, 1)
         x, small, large = _text(self.x), _texts(a), _texts(self.b)
         one, other = self._alone(self.b), self._alone(self.shuffled)
         self._require(
             abs(sum(gains[1]) - one) <= self.tolerance,
-            f"environments see each other, or reset forgets too little: {large} was worth "
-            f"{sum(gains[1]):.6g} beside another set, and {one:.6g} alone",
+            f"environments are not independent, or reset does not empty sets: F of {large} is "
+            f"{sum(gains[1]):.6g} beside another set, but {one:.6g} alone",
         )
         self._require(
             to_a >= to_b - self.tolerance,
@@ -113,16 +115,17 @@ class _Trial:
                     )
         self._require(
             abs(one - other) <= self.tolerance,
-            f"order matters: {large} is worth {one:.6g}, but {_texts(self.shuffled)} {other:.6g}",
+            f"order matters: F of {large} is {one:.6g}, of {_texts(self.shuffled)} {other:.6g}",
         )
-        close = abs(float(said[0]) - to_a) + abs(float(said[1]) - to_b) <= self.tolerance
-        self._require(close, f"gain says {said.tolist()} of {x}, and add gives {[to_a, to_b]}")
+        close = abs(float(predicted[0]) - to_a) + abs(float(predicted[1]) - to_b) <= self.tolerance
+        sentence = f"gain of {x} is {predicted.tolist()}, but add returns {[to_a, to_b]}"
+        self._require(close, sentence)
 
     def _add(self, item: Tensor, env: int) -> float:
         return float(self.function.add(item[None], torch.tensor([env])))
 
     def _alone(self, items: Tensor) -> float:
-        """F of `items` [L, *item], added to nothing else."""
+        """F of `items` [L, *item], added to the empty set."""
         self.function.reset()
         return sum(self._add(item, 1) for item in items)
 

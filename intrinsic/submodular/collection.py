@@ -1,4 +1,4 @@
-"""Saturating item collection."""
+"""`Collection`, items of several kinds with a limit for each."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from firstlight.intrinsic.submodular.base import SetFunction, as_table, checked_
 
 
 class Collection(SetFunction):
-    """``F(S) = sum over groups i of min(|S ∩ G_i|, d_i)``: some of each kind, no more.
+    """``F(S) = sum over groups i of min(|S ∩ G_i|, d_i)``: up to d_i items of each group.
 
-    An item is a place, and counts once however often it comes. This is item collection of
-    Submodular RL (Prajapat et al. 2024), and with ``d_i = 1`` its group Steiner tour.
+    An item is the number of a place and counts once, however often it is repeated. This is the item
+    collection of Submodular RL (Prajapat et al. 2024), and with ``d_i = 1`` its group Steiner tour.
 
     Args:
-        groups: [G, P], 1 (or True) where a place belongs to a group, else 0; fractions are counted
-            as such.
+        groups: [G, P], 1 (or True) if a place belongs to a group, else 0; fractions count as such.
         limits: [G], the d_i.
 
     Raises:
-        ValueError: if they do not fit each other, or are negative.
+        ValueError: if the shapes do not match, or for negative numbers.
 
     >>> berries = Collection([[1, 1, 1, 0], [0, 0, 0, 1]], limits=[2, 1])
     >>> berries.value([torch.tensor([0, 1, 2]), torch.tensor([0, 0, 3])])

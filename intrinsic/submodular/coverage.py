@@ -1,4 +1,4 @@
-"""Coverage: the weight of all cells that were sensed."""
+"""`Coverage`, the weight of all cells sensed, and functions for sensor footprints."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from firstlight.intrinsic.submodular.base import SetFunction, as_table, checked_index
+from firstlight.intrinsic.submodular.base import SetFunction, as_weights, checked_index
 from firstlight.intrinsic.submodular.coverage_kernels import cover
 
 
 class Coverage(SetFunction):
     """``F(S) = sum of w(cell) over the union of the cells that the items of S cover``.
 
-    An item is a list of cells [C], negative where it is none; with `senses` it is the number of a
-    place, which covers the cells of that row, or nothing where it is negative.
+    An item is a list of cells [C] in which negative numbers are ignored; with `senses` it is the
+    number of a place, which covers the cells of that row, or nothing if it is negative.
 
     Args:
-        num_cells: how many cells there are.
+        num_cells: number of cells.
         weights: [num_cells], at least 0; default 1 each.
-        senses: [P, C] int64, cells that are sensed from each of P places, filled up with -1; see
-            `disc` and `line_of_sight`.
-        max_cells: C of an item, where there is no `senses`.
+        senses: [P, C] int64, cells sensed from each of P places, padded with -1; see `disc` and
+            `line_of_sight`.
+        max_cells: C of an item, without `senses`.
 
     Raises:
-        ValueError: for weights or cells that do not fit.
+        ValueError: for weights or cells that do not match `num_cells`.
 
     >>> coverage = Coverage(9, senses=disc(3, 3, radius=1))
     >>> coverage.value([torch.tensor([4]), torch.tensor([4, 0, 4])])
@@ -46,19 +46,14 @@ class Coverage(SetFunction):
     ):
         super().__init__()
         if num_cells < 1:
-            raise ValueError(f"num_cells is {num_cells}; there is at least one")
+            raise ValueError(f"num_cells is {num_cells}, expected at least 1")
         self.num_cells = num_cells
-        self.weights = (
-            torch.ones(num_cells, dtype=torch.float64)
-            if weights is None
-            else as_table(weights, "weights", 1)
-        )
-        if len(self.weights) != num_cells:
-            raise ValueError(f"there are {len(self.weights)} weights for {num_cells} cells")
+        self.weights = as_weights(weights, num_cells, "cells")
         self.senses = None if senses is None else torch.as_tensor(senses, dtype=torch.int64)
         if self.senses is not None:
             if self.senses.dim() != 2:
-                raise ValueError(f"senses is [places, cells], not {tuple(self.senses.shape)}")
+                shape = tuple(self.senses.shape)
+                raise ValueError(f"senses has shape {shape}, expected [places, cells]")
             self._check(self.senses)
         self.item_shape = (max_cells,) if self.senses is None else ()
         self.register_rows("covered", ((num_cells + 7) // 8,), torch.uint8)
@@ -82,30 +77,30 @@ class Coverage(SetFunction):
 
 
 def disc(width: int, height: int, radius: float) -> Tensor:
-    """Cells no farther than `radius` (Euclidean) from each cell of a grid.
+    """List the cells within `radius` (Euclidean) of each cell of a grid.
 
     Cells and places are numbered ``x * height + y``. With radius 1 these are a cell and its four
     neighbours.
 
     Returns:
-        [width * height, C] int64, for `Coverage`, filled up with -1.
+        [width * height, C] int64 for `Coverage`, padded with -1.
     """
     return _padded(_near(width, height, radius))
 
 
 def line_of_sight(walls: Any, radius: float) -> Tensor:
-    """Cells within `radius` that nothing hides, from each cell of a grid.
+    """List the cells within `radius` that are visible from each cell of a grid.
 
-    A wall hides what lies behind it: all cells whose straight line to the place, from centre to
-    centre, passes through the inside of the wall. Walls themselves are seen; a line slips between
-    two walls that touch at a corner.
+    A wall hides all cells whose straight line to the place, from centre to centre, passes through
+    the inside of the wall. Walls themselves are visible; a line passes between two walls that touch
+    at a corner.
 
     Args:
         walls: [width, height] bool.
         radius: Euclidean.
 
     Returns:
-        [width * height, C] int64, for `Coverage`, filled up with -1. Cells and places are numbered
+        [width * height, C] int64 for `Coverage`, padded with -1. Cells and places are numbered
         ``x * height + y``.
     """
     walls = np.asarray(walls, bool)
@@ -119,7 +114,7 @@ def line_of_sight(walls: Any, radius: float) -> Tensor:
 
 
 def _hidden(a: tuple[int, int], b: tuple[int, int], wx: np.ndarray, wy: np.ndarray) -> bool:
-    """Whether one of the walls at (wx, wy) [W] lies across the line from `a` to `b`."""
+    """Whether one of the walls at (wx, wy) [W] blocks the line from `a` to `b`."""
     (x, y), (u, v) = a, b
     dx, dy = u - x, v - y
     off = np.abs(dx * (wy - y) - dy * (wx - x))  # times the line's length: distance of the centre

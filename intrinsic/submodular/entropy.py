@@ -1,4 +1,4 @@
-"""Entropy of the visits to regions."""
+"""`RegionEntropy`, entropy of the visits to regions."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ class RegionEntropy(SetFunction):
     """``F(S) = sum over regions i of h(n_i / horizon)``, ``h(p) = -p log p``, in nats.
 
     An item is the number of a region; each visit counts. After exactly `horizon` visits F is the
-    entropy of where they went, at most ``log(num_regions)``. The entropy of the visits *so far* is
-    not submodular, and dividing by a fixed horizon makes it so: h is concave.
+    entropy of their distribution, at most ``log(num_regions)``. The entropy of the visits *so far*
+    is not submodular; with a fixed horizon it is, because h is concave.
 
     h falls once a region has more than 1/e of all visits, so F is submodular but not monotone:
-    staying then costs. With `held` h stays at its peak, 1/e, from there on; that F is monotone.
+    further visits have a negative gain. With `held` h stays at its maximum, 1/e, from there on, and
+    F is monotone.
 
     Args:
-        num_regions: how many there are.
-        horizon: visits of an episode.
+        num_regions: number of regions.
+        horizon: number of visits per episode.
         held: see above.
 
     Raises:
@@ -38,7 +39,9 @@ class RegionEntropy(SetFunction):
     def __init__(self, num_regions: int, *, horizon: int, held: bool = False):
         super().__init__()
         if num_regions < 1 or horizon < 1:
-            raise ValueError(f"num_regions {num_regions} and horizon {horizon} are at least 1")
+            raise ValueError(
+                f"num_regions is {num_regions} and horizon is {horizon}, expected at least 1"
+            )
         self.num_regions, self.horizon, self.held = num_regions, horizon, held
         self.register_rows("visits", (num_regions,))
 

@@ -1,27 +1,26 @@
-"""Facility location."""
+"""`FacilityLocation`, how well a set represents all clients."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from firstlight.intrinsic.submodular.base import SetFunction, as_table, checked_index
+from firstlight.intrinsic.submodular.base import SetFunction, as_table, as_weights, checked_index
 
 
 class FacilityLocation(SetFunction):
     """``F(S) = sum over clients i of w_i * max over j in S of similarity(i, j)``.
 
-    An item is the number of a facility. High where every client has something like it in S: a set
-    of places that stands for all.
+    An item is the number of a facility. F is high if every client is similar to some item in S, so
+    that S represents all clients.
 
     Args:
         similarity: [I, J] of I clients and J facilities, at least 0.
         weights: [I], at least 0; default 1 each.
 
     Raises:
-        ValueError: if they do not fit each other, or are negative.
+        ValueError: if the shapes do not match, or for negative numbers.
 
     >>> shops = FacilityLocation([[1.0, 0.5], [0.0, 2.0]])
     >>> shops.value([torch.tensor([0]), torch.tensor([0, 1])])
@@ -39,13 +38,7 @@ class FacilityLocation(SetFunction):
         super().__init__()
         self.similarity = as_table(similarity, "similarity", 2)
         clients, self.num_facilities = self.similarity.shape
-        self.weights = (
-            torch.ones(clients, dtype=torch.float64)
-            if weights is None
-            else as_table(weights, "weights", 1)
-        )
-        if len(self.weights) != clients:
-            raise ValueError(f"there are {len(self.weights)} weights for {clients} clients")
+        self.weights = as_weights(weights, clients, "clients")
         self.register_rows("best", (clients,))
 
     def marginal(self, items: Tensor, rows: Tensor, write: bool) -> Tensor:

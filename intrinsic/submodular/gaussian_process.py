@@ -1,4 +1,4 @@
-"""Covariance functions, and fields over places that a Gaussian process draws or infers."""
+"""Gaussian processes: covariance functions, samples and posterior means over points."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 from firstlight.envs.seeding import generator
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
-"""Points [..., R, d] and [..., S, d] float64 to their covariances [..., R, S]."""
+"""Maps points [..., R, d] and [..., S, d] float64 to their covariances [..., R, S]."""
 
 _JITTER = 1e-9
 
 
 class Rbf:
-    """``variance * exp(-r² / (2 * length_scale²))``.
+    """Squared exponential covariance ``variance * exp(-r² / (2 * length_scale²))``.
 
     Args:
         length_scale: above 0.
@@ -33,7 +33,7 @@ class Rbf:
 
 
 class Matern:
-    """Matérn's covariance of smoothness 1/2, 3/2 or 5/2 (Rasmussen & Williams 2006, §4.2).
+    """Matérn covariance of smoothness 1/2, 3/2 or 5/2 (Rasmussen & Williams 2006, §4.2).
 
     Args:
         length_scale: above 0.
@@ -46,7 +46,7 @@ class Matern:
 
     def __init__(self, length_scale: float = 1.0, nu: float = 2.5, variance: float = 1.0):
         if nu not in (0.5, 1.5, 2.5):
-            raise ValueError(f"nu is 0.5, 1.5 or 2.5, not {nu}")
+            raise ValueError(f"nu is {nu}, expected 0.5, 1.5 or 2.5")
         self.length_scale, self.variance = _positive(length_scale, variance)
         self.nu = nu
 
@@ -60,7 +60,7 @@ class Matern:
 
 
 class Linear:
-    """``variance * <a, b>``: of functions that are linear in the features.
+    """Covariance ``variance * <a, b>`` of functions that are linear in the features.
 
     Args:
         variance: above 0.
@@ -75,15 +75,15 @@ class Linear:
 
 
 def gp_sample(points: Sequence[Sequence[float]] | Tensor, kernel: Kernel, *, seed: int) -> Tensor:
-    """One draw of a Gaussian process, shifted so that its lowest value is 0.
+    """Sample a Gaussian process at `points`, shifted so that the minimum is 0.
 
-    As the weights of a `Coverage` it is Gaussian-process-weighted coverage (Submodular RL,
+    As the weights of a `Coverage` this gives Gaussian-process-weighted coverage (Submodular RL,
     Prajapat et al. 2024).
 
     Args:
         points: [P, d].
-        kernel: its covariance.
-        seed: of the draw.
+        kernel: covariance.
+        seed: of the sample.
 
     Returns:
         [P] float64, at least 0.
@@ -105,17 +105,17 @@ def gp_mean(
     values: Sequence[float] | Tensor,
     noise: float = 0.1,
 ) -> Tensor:
-    """What a Gaussian process infers from a few measurements, and 0 where that is negative.
+    """Posterior mean of a Gaussian process given measurements; negative values become 0.
 
     Args:
-        points: [P, d].
-        kernel: its covariance.
-        seen: [R, d], where measurements were made.
-        values: [R], of what.
-        noise: their standard deviation.
+        points: [P, d], where to evaluate the mean.
+        kernel: covariance.
+        seen: [R, d], points of the measurements.
+        values: [R], measured values.
+        noise: standard deviation of a measurement.
 
     Returns:
-        [P] float64, at least 0: the weights of a `Coverage`, say of where animals nest.
+        [P] float64, at least 0, for example as the weights of a `Coverage`.
     """
     x, at, y = (torch.as_tensor(v, dtype=torch.float64) for v in (points, seen, values))
     gram = kernel(at, at) + noise**2 * torch.eye(len(at), dtype=torch.float64)
@@ -123,11 +123,11 @@ def gp_mean(
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean, [..., R, S]; by differences, so that a point is 0 from itself."""
+    """Euclidean distances [..., R, S]; from differences, so that equal points have distance 0."""
     return (a[..., :, None, :] - b[..., None, :, :]).square().sum(-1).sqrt()
 
 
 def _positive(*values: float) -> tuple[float, ...]:
     if not all(math.isfinite(value) and value > 0 for value in values):
-        raise ValueError(f"a kernel's length scale and variance are above 0, not {values}")
+        raise ValueError(f"length scale and variance of a kernel are {values}, expected above 0")
     return values

@@ -1,4 +1,4 @@
-"""Which items a moment of an episode is: what set functions are fed from observations."""
+"""Items of set functions, computed from observations and info channels."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from torch import Tensor
 
 from firstlight.envs.types import Obs
 
-_STONE, _NO_GLYPH = 2359, 5976  # NetHack 3.6: what is blank, and what is no glyph at all
+_STONE, _NO_GLYPH = 2359, 5976  # NetHack 3.6: a blank tile, and no glyph at all
 _ROWS, _COLUMNS = 21, 79
 _DUNGEONS, _LEVELS = 8, 64
-_DNUM, _DLEVEL = 23, 24  # places in NLE's blstats
+_DNUM, _DLEVEL = 23, 24  # indices in NLE's blstats
 
 
 class Items(Protocol):
-    """Turns moments into items of a set function."""
+    """Computes items of a set function from observations and info; any such function will do."""
 
     def __call__(self, obs: Obs, info: Obs) -> Tensor:
-        """Fields [R, ...] of `R` moments to items [R, *item]."""
+        """Compute items [R, *item] from fields [R, ...] of `R` time steps."""
         ...
 
 
 class Field:
-    """A field of the observation, or else of the side channels, as it is.
+    """Returns a field of the observation, or else of the info channels, unchanged.
 
     Args:
         name: of the field.
-        sizes: the field is a place in a grid of these sides, and its item the number of the cell;
-            for (W, H) and a field (x, y) that is ``x * H + y``.
+        sizes: shape of a grid in which the field is a position; the item is then the number of the
+            cell, ``x * H + y`` for (W, H) and a field (x, y).
 
     >>> Field("position", sizes=(4, 3))({}, {"position": torch.tensor([[2, 1]])})
     tensor([7])
@@ -42,7 +42,7 @@ class Field:
         self.name, self.sizes = name, None if sizes is None else tuple(sizes)
 
     def __call__(self, obs: Obs, info: Obs) -> Tensor:
-        """See `Items`; ValueError if there is no such field, or a place outside of the grid."""
+        """See `Items`; ValueError if there is no such field, or a position is outside the grid."""
         fields = obs if self.name in obs else info
         if self.name not in fields:
             raise ValueError(f"no field {self.name!r}; there are {sorted([*obs, *info])}")
@@ -51,24 +51,23 @@ class Field:
             return field
         sizes = torch.tensor(self.sizes, device=field.device)
         if field.shape[1:] != sizes.shape or bool(((field < 0) | (field >= sizes)).any()):
-            raise ValueError(f"{self.name!r} is no place in a grid of {self.sizes}")
+            raise ValueError(f"{self.name!r} is no position in a grid of shape {self.sizes}")
         strides = [math.prod(self.sizes[i + 1 :]) for i in range(len(self.sizes))]
         return (field * torch.tensor(strides, device=field.device)).sum(-1)
 
 
 class Binned:
-    """The cell of an even grid in which a body is, such as ``x * cells + y``; -1 outside of it.
+    """Number of the grid cell that contains a position, such as ``x * cells + y``; -1 outside.
 
     Args:
-        name: of a field of the observation, or else of the side channels: coordinates, or one
-            number.
-        low: where the grid begins, on every axis.
-        high: where it ends.
-        cells: along each axis.
+        name: field of the observation, or else of the info channels: coordinates, or one number.
+        low: lower bound of the grid on every axis.
+        high: upper bound.
+        cells: number of cells along each axis.
         columns: which of the field's numbers are the coordinates; default all.
 
     Raises:
-        ValueError: if there are no columns, no cells, or no ground between `low` and `high`.
+        ValueError: for empty `columns`, `cells` below 1, or `low` not below `high`.
 
     >>> ground = Binned("at", low=-2, high=2, cells=4)
     >>> ground({}, {"at": torch.tensor([[-2.0, 1.5], [0.5, -0.5], [9.0, 0.0]])})
@@ -86,8 +85,8 @@ class Binned:
     ):
         if low >= high or cells < 1 or (columns is not None and not columns):
             raise ValueError(
-                f"low {low} is below high {high}, cells {cells} is at least 1, and columns "
-                f"{columns} are some"
+                f"low is {low}, high {high}, cells {cells} and columns {columns}, expected low "
+                "below high, cells of at least 1 and columns not empty"
             )
         self.field, self.low, self.high, self.cells = Field(name), low, high, cells
         self.columns = None if columns is None else list(columns)
@@ -101,34 +100,34 @@ class Binned:
         return torch.where(inside, (cell * strides.to(cell.device)).sum(-1), -1)
 
     def places(self, obs: Obs, info: Obs) -> Tensor:
-        """The coordinates of each row, [R, d] float64.
+        """Return the coordinates of each row, [R, d] float64.
 
         Raises:
             ValueError: if there is no such field, or if it has no such columns.
         """
         field = self.field(obs, info)
-        body = field[:, None] if field.dim() == 1 else field
-        if body.dim() != 2 or max(self.columns or [0]) >= body.shape[1]:
+        table = field[:, None] if field.dim() == 1 else field
+        if table.dim() != 2 or max(self.columns or [0]) >= table.shape[1]:
             raise ValueError(
-                f"{self.field.name!r} is {tuple(field.shape[1:])}, and no row of coordinates with "
-                f"the columns {self.columns}"
+                f"{self.field.name!r} has shape {tuple(field.shape[1:])}, expected coordinates "
+                f"with columns {self.columns}"
             )
-        return body.double()[:, self.columns or slice(None)]
+        return table.double()[:, self.columns or slice(None)]
 
 
 class ExploredTiles:
-    """The tiles of a NetHack level that the map shows, for `Coverage`: [1659] int64, else -1.
+    """Explored tiles of a NetHack level, for `Coverage`: numbers [1659] int64, -1 if unexplored.
 
-    A tile is explored once its glyph is anything but blank. Tiles are numbered by dungeon, level
-    and place, from `glyphs` [21, 79] and `blstats` of the observation.
+    A tile is explored if its glyph is not blank. Tiles are numbered by dungeon, level and position,
+    from `glyphs` [21, 79] and `blstats` of the observation.
     """
 
     num_cells = _DUNGEONS * _LEVELS * _ROWS * _COLUMNS
     item_size = _ROWS * _COLUMNS
 
     def __init__(self, obs_space: spaces.Dict, info_space: spaces.Dict | None = None):
-        shape = getattr(obs_space.spaces.get("glyphs"), "shape", None)
-        if shape != (_ROWS, _COLUMNS) or "blstats" not in obs_space.spaces:
+        glyphs = obs_space.spaces.get("glyphs")
+        if glyphs is None or glyphs.shape != (_ROWS, _COLUMNS) or "blstats" not in obs_space.spaces:
             raise ValueError("explored tiles need NetHack's glyphs [21, 79] and blstats")
 
     def __call__(self, obs: Obs, info: Obs) -> Tensor:

@@ -1,4 +1,4 @@
-"""Log-determinants: how much a set of measurements tells, in nats."""
+"""Log-determinants: information gain of a set of measurements, in nats."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _START = 16
 
 
 class LogDet(SetFunction):
-    """``F(S) = ½ log det(I + K_S / noise²)``: the information S gives on a Gaussian process.
+    """``F(S) = ½ log det(I + K_S / noise²)``: information about a Gaussian process, in nats.
 
-    An item is a point [dim], measured with normal noise. In nats. The same point twice is measured
-    twice, and tells more than once does.
+    An item is a point [dim], measured with normal noise. A repeated point is a second measurement
+    and adds information.
 
-    The gain of a point x is ``½ log(1 + v / noise²)``, v its variance after the measurements so
-    far, from a Cholesky factor that gets a row for each: O(n²) for the n-th point of an episode,
-    and n² numbers per environment. With a linear kernel and long episodes, take `DDesign`.
+    The gain of a point x is ``½ log(1 + v / noise²)``, v its variance given the measurements so
+    far, from a Cholesky factor with one row per point: O(n²) for the n-th point of an episode, and
+    n² numbers per environment. With a linear kernel and long episodes use `DDesign`.
 
-    The released code of Submodular RL computes ``½ ln det(K + 1e-6 I)`` plus ``log2(1000)`` a
-    point. That is this with noise 1e-3, but for bits taken for nats: the constant is ``ln(1000)``.
+    The released code of Submodular RL computes ``½ ln det(K + 1e-6 I)`` plus ``log2(1000)`` per
+    point. This is the same with noise 1e-3, except that the constant should be ``ln(1000)``.
 
     Args:
         kernel: covariance, such as `Rbf` or `Matern`.
@@ -41,7 +41,7 @@ class LogDet(SetFunction):
     def __init__(self, kernel: Kernel, *, dim: int, noise: float = 1.0):
         super().__init__()
         if not (noise > 0 and dim > 0):
-            raise ValueError(f"noise {noise} and dim {dim} are above 0")
+            raise ValueError(f"noise is {noise} and dim is {dim}, expected above 0")
         self.kernel, self.noise, self.item_shape = kernel, noise, (dim,)
         self.register_rows("points", (_START, dim))
         self.register_rows("factor", (_START, _START))
@@ -60,15 +60,15 @@ class LogDet(SetFunction):
         variance = (prior - row.square().sum(1)).clamp(min=0)
         if write:
             if n == self.factor.shape[1]:
-                self._grow()
+                self._grow_points()
             self.points[rows, count] = items
             self.factor[rows, count, :n] = row
             self.factor[rows, count, count] = (variance + self.noise**2).sqrt()
             self.count[rows] = count + 1
         return 0.5 * torch.log1p(variance / self.noise**2)
 
-    def _grow(self) -> None:
-        """Room for twice as many points."""
+    def _grow_points(self) -> None:
+        """Make room for twice as many points."""
         E, n, d = self.points.shape
         points, factor = self.points.new_zeros(E, 2 * n, d), self.factor.new_zeros(E, 2 * n, 2 * n)
         points[:, :n], factor[:, :n, :n] = self.points, self.factor
@@ -79,7 +79,7 @@ class DDesign(SetFunction):
     """``F(S) = ½ log det(I + Φᵀ Φ / ridge)``, Φ the features of S in rows: Bayesian D-design.
 
     An item is a feature vector [dim]. This is `LogDet` with a linear kernel and ``noise² = ridge``,
-    from an inverse that is updated (Sherman & Morrison 1950): O(dim²) however long the episode.
+    from an updated inverse (Sherman & Morrison 1950): O(dim²) for any length of the episode.
 
     Args:
         dim: of the features.
@@ -99,7 +99,7 @@ class DDesign(SetFunction):
     def __init__(self, dim: int, *, ridge: float = 1.0):
         super().__init__()
         if not (ridge > 0 and dim > 0):
-            raise ValueError(f"ridge {ridge} and dim {dim} are above 0")
+            raise ValueError(f"ridge is {ridge} and dim is {dim}, expected above 0")
         self.ridge, self.item_shape = ridge, (dim,)
         self.register_rows("removed", (dim, dim))  # (I - inverse of (I + Φᵀ Φ / ridge))
 

@@ -242,7 +242,7 @@ class LikesTheFamiliar(Count):
         (ForgetsOnSaving, "saved and loaded, the module computes"),
         (UnsavedOptimizer, "saved and loaded, the module updates"),
         (SavesAnObject, r"state_dict\['_extra_state'\]\['thing'\]"),
-        (LikesTheFamiliar, "a state never visited is paid"),
+        (LikesTheFamiliar, "a state never visited gets"),
     ],
 )
 def test_each_broken_rule_is_named(broken, sentence):

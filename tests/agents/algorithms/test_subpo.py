@@ -19,7 +19,7 @@ from firstlight.envs import Chain, Runner
 from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.types import Rollout, check
 from firstlight.intrinsic import Heads, RewardMixer, Submodular, Sum, Term
-from firstlight.intrinsic.submodular import Field, Own
+from firstlight.intrinsic.submodular import CallableSetFunction, Field
 from firstlight.networks.distributions import Categorical
 from firstlight.networks.encoders import Grid
 
@@ -375,7 +375,9 @@ def test_it_learns_to_cover_the_chain(options):
         vec.obs_space, vec.act_space, encoder=MLP(vec.obs_space, hidden=(32,)), num_streams=2
     )
     module = Submodular(
-        vec.obs_space, function=Own(lambda s: float(len(set(s)))), items=Field("position")
+        vec.obs_space,
+        function=CallableSetFunction(lambda s: float(len(set(s)))),
+        items=Field("position"),
     )
     mixer = RewardMixer({"reward": Term(weight=0.0), "cells": Term()}, Heads())
     learner = SubPO(policy, **{"lr": 0.01, **options})

@@ -33,7 +33,7 @@ from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.seeding import generator
 from firstlight.envs.worlds.chain import Chain
 from firstlight.intrinsic import RND, HashCount, RewardMixer, Term
-from firstlight.intrinsic.mixer import Part
+from firstlight.intrinsic.mixer import Component
 from firstlight.networks.encoders import MLP
 from firstlight.scripts import evaluate, train
 
@@ -69,7 +69,7 @@ def means(lasts, source, channel="position"):
     """Position to the mean of a source there and how often it was reached, step by step."""
     values = defaultdict(list)
     for last in lasts:
-        raw = last.rewards.parts[source].raw
+        raw = last.rewards.components[source].raw
         for t in range(last.rollout.num_steps):
             for n in range(last.rollout.num_envs):
                 if last.rollout.valid[t, n]:
@@ -92,7 +92,7 @@ def shown(maps, source):
 
 
 def agree(maps, lasts, channel="position"):
-    for source in lasts[0].rewards.parts:
+    for source in lasts[0].rewards.components:
         expected = means(lasts, source, channel)
         found = shown(maps, source)
         assert found.keys() == expected.keys()
@@ -127,8 +127,8 @@ def test_rows_that_are_not_valid_count_nowhere():
     rollout = Runner(vec).collect(RandomActor(vec.act_space), 20)
     assert (~rollout.valid).sum() > 5
     raw = torch.where(rollout.valid, 1.0, 1e6)
-    part = Part(raw, raw, raw, 1.0)
-    last = IterationData(rollout, {}, SimpleNamespace(parts={"bonus": part}), 0.0)
+    part = Component(raw, raw, raw, 1.0)
+    last = IterationData(rollout, {}, SimpleNamespace(components={"bonus": part}), 0.0)
     maps = HeatMaps(vec, every_seconds=0)
     maps(SimpleNamespace(data=last, directory=None, stopping=False, steps=0, total_steps=9), {})
     assert set(shown(maps, "bonus").values()) == {1.0}
@@ -152,9 +152,9 @@ def test_maps_grow_to_all_sides_as_places_are_found():
             torch.randint(-reach, reach + 1, s, generator=numbers) for s in (shape, final)
         )
         raw = torch.rand((T, 4), generator=numbers)
-        parts = {"bonus": Part(raw, raw, raw, 1.0)}
+        parts = {"bonus": Component(raw, raw, raw, 1.0)}
         lasts.append(
-            IterationData(placed(rollout, at, hidden), {}, SimpleNamespace(parts=parts), 0.0)
+            IterationData(placed(rollout, at, hidden), {}, SimpleNamespace(components=parts), 0.0)
         )
         stopping = reach == 9
         maps(
@@ -265,7 +265,7 @@ def test_a_film_has_a_frame_for_the_beginning_and_one_for_each_step(autoreset, t
     frames = read(tmp_path / "a.gif")
     assert len(frames) == steps + 1
     height, width = vec.render(0).shape[:2]
-    assert frames[0].shape == (height + len(rewards.parts) * (WORDS + PLOT + 5), 256, 3)
+    assert frames[0].shape == (height + len(rewards.components) * (WORDS + PLOT + 5), 256, 3)
     record(policy, vec, tmp_path / "b.gif", seed=3)  # the same episode without the rewards
     left = (256 - width) // 2
     plain = read(tmp_path / "b.gif")
@@ -290,8 +290,8 @@ def test_what_a_film_shows_is_what_the_rollout_would_have_been_paid(autoreset, t
     whole = mixer(rollout, bonus, 1.0)
     assert torch.allclose(paid.reward, whole.reward, atol=1e-6)
     assert torch.equal(paid.discount, whole.discount)
-    for name, part in whole.parts.items():
-        assert torch.allclose(paid.parts[name].raw, part.raw, atol=1e-6)
+    for name, part in whole.components.items():
+        assert torch.allclose(paid.components[name].raw, part.raw, atol=1e-6)
 
 
 def test_taking_a_film_changes_nothing(tmp_path):
@@ -318,7 +318,7 @@ def test_taking_a_film_changes_nothing(tmp_path):
 
 def strips(values, weight=1.0):
     scaled = torch.tensor(values)[:, None]
-    return Strips({"a": Part(scaled, scaled, scaled, weight)})
+    return Strips({"a": Component(scaled, scaled, scaled, weight)})
 
 
 def bars(picture, frame):

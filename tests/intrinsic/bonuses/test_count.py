@@ -179,11 +179,11 @@ def test_each_seed_has_its_projection_and_the_global_numbers_are_left_alone():
 @pytest.mark.parametrize(
     ("space", "settings", "sentence"),
     [
-        (spaces.Box(-np.inf, np.inf, (3,)), {}, "'x'.*give bits"),
-        (spaces.Box(-3.4e38, 3.4e38, (3,)), {}, "'x'.*give bits"),
-        (spaces.Discrete(3), {"bits": 8}, "bits=8 does nothing"),
+        (spaces.Box(-np.inf, np.inf, (3,)), {}, "'x'.*set bits"),
+        (spaces.Box(-3.4e38, 3.4e38, (3,)), {}, "'x'.*set bits"),
+        (spaces.Discrete(3), {"bits": 8}, "bits=8 has no effect"),
         (spaces.Discrete(3), {"keys": []}, "keys is empty"),
-        (spaces.Discrete(3), {"scope": "episode"}, "scope is one of global, episodic, first_visit"),
+        (spaces.Discrete(3), {"scope": "episode"}, "expected one of global, episodic, first_visit"),
     ],
 )
 def test_what_cannot_be_counted_is_refused(space, settings, sentence):

@@ -110,7 +110,7 @@ def test_farming_pays_no_more_than_the_cap_and_success_more():
 
 
 def test_a_negative_cap_is_refused():
-    with pytest.raises(ValueError, match="cap=-1"):
+    with pytest.raises(ValueError, match="cap is -1"):
         EpisodeCap(cap=-1)
 
 
@@ -157,7 +157,8 @@ def test_a_bonus_that_explodes_is_caught_within_the_iteration_and_its_share_held
 def test_a_share_is_held_by_one_factor_for_the_whole_rollout():
     rollout = paying()[0]
     bonus = loud(rollout, 50.0)
-    part = RewardMixer({"b": Term(budget=ShareCap(share=0.5))})(rollout, {"b": bonus}).parts["b"]
+    mixer = RewardMixer({"b": Term(budget=ShareCap(share=0.5))})
+    part = mixer(rollout, {"b": bonus}).components["b"]
     ratio = (part.scaled / bonus)[rollout.valid]
     torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))
     assert ratio[0] < 1
@@ -167,8 +168,8 @@ def test_a_modest_bonus_is_not_touched():
     rollout = paying()[0]
     part = RewardMixer({"b": Term(weight=1e-3, budget=ShareCap(share=0.5))})(
         rollout, {"b": loud(rollout, 1.0)}
-    ).parts["b"]
-    assert torch.equal(part.scaled, part.asked)
+    ).components["b"]
+    assert torch.equal(part.scaled, part.before_budget)
 
 
 def test_before_the_task_ever_pays_nothing_is_held_back_unless_told():
@@ -176,8 +177,8 @@ def test_before_the_task_ever_pays_nothing_is_held_back_unless_told():
     bonus = {"b": loud(rollout, 1e6)}
     for floor, held in ((0.0, False), (0.1, True)):
         mixer = RewardMixer({"b": Term(budget=ShareCap(share=0.5, floor=floor))})
-        part = mixer(rollout, bonus).parts["b"]
-        assert torch.equal(part.scaled, part.asked) != held
+        part = mixer(rollout, bonus).components["b"]
+        assert torch.equal(part.scaled, part.before_budget) != held
         if held:
             mean = part.scaled.sum() / rollout.valid.sum()
             assert mean.item() == pytest.approx(0.1, rel=1e-4)
@@ -192,7 +193,7 @@ def test_silent_iterations_are_held_against_what_the_task_paid_when_it_did():
         sizes.append(rollout.reward.sum().item() / rollout.valid.sum().item())
     silent = dataclasses.replace(rollouts[2], reward=torch.zeros(40, 5))
     mixer.update(silent, mixer(silent, {"b": loud(silent, 1.0)}))  # does not dilute the mean
-    part = mixer(silent, {"b": loud(silent, 1e6)}).parts["b"]
+    part = mixer(silent, {"b": loud(silent, 1e6)}).components["b"]
     mean = part.scaled.sum().item() / silent.valid.sum().item()
     assert mean == pytest.approx(sum(sizes) / 2, rel=1e-4)
 
@@ -213,7 +214,7 @@ def test_two_loud_sources_cannot_excuse_each_other_in_any_order():
         assert metrics["reward/a/share"] <= 0.3
         assert metrics["reward/b/share"] <= 0.4
     for name in "abc":
-        first, *others = [r.parts[name].scaled for r in rewards]
+        first, *others = [r.components[name].scaled for r in rewards]
         assert all(torch.allclose(first, other) for other in others)
 
 
@@ -222,7 +223,7 @@ def test_several_budgets_apply_caps_first_whatever_their_order():
     bonus = {"b": loud(rollout, 1.0)}
 
     def given(*budgets):
-        return RewardMixer({"b": Term(budget=budgets)})(rollout, bonus).parts["b"].scaled
+        return RewardMixer({"b": Term(budget=budgets)})(rollout, bonus).components["b"].scaled
 
     both = given(ShareCap(share=0.1), EpisodeCap(cap=1.0))
     assert torch.equal(both, given(EpisodeCap(cap=1.0), ShareCap(share=0.1)))

@@ -9,7 +9,7 @@ import torch
 
 from firstlight import envs
 from firstlight.intrinsic import Heads, RewardMixer, Sum, Term
-from firstlight.intrinsic.mixer import JoiningCombine, Krc, Product, ShareCap
+from firstlight.intrinsic.mixer import Krc, Product, ShareCap
 
 JOINING = {
     "product": Product,
@@ -115,7 +115,7 @@ def test_it_is_logged_of_many_sources_too_and_never_where_sources_are_added(roll
     found = [t for t in metrics_of(rollout, terms, Product(), bonus) if "correlation" in t]
     assert found == [f"reward/{name}/correlation_joined" for name in bonus]
     for combine in (Sum(), Heads()):
-        assert not isinstance(combine, JoiningCombine)
+        assert combine.joint(bonus, dict.fromkeys(bonus, 1.0)) is None
         added = metrics_of(rollout, {"a": Term()}, combine, {"a": bonus["a"]})
         assert not any("joined" in tag for tag in added)
 
@@ -144,8 +144,8 @@ def test_a_joined_bonus_that_explodes_is_held_to_its_share(rollout, make, capped
         else:
             assert joint <= share + 1e-4
     modest = {"a": bonus["a"], "b": 1e-9 * bonus["b"]}
-    parts = mixer(rollout, modest).parts
-    assert all(torch.equal(part.scaled, part.asked) for part in parts.values())
+    components = mixer(rollout, modest).components
+    assert all(torch.equal(part.scaled, part.before_budget) for part in components.values())
 
 
 @joining

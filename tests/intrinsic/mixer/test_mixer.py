@@ -98,7 +98,7 @@ def test_weight_zero_needs_no_bonus_and_adds_nothing(rollout, combine):
     mixer = RewardMixer({"reward": Term(), "b": Term(weight=0.0)}, combine)
     rewards = mixer(rollout, {})
     assert torch.equal(rewards.reward[..., 0], rollout.reward)
-    assert set(rewards.parts) == {"reward"}
+    assert set(rewards.components) == {"reward"}
     assert not mixer.active("b", 0.0)
     if rewards.reward.shape[-1] == 2:
         assert rewards.weight.tolist() == [1.0, 0.0]
@@ -130,7 +130,7 @@ def test_order_within_a_term_is_reduce_transform_clip(rollout):
             pass
 
     term = Term(transform=Double(), clip=0.9)
-    part = RewardMixer({"b": term})(rollout, {"b": members}).parts["b"]
+    part = RewardMixer({"b": term})(rollout, {"b": members}).components["b"]
     mean = members.mean(-1) * rollout.valid
     torch.testing.assert_close(part.raw, mean)
     torch.testing.assert_close(part.scaled, (2 * mean).clamp(max=0.9))
@@ -141,7 +141,7 @@ def test_soft_minimum_lies_between_worst_case_and_mean(rollout):
 
     def reduced(beta):
         term = Term(reduce=SoftMin(beta=beta))
-        return RewardMixer({"b": term})(rollout, {"b": members}).parts["b"].raw[rollout.valid]
+        return RewardMixer({"b": term})(rollout, {"b": members}).components["b"].raw[rollout.valid]
 
     valid = members[rollout.valid]
     torch.testing.assert_close(reduced(1e-2), valid.mean(-1), atol=1e-2, rtol=0)
@@ -310,8 +310,7 @@ def test_the_docs_name_every_part():
         *mixer_package.__all__,
         *(n for n, f in vars(shaping).items() if inspect.isfunction(f)),
     ]
-    protocols = ("Part", "RewardMixer", "Rewards", "Schedule", "Stream", "AdaptiveCombine")
-    protocols += ("Joint", "JoiningCombine")
+    protocols = ("Component", "RewardMixer", "Rewards", "Schedule", "Stream", "Joint")
     wanted = set(parts) - {*protocols, "Budget", "Reduce", "Transform"}
     assert len(wanted) > 25
     assert {name for name in wanted if f"`{name}" not in DOCS} == set()

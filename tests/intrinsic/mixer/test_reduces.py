@@ -158,7 +158,7 @@ def test_a_blend_leans_on_the_member_it_calls_nominal():
     ],
 )
 def test_what_makes_no_sense_is_refused(make):
-    with pytest.raises(ValueError, match=r"is 'sample' or|is 'std' or|beta=-1"):
+    with pytest.raises(ValueError, match=r"expected 'sample' or|expected 'std' or|beta is -1"):
         make()
 
 

@@ -64,9 +64,9 @@ def test_cells_are_numbered_x_first_and_others_of_the_field_do_not_matter():
 def test_one_number_is_a_place_on_a_line_and_what_is_no_place_is_refused():
     line = Binned("x", low=0, high=4, cells=4)
     assert line({}, {"x": torch.tensor([3.5, 0.0, 4.0])}).tolist() == [3, 0, -1]
-    with pytest.raises(ValueError, match=r"'x' is \(\), .* columns \[1\]"):
+    with pytest.raises(ValueError, match=r"'x' has shape \(\), .* columns \[1\]"):
         Binned("x", low=0, high=4, cells=4, columns=[1])({}, {"x": torch.zeros(3)})
-    with pytest.raises(ValueError, match=r"'x' is \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"'x' has shape \(2, 2\)"):
         line({}, {"x": torch.zeros(3, 2, 2)})
 
 
@@ -74,7 +74,7 @@ def test_one_number_is_a_place_on_a_line_and_what_is_no_place_is_refused():
     ("low", "high", "cells", "columns"), [(1, 1, 2, None), (0, 1, 0, None), (0, 1, 2, [])]
 )
 def test_ground_that_cannot_be_is_refused(low, high, cells, columns):
-    with pytest.raises(ValueError, match="is below high"):
+    with pytest.raises(ValueError, match="expected low below high"):
         Binned("at", low=low, high=high, cells=cells, columns=columns)
 
 

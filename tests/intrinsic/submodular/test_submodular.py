@@ -26,6 +26,7 @@ from firstlight.envs.vector.gym import GymVec
 from firstlight.envs.worlds.chain import Chain
 from firstlight.intrinsic import Heads, RewardMixer, Submodular, Sum, Term, check_module
 from firstlight.intrinsic.submodular import (
+    CallableSetFunction,
     Collection,
     Coverage,
     DDesign,
@@ -33,7 +34,6 @@ from firstlight.intrinsic.submodular import (
     FacilityLocation,
     Field,
     LogDet,
-    Own,
     Rbf,
     RegionEntropy,
     SeenCells,
@@ -50,7 +50,7 @@ FUNCTIONS = {
     "collection": lambda: Collection(TABLE.T > 0.5, [2, 1, 3, 1, 1]),
     "facility": lambda: FacilityLocation(TABLE.T),
     "entropy": lambda: RegionEntropy(PLACES, horizon=30, held=True),
-    "own": lambda: Own(lambda places: float(len(set(places)))),
+    "own": lambda: CallableSetFunction(lambda places: float(len(set(places)))),
 }
 BACKENDS = ("native", "envpool", "python", "no agent_pos")
 
@@ -392,16 +392,16 @@ def test_wrap_adds_only_what_is_missing():
 
 def test_it_says_what_it_needs():
     chain = Chain()
-    with pytest.raises(ValueError, match=r"needs MiniGrid's view .* shows obs: give a function"):
+    with pytest.raises(ValueError, match=r"needs MiniGrid's view .* has obs: pass function"):
         Submodular(chain.obs_space)
     for half in ({"function": Coverage(9)}, {"items": Field("obs")}):
-        with pytest.raises(ValueError, match="given together"):
+        with pytest.raises(ValueError, match="required together"):
             Submodular(chain.obs_space, **half)
     with pytest.raises(ValueError, match="MiniGrid's view"):
         Submodular(chain.obs_space, function=Coverage(9), items=Field("obs"), features=True)
     with pytest.raises(ValueError, match=r"no field 'place'; there are \['obs'\]"):
         Field("place")({"obs": torch.zeros(1)}, {})
-    with pytest.raises(ValueError, match="no place in a grid"):
+    with pytest.raises(ValueError, match="no position in a grid"):
         Field("at", sizes=(3, 2))({"at": torch.tensor([[0, 2]])}, {})
     assert Field("at", sizes=(3, 2, 5))({"at": torch.tensor([[2, 1, 3]])}, {}).tolist() == [28]
     assert SeenCells(open_vec("native").obs_space).num_cells == 127**2
@@ -441,7 +441,9 @@ def test_weight_0_is_absence(features):
 def test_a_stream_of_its_own_trains():
     vec = Chain(num_envs=8)
     module = Submodular(
-        vec.obs_space, function=Own(lambda s: float(len(set(s)))), items=Field("position")
+        vec.obs_space,
+        function=CallableSetFunction(lambda s: float(len(set(s)))),
+        items=Field("position"),
     )
     mixer = RewardMixer({"reward": Term(), "submodular": Submodular.default_term()}, Heads())
     state = trained(vec, {"submodular": module}, mixer, MLP)
