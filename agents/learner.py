@@ -75,15 +75,15 @@ class Batch:
     valid: Tensor
     rows: Tensor | None = None
 
-    def take(self, rows: Tensor) -> Batch:
-        """Select single steps [1, B] by `rows` [*] int64."""
+    def take(self, columns: Tensor) -> Batch:
+        """Select single steps of [1, B], or sequences of [L, B], by `columns` [*] int64."""
 
         def chosen(field: Tensor) -> Tensor:
-            return field.index_select(1, rows)
+            return field.index_select(1, columns)
 
         return Batch(
-            obs=take(self.obs, rows, dim=1),
-            state={},
+            obs=take(self.obs, columns, dim=1),
+            state=take(self.state, columns),
             is_first=chosen(self.is_first),
             action=chosen(self.action),
             log_prob=chosen(self.log_prob),
@@ -142,13 +142,24 @@ class Auxiliary(nn.Module):
 
 
 def minibatches(batch: Batch, size: int, generator: torch.Generator) -> Iterator[Batch]:
-    """Split the valid rows of `batch` ([1, B]) into random minibatches of about `size` rows.
+    """Split `batch` into random minibatches of about `size` steps.
 
-    Their sizes differ by at most one row, so that no small remainder is normalised on its own.
+    Their number follows from the shape of the batch and `size`, not from how many rows are valid,
+    so that every process of a parallel run takes equally many gradient steps. It is smaller only
+    where a minibatch would have fewer than two valid rows. Single steps [1, B] are split by row,
+    without those that are not valid; sequences [L, B] by column. Sizes differ by at most one.
+
+    Args:
+        batch: of a rollout.
+        size: steps of a minibatch, about.
+        generator: draws the order.
     """
-    rows = batch.valid[0].nonzero()[:, 0]
-    order = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
-    for part in order.tensor_split(max(1, round(len(rows) / size))):
+    L, B = batch.valid.shape
+    columns = batch.valid[0].nonzero()[:, 0] if L == 1 else torch.arange(B).to(batch.valid.device)
+    fewest = min(size, 2)  # valid rows of a minibatch
+    number = max(1, min(round(L * B / size), len(columns) * L // fewest, len(columns)))
+    order = columns[torch.randperm(len(columns), generator=generator).to(columns.device)]
+    for part in order.tensor_split(number):
         yield batch.take(part)
 
 

@@ -78,7 +78,16 @@ def broken_rules(module: str, source: str) -> list[str]:
         called = node.func if isinstance(node, ast.Call) else None
         if isinstance(called, ast.Name) and called.id in FORBIDDEN_CALLS:
             found.append((called.lineno, f"{called.id}() is not used here"))
+        if isinstance(node, ast.Call) and is_probe(node):
+            found.append((node.lineno, "an optional method is a method with a default"))
     return [f"{module}:{line}: {problem}" for line, problem in sorted(set(found))]
+
+
+def is_probe(call: ast.Call) -> bool:
+    """Whether a call asks an object for an attribute of a fixed name that it may lack."""
+    name = call.func.id if isinstance(call.func, ast.Name) else ""
+    constant = len(call.args) > 1 and isinstance(call.args[1], ast.Constant)
+    return name == "hasattr" or (name == "getattr" and constant)
 
 
 def module_name(path: Path) -> str:
@@ -122,6 +131,8 @@ def test_imports_point_downwards(folder):
         ("agents.checkpoint", "from torch import load"),
         ("scripts.bench", "eval('1 + 1')"),
         ("scripts.bench", "exec('x = 1')"),
+        ("envs.vec", "hasattr(vec, 'send')"),
+        ("envs.vec", "getattr(vec, 'resume', 'dropped')"),
     ],
 )
 def test_each_rule_can_fail(module, source):
@@ -142,6 +153,7 @@ def test_each_rule_can_fail(module, source):
         ("scripts.peers", "import stable_baselines3"),
         ("agents.ppo", "from firstlight import __version__\nimport torch\ntorch.tensor(0)"),
         ("agents.agent", "def load(run): ...\npolicy.eval()\nload('x')"),
+        ("envs.types", "[getattr(step, name) for name in names]"),
     ],
 )
 def test_what_is_allowed(module, source):

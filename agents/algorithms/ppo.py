@@ -123,8 +123,7 @@ class PPO(Learner):
         means = table.mean(0).tolist()
         metrics = {f"train/{name}": mean for name, mean in zip(_LOGS, means, strict=True)}
         metrics |= {"train/lr": lr, "train/entropy_coef": entropy_coef}
-        rows = batch.valid[0]
-        fit = explained_variance(batch.value[0, rows], batch.target[0, rows]).tolist()
+        fit = explained_variance(batch.value[batch.valid], batch.target[batch.valid]).tolist()
         for name, value in zip(rewards.streams, fit, strict=True):
             metrics[f"value/{name}/explained_variance"] = value
         return metrics | self.auxiliaries.metrics()
@@ -153,8 +152,8 @@ class PPO(Learner):
     def _step(self, batch: Batch, live: Tensor, entropy_coef: float) -> Tensor:
         """Make one gradient step. Returns `_LOGS` on the device, without waiting for them."""
         if self.normalize_advantage:
-            advantage = batch.advantage - batch.advantage.mean()
-            advantage = advantage / (batch.advantage.std() + 1e-8)
+            used = _valid_rows(batch)(batch.advantage)
+            advantage = (batch.advantage - used.mean()) / (used.std() + 1e-8)
             batch = dataclasses.replace(batch, advantage=advantage)
         return self._descend(batch, partial(self._loss, live=live, entropy_coef=entropy_coef))
 
@@ -180,9 +179,10 @@ class PPO(Learner):
         total = batch.valid.shape[1]
         passes = min(self._passes, total)
         logs = torch.zeros((), device=batch.advantage.device)
-        for rows in torch.arange(total, device=logs.device).tensor_split(passes):
-            share = len(rows) / total
-            value, terms = loss(batch.take(rows) if share < 1 else batch)
+        for columns in torch.arange(total, device=logs.device).tensor_split(passes):
+            part = batch.take(columns) if passes > 1 else batch
+            share = int(part.valid.sum()) / int(batch.valid.sum()) if passes > 1 else 1.0
+            value, terms = loss(part)
             (share * value).backward()
             logs = logs + share * terms
         return logs
@@ -197,17 +197,14 @@ class PPO(Learner):
 
     def _loss(self, batch: Batch, live: Tensor, entropy_coef: float) -> tuple[Tensor, Tensor]:
         """Compute the loss of a batch and its logs."""
+        rows = _valid_rows(batch)
         out = self.policy(batch.obs, batch.state, batch.is_first)
-        logratio = out.dist.log_prob(batch.action) - batch.log_prob
-        policy_loss = clipped_policy_loss(logratio, batch.advantage, self.clip_range)
+        logratio = rows(out.dist.log_prob(batch.action) - batch.log_prob)
+        policy_loss = clipped_policy_loss(logratio, rows(batch.advantage), self.clip_range)
         v_loss = value_loss(
-            out.value.flatten(0, 1),
-            batch.target.flatten(0, 1),
-            batch.value.flatten(0, 1),
-            live,
-            self.clip_range_vf,
+            rows(out.value), rows(batch.target), rows(batch.value), live, self.clip_range_vf
         )
-        entropy = out.dist.entropy().mean()
+        entropy = rows(out.dist.entropy()).mean()
         loss = policy_loss + self.value_coef * v_loss - entropy_coef * entropy
         extra = self.auxiliaries.loss(self.policy, batch)
         loss = loss if extra is None else loss + extra
@@ -218,7 +215,10 @@ class PPO(Learner):
 
     @torch.no_grad()
     def _batch(self, rollout: Rollout, rewards: Rewards) -> Batch:
-        """Arrange the rollout as rows [1, T*N] with advantages and value targets."""
+        """Arrange the rollout as single steps [1, T*N] with advantages and value targets.
+
+        Under a policy with a memory it stays N sequences [T, N], each with its state.
+        """
         T = rollout.num_steps
         value = rollout.value[:-1]
         next_value = successor_values(
@@ -239,12 +239,12 @@ class PPO(Learner):
         for extra in self.auxiliaries.advantages(rollout, forward):
             advantage = advantage + extra
 
-        def rows(field: Tensor) -> Tensor:
-            return field.flatten(0, 1)[None]  # [T, N, ...] -> [1, T*N, ...]
+        def rows(field: Tensor) -> Tensor:  # [T, N, ...] -> [1, T*N, ...]
+            return field if rollout.state else field.flatten(0, 1)[None]
 
         return Batch(
             obs=map_obs(rows, past),
-            state={},
+            state=rollout.state,
             is_first=rows(rollout.is_first[:T]),
             action=rows(rollout.action),
             log_prob=rows(rollout.log_prob),
@@ -252,8 +252,18 @@ class PPO(Learner):
             advantage=rows(advantage),
             target=rows(advantages + value),
             valid=rows(rollout.valid),
-            rows=torch.arange(rollout.valid.numel(), device=rollout.device)[None],
+            rows=rows(torch.arange(rollout.valid.numel(), device=rollout.device).view(T, -1)),
         )
+
+
+def _valid_rows(batch: Batch) -> Callable[[Tensor], Tensor]:
+    """Return what selects the valid rows of a field of `batch`: [L, B, ...] to [R, ...].
+
+    Single steps [1, B] are all valid: `minibatches` leaves the others out.
+    """
+    if len(batch.valid) == 1:
+        return lambda field: field.flatten(0, 1)
+    return lambda field: field[batch.valid]
 
 
 def _check_logs(table: Tensor, names: Sequence[str] = _LOGS) -> None:

@@ -52,9 +52,48 @@ def test_sizes_differ_by_one_at_most_and_none_is_a_tiny_rest(rows, size, invalid
     batch.valid[0, 0] = True
     sizes = [len(part) for part in order_of(batch, size, torch.Generator().manual_seed(0))]
     assert max(sizes) - min(sizes) <= 1
-    count = int(batch.valid.sum())
-    assert min(sizes) >= min(size, count) * 0.6
     assert max(sizes) <= max(size * 1.5, 1)
+    if invalid == 0:
+        assert min(sizes) >= min(size, rows) * 0.6
+
+
+@pytest.mark.parametrize("size", [7, 64, 256])
+def test_the_number_of_gradient_steps_does_not_depend_on_which_rows_are_valid(size):
+    numbers = {
+        len(order_of(make_batch(1024, invalid), size, torch.Generator().manual_seed(0)))
+        for invalid in (0.0, 0.1, 0.5)
+    }
+    assert numbers == {round(1024 / size)}
+
+
+def test_no_minibatch_has_fewer_than_two_valid_rows():
+    batch = make_batch(1024)
+    batch.valid[:] = torch.arange(1024) < 5
+    sizes = [len(part) for part in order_of(batch, 16, torch.Generator().manual_seed(0))]
+    assert sorted(sizes) == [2, 3]
+
+
+def test_sequences_are_kept_whole_with_their_states():
+    L, B = 6, 10
+    step = torch.arange(L * B).view(L, B)
+    batch = dataclasses.replace(
+        make_batch(L * B),
+        **{
+            name: step if name != "value" else step[..., None].float()
+            for name in ("action", "log_prob", "advantage", "value", "target")
+        },
+        obs={"id": step},
+        state={"hidden": torch.arange(B)[:, None]},
+        is_first=step < 0,
+        valid=step % 7 != 0,
+    )
+    parts = list(minibatches(batch, 2 * L, torch.Generator().manual_seed(0)))
+    assert len(parts) == B // 2
+    columns = [part.state["hidden"][:, 0].tolist() for part in parts]
+    assert sorted(column for part in columns for column in part) == list(range(B))
+    for part, chosen in zip(parts, columns, strict=True):
+        assert torch.equal(part.obs["id"], step[:, chosen])
+        assert torch.equal(part.valid, batch.valid[:, chosen])
 
 
 def test_fields_stay_together():

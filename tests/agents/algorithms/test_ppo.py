@@ -15,6 +15,7 @@ from firstlight.envs.minigrid.gridworld import GridWorld
 from firstlight.envs.minigrid.map_memory import MapMemory
 from firstlight.intrinsic import RND, HashCount, Heads, MapChange, RewardMixer, Sum, Term
 from firstlight.intrinsic.mixer import Lagrangian
+from firstlight.networks.cores import Core
 
 
 def make_policy(vec, num_streams=1, seed=0):
@@ -306,3 +307,62 @@ def test_a_mask_forbids_actions():
     out = policy(obs, {}, torch.ones((1, 500), dtype=torch.bool))
     assert set(out.dist.sample().unique().tolist()) <= {0, 2}
     assert torch.isfinite(out.dist.entropy()).all()
+
+
+# --- policies with a memory
+
+
+class Memory(Core):
+    """A recurrent core: a running sum of features through a linear layer."""
+
+    def __init__(self, in_dim):
+        super().__init__()
+        self.out_dim, self.cell = in_dim, nn.GRUCell(in_dim, in_dim)
+
+    def initial_state(self, num_envs):
+        return {"hidden": torch.zeros(num_envs, self.out_dim)}
+
+    def forward(self, features, state, is_first):
+        hidden, out = state["hidden"], []
+        for feature, first in zip(features, is_first, strict=True):
+            hidden = self.cell(feature, hidden * ~first[:, None])
+            out.append(hidden)
+        return torch.stack(out), {"hidden": hidden}
+
+
+def recurrent_policy(vec):
+    policy = make_policy(vec)
+    policy.core = Memory(policy.core.out_dim)
+    policy.policy_head.weight.data *= 100  # probabilities that depend on the state
+    return policy
+
+
+@pytest.mark.parametrize("autoreset", ["same_step", "next_step"])
+def test_sequences_reproduce_the_probabilities_of_acting(autoreset):
+    """Without a change of parameters the ratio is 1, so each sequence began from its state."""
+    vec = Chain(8, length=3, autoreset=autoreset)
+    policy = recurrent_policy(vec)
+    runner, mixer = Runner(vec), RewardMixer({})
+    runner.collect(policy, 5)  # so that the next one begins with a state
+    rollout = runner.collect(policy, 16)
+    learner = PPO(policy, lr=0.0, minibatch_size=32, num_epochs=1)
+    metrics = learner.update(rollout, mixer(rollout, {}))
+    assert metrics["train/approx_kl"] == pytest.approx(0, abs=1e-6)
+    forgetful = dataclasses.replace(rollout, state=policy.initial_state(8))
+    assert learner.update(forgetful, mixer(forgetful, {}))["train/approx_kl"] > 1e-5
+
+
+def test_rows_of_sequences_that_are_not_valid_change_nothing():
+    vec = Chain(8, length=3, autoreset="next_step")
+    policy, mixer = recurrent_policy(vec), RewardMixer({})
+    rollout = Runner(vec).collect(policy, 16)
+    assert (~rollout.valid).any()
+    noise = torch.where(rollout.valid, 0.0, 7.0)
+    changed = dataclasses.replace(rollout, log_prob=rollout.log_prob + noise)
+    updated = []
+    for case in (rollout, changed):
+        copied = copy.deepcopy(policy)
+        PPO(copied, minibatch_size=32, num_epochs=1).update(case, mixer(case, {}))
+        updated.append(copied.state_dict())
+    assert all(torch.equal(updated[0][name], updated[1][name]) for name in updated[0])
+    assert any(not torch.equal(updated[0][n], v) for n, v in policy.state_dict().items())
