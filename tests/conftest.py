@@ -1,4 +1,4 @@
-"""One torch thread for all; and `--soak`, which runs repeated tests in full and writes it down."""
+"""One torch thread, and `--soak`: repeated tests in full, with a line of results for each."""
 
 import json
 import time
@@ -22,13 +22,13 @@ def pytest_collection_modifyitems(config, items):
 
 
 class Soak:
-    """How often a test repeats itself, and what it found."""
+    """How often a test repeats, and the measurements to record."""
 
     def __init__(self, full):
         self.full, self.repeats, self.found = full, 0, {}
 
     def times(self, few, many):
-        """`many` in a soak, else `few`."""
+        """Return a range of `many` in a soak, else of `few`."""
         self.repeats = many if self.full else few
         return range(self.repeats)
 
@@ -36,18 +36,18 @@ class Soak:
 @pytest.fixture
 def soak(request):
     path = request.config.getoption("--soak")
-    told = Soak(full=bool(path))
+    this = Soak(full=bool(path))
     began = time.perf_counter()
-    yield told
+    yield this
     if path:
         from firstlight.scripts.benchmarks.results import commit, hardware
 
         line = {
             "test": request.node.nodeid.partition("/")[2],
-            "repeats": told.repeats,
+            "repeats": this.repeats,
             "passed": request.node.stash.get(PASSED, False),
             "seconds": round(time.perf_counter() - began, 1),
-            **told.found,
+            **this.found,
             "commit": commit(),
             "hardware": hardware(),
         }

@@ -29,7 +29,7 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(soak, tmp_pat
     finish(tmp_path / "whole", total, *CHAIN)
     killed, saved, kills = tmp_path / "killed", 0, 0
     dice = random.Random(1)
-    for _ in soak.times(3, 20):
+    for _ in soak.times(2, 20):
         process = start(killed, total, *CHAIN, "resume=auto")
         wait_for_lines(process, killed, len(lines(killed)) + 1)
         time.sleep(dice.uniform(0, 0.3))

@@ -49,8 +49,8 @@ LONG = {
 @pytest.mark.parametrize("words", LONG.values(), ids=LONG)
 def test_a_long_run_neither_grows_nor_leaks(words, soak, tmp_path):
     shared, samples = shared_memory(), []
-    often = ["eval_every=50000", "eval_episodes=8", "stall_after=60"]
-    often += ["checkpoint.every=20000"] if soak.full else []
+    often = ["eval_every=50000", "stall_after=60"]
+    often += ["eval_episodes=8", "checkpoint.every=20000"] if soak.full else ["eval_episodes=1"]
     process = start(tmp_path, *words, *often, "total_steps=1_000_000_000")
     wait_for_lines(process, tmp_path, 3)
     for _ in soak.times(6, 1800):

@@ -124,7 +124,7 @@ def test_sigusr1_does_not_hide_an_earlier_sigterm():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGUSR1)
         assert signals.received == signal.SIGTERM
-        signals.obey()
+        signals.dispatch()
     assert ended.value.code == 143
 
 
@@ -135,7 +135,7 @@ def test_an_earlier_handler_is_called_after_the_save():
         with Signals() as signals:
             signal.raise_signal(signal.SIGUSR2)
             assert (signals.received, calls) == (signal.SIGUSR2, [])
-            signals.obey()
+            signals.dispatch()
             assert (signals.received, calls) == (None, [signal.SIGUSR2])
             signal.raise_signal(signal.SIGUSR2)  # and once more, as for a job that was requeued
             assert (signals.received, calls) == (signal.SIGUSR2, [signal.SIGUSR2])

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there, and holds exactly what it was given."""
+"""A checkpoint is complete or absent, and restores exactly the state it was given."""
 
 import logging
 import math
@@ -47,7 +47,7 @@ def assert_same(left, right, path="state"):
         assert left == right, path
 
 
-def test_round_trip_is_exact(tmp_path):
+def test_a_loaded_state_equals_the_saved_one(tmp_path):
     base = torch.arange(24.0).reshape(4, 6)
     state = {
         "learner": {
@@ -104,7 +104,7 @@ def test_numpy_scalars_become_python_numbers(tmp_path):
     assert read["f"] == float(np.float32(0.1))
 
 
-def test_big_endian_keeps_its_numbers(tmp_path):
+def test_big_endian_arrays_keep_their_values(tmp_path):
     read = checkpoint.load(checkpoint.save(tmp_path, {"x": np.arange(3, dtype=">i4")}, 0))
     assert read["x"].tolist() == [0, 1, 2]
 
@@ -141,7 +141,7 @@ def test_loaded_tensors_can_be_changed(tmp_path):
 
 
 @pytest.mark.parametrize("leaf", [object(), {1, 2}, b"raw", np.array(["x"]), torch.ones(1) * 1j])
-def test_what_cannot_be_held_is_named_and_nothing_written(tmp_path, leaf):
+def test_a_leaf_that_cannot_be_saved_is_named_and_nothing_is_written(tmp_path, leaf):
     with pytest.raises(CheckpointError, match="cannot hold 'learner/odd'"):
         checkpoint.save(tmp_path / "new", {"learner": {"odd": leaf}}, 0)
     assert not (tmp_path / "new").exists()
@@ -178,7 +178,7 @@ def test_a_missing_or_short_file_is_found(tmp_path, name):
     assert checkpoint.newest(tmp_path) == older
 
 
-def test_where_there_is_none(tmp_path):
+def test_a_folder_without_checkpoints(tmp_path):
     assert checkpoint.newest(tmp_path / "nowhere") is None
     assert checkpoint.newest(tmp_path) is None
     assert checkpoint.best(tmp_path) is None
@@ -196,7 +196,7 @@ def test_retention_keeps_the_newest_and_never_the_last_one_written(tmp_path):
         checkpoint.save(tmp_path, {}, 1, keep=0)
 
 
-def test_going_back_past_a_damaged_one_loses_nothing(tmp_path):
+def test_saving_after_a_damaged_checkpoint_keeps_the_good_ones(tmp_path):
     good = checkpoint.save(tmp_path, state_of(10), 10, keep=1)
     checkpoint.save(tmp_path / "other", {}, 30)
     (tmp_path / "other" / "step_000000000030").rename(tmp_path / "step_000000000030")
@@ -226,7 +226,7 @@ def test_a_stop_while_writing_leaves_the_old_ones(tmp_path, monkeypatch, calls):
     assert checkpoint.load(old)["number"] == 1
 
 
-def test_what_a_killed_process_left_is_cleared_away(tmp_path):
+def test_files_of_a_killed_process_are_removed(tmp_path):
     (tmp_path / ".step_000000000001.tmp").mkdir()
     (tmp_path / ".step_000000000001.tmp" / "state.json").write_text("{")
     assert checkpoint.newest(tmp_path) is None
@@ -276,7 +276,7 @@ def test_best_is_replaced_and_stays_out_of_retention(tmp_path):
     assert checkpoint.best(tmp_path) is None
 
 
-def test_a_format_of_the_future_says_so(tmp_path, monkeypatch):
+def test_a_newer_format_is_refused_with_the_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 99)
     path = checkpoint.save(tmp_path, {}, 0)
     monkeypatch.undo()

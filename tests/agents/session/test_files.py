@@ -1,4 +1,4 @@
-"""Files are replaced whole, and their JSON is strict."""
+"""Write files atomically, and JSON without NaN."""
 
 import json
 import math
@@ -35,7 +35,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert [p.name for p in tmp_path.iterdir()] == ["value.txt"]
 
 
-def test_what_is_no_json_is_refused_before_writing(tmp_path):
+def test_a_value_that_is_not_json_is_refused_before_writing(tmp_path):
     with pytest.raises(TypeError):
         files.write_json(tmp_path / "value.json", {"a": object()})
     assert list(tmp_path.iterdir()) == []

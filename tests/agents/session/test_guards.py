@@ -1,4 +1,4 @@
-"""What is not finite, or not in memory, leaves no trace in weights or checkpoints."""
+"""Updates that are not finite or run out of memory change no weight and no checkpoint."""
 
 import json
 
@@ -27,7 +27,7 @@ ROUND = N * T
 
 
 class World(Env):
-    """Ten steps of noise; `spoil` says at which step of its life which answer is not finite."""
+    """Episodes of ten random steps; `spoil` names the step and the output that is not finite."""
 
     observation_space = spaces.Box(-1, 1, (3,), np.float32)
     action_space = spaces.Discrete(2)
@@ -49,7 +49,7 @@ class World(Env):
 
 
 class Bonus(IntrinsicModule):
-    """Pays 1, but from call `first` to call `last` what it should not; or learns from it."""
+    """A bonus of 1; not finite, or with a loss that is not, from call `first` to call `last`."""
 
     def __init__(self, value, first, last=10**9, where="compute"):
         super().__init__()
@@ -165,7 +165,7 @@ def test_five_in_a_row_end_the_run_and_none_is_saved(source, tmp_path):
     assert all(torch.isfinite(v).all() for v in saved["learner"]["policy"].values())
 
 
-def test_four_in_a_row_do_not():
+def test_four_in_a_row_do_not_end_the_run():
     spoil = {"reward": dict.fromkeys((T + 1, 2 * T + 1, 3 * T + 1, 4 * T + 1), np.inf)}
     trainer = make(spoil=spoil)
     trainer.run(8 * ROUND)
@@ -182,7 +182,7 @@ def test_a_module_with_a_nan_inside_is_never_saved(tmp_path, caplog):
     assert checkpoint.step_of(checkpoint.newest(tmp_path / "checkpoints")) == 3 * ROUND
 
 
-def test_a_module_whose_own_loss_breaks_is_named_and_keeps_nobody_from_theirs(caplog):
+def test_a_module_whose_loss_is_not_finite_is_named_and_the_others_still_learn(caplog):
     class Learns(Bonus):
         def update(self, rollout):
             super().update(rollout)
@@ -212,7 +212,7 @@ def test_an_episode_that_began_in_a_skipped_rollout_is_a_new_one_for_modules():
     assert forgotten == [[0, 1, 2, 3]]
 
 
-def test_a_nan_in_evaluation_is_survived():
+def test_a_nan_in_an_evaluation_does_not_end_the_run():
     vec = GymVec([lambda: World({"observation": {4: np.nan}})] * 2)
     policy = make().policy
     assert evaluate(policy, vec, episodes=4, seed=0).episodes == 4

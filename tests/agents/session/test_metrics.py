@@ -1,4 +1,4 @@
-"""Statistics against a plain loop; scalars alike in both places, also after a resume."""
+"""Episode statistics against a loop; the same scalars in metrics.jsonl and TensorBoard."""
 
 import json
 import math
@@ -77,7 +77,7 @@ def plain_loop(rollouts, threshold, num_envs=NUM_ENVS):
 
 @pytest.mark.parametrize("channel", [True, False])
 @pytest.mark.parametrize("threshold", [None, 0.0, 0.5])
-def test_equals_a_plain_loop(channel, threshold):
+def test_statistics_equal_a_loop_over_steps(channel, threshold):
     rng = np.random.default_rng(0)
     rollouts = [random_rollout(rng, T, channel=channel) for T in (1, 7, 30, 2, 16)]
     statistics = EpisodeStatistics(NUM_ENVS, threshold, window=11)
@@ -101,7 +101,7 @@ def test_equals_a_plain_loop(channel, threshold):
     assert ("rollout/success_rate" in statistics.metrics()) == (channel or threshold is not None)
 
 
-def test_columns_may_be_other_environments_each_time():
+def test_columns_may_be_different_environments_in_each_rollout():
     rng = np.random.default_rng(1)
     rollouts = [
         random_rollout(rng, 9, columns=3, env_ids=rng.permutation(NUM_ENVS)[:3]) for _ in range(8)
@@ -124,7 +124,7 @@ def test_cutting_a_rollout_changes_nothing():
     assert parts.metrics() == whole.metrics()
 
 
-def test_state_goes_on_exactly():
+def test_a_loaded_state_goes_on_exactly():
     rng = np.random.default_rng(3)
     first, second = random_rollout(rng, 25), random_rollout(rng, 25)
     unbroken, resumed = EpisodeStatistics(NUM_ENVS, 0.0, 7), EpisodeStatistics(NUM_ENVS, 0.0, 7)
@@ -227,7 +227,7 @@ def assert_alike(folder):
         assert np.array_equal(board[tag], wanted[tag], equal_nan=True), tag
 
 
-def test_both_places_say_the_same(tmp_path):
+def test_both_files_hold_the_same_scalars(tmp_path):
     writer = MetricsWriter(tmp_path / "run")
     for step in range(0, 50, 10):
         scalars = {"rollout/return_mean": step / 7, "train/loss": np.float32(0.1) * step}

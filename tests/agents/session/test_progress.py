@@ -1,4 +1,4 @@
-"""Progress is one line at a time."""
+"""The progress display: plain lines in a log, one live line on a terminal."""
 
 import io
 from types import SimpleNamespace
@@ -37,7 +37,7 @@ def test_plain_lines_every_ten_seconds_and_at_the_end(clock):
     assert "\x1b" not in stream.getvalue()
 
 
-def test_an_interrupted_run_shows_where_it_stood(clock):
+def test_an_interrupted_run_shows_its_last_step(clock):
     stream = io.StringIO()
     shown = Progress(1000, stream)
     for steps in (10, 20):
@@ -64,7 +64,7 @@ def test_a_terminal_gets_a_live_line(monkeypatch):
     assert "0:00:05 left" in stream.getvalue()
 
 
-def test_nothing_to_say_is_nothing_said():
+def test_without_an_iteration_nothing_is_printed():
     stream = io.StringIO()
     Progress(10, stream).close()
     assert stream.getvalue() == ""

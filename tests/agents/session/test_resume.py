@@ -1,4 +1,4 @@
-"""Exact resume: a run that was stopped goes on as the run that was not, bit for bit."""
+"""Exact resume: a stopped run that goes on equals, bit for bit, one that was never stopped."""
 
 import json
 import shutil
@@ -27,8 +27,8 @@ from firstlight.intrinsic import RND, HashCount, Heads, Linear, ReturnScale, Rew
 from firstlight.networks.encoders import MLP
 
 N, T = 4, 16
-TOTAL = 24 * N * T
-EVERY = 5 * N * T
+TOTAL = 14 * N * T
+EVERY = 3 * N * T
 
 
 def minigrid_env():
@@ -58,7 +58,7 @@ class Noisy(gymnasium.Env):
         return {"where": self.where.copy(), "left": self.left}
 
 
-WORLDS = {
+ENVIRONMENTS = {
     "state": lambda: Chain(N, length=5),
     "state, next-step": lambda: Chain(N, length=5, autoreset="next_step"),
     "replay": lambda: GymVec([minigrid_env] * N),
@@ -107,7 +107,7 @@ def trainer_of(make_vec, path, *, barrier=False, resume=False):
 
 
 class StopError(Exception):
-    """A stand-in for the end of the machine."""
+    """Stands for a machine that stops."""
 
 
 def stop_at(step):
@@ -119,7 +119,7 @@ def stop_at(step):
 
 
 def final_state(trainer):
-    """All that the rest of a run would depend on."""
+    """The state on which the rest of a run depends."""
     state = trainer.session.state_dict()
     if state["runner"]["envs"] is None:  # EnvPool's own state cannot be compared
         del state["runner"]["resets"]
@@ -127,7 +127,7 @@ def final_state(trainer):
 
 
 def same(a, b, path=""):
-    """The first place in which two nested states differ, or None."""
+    """Find the first place in which two nested states differ; None if there is none."""
     if isinstance(a, torch.Tensor | np.ndarray):
         return None if np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True) else path
     if isinstance(a, dict):
@@ -143,7 +143,7 @@ def same(a, b, path=""):
 
 
 def scalars(path):
-    """What was logged, without what the clock says."""
+    """Lines of metrics.jsonl, without what depends on the speed of the machine."""
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return [
         {k: v for k, v in line.items() if k != "time" and not k.startswith("perf/")}
@@ -151,59 +151,60 @@ def scalars(path):
     ]
 
 
-def run_through(make_vec, path, **options):
+def run_through(make_vec, path, eval_vec, **options):
     trainer = trainer_of(make_vec, path, **options)
-    trainer.run(TOTAL, [evaluation(make_vec)])
+    trainer.run(TOTAL, [evaluation(eval_vec)])
     return trainer
 
 
-def evaluation(make_vec):
-    return Evaluate(make_vec(), every=7 * N * T, episodes=3, seed=5)
+def evaluation(eval_vec):
+    return Evaluate(eval_vec, every=4 * N * T, episodes=3, seed=5)
 
 
-@pytest.mark.parametrize("world", WORLDS)
-def test_two_halves_are_the_whole(world, tmp_path):
-    make_vec, barrier = WORLDS[world], world == "barrier"
-    whole = run_through(make_vec, tmp_path / "whole", barrier=barrier)
-    for stops in (13 * N * T, 18 * N * T):  # between two checkpoints; the second part stops too
+@pytest.mark.parametrize("kind", ENVIRONMENTS)
+def test_two_halves_are_the_whole(kind, tmp_path):
+    make_vec, barrier = ENVIRONMENTS[kind], kind == "barrier"
+    eval_vec = make_vec()  # each evaluation resets it
+    whole = run_through(make_vec, tmp_path / "whole", eval_vec, barrier=barrier)
+    for stops in (8 * N * T, 11 * N * T):  # between two checkpoints; the second part stops too
         resume = (tmp_path / "parts").exists()
         part = trainer_of(make_vec, tmp_path / "parts", barrier=barrier, resume=resume)
         with pytest.raises(StopError):
-            part.run(TOTAL, [evaluation(make_vec), stop_at(stops)])
+            part.run(TOTAL, [evaluation(eval_vec), stop_at(stops)])
         part.vec.close()
     torch.manual_seed(0)  # a new process would not know the old one's numbers either
     last = trainer_of(make_vec, tmp_path / "parts", barrier=barrier, resume=True)
     assert 0 < last.session.steps < TOTAL
-    last.run(TOTAL, [evaluation(make_vec)])
+    last.run(TOTAL, [evaluation(eval_vec)])
     assert same(final_state(whole), final_state(last)) is None
     assert scalars(tmp_path / "whole") == scalars(tmp_path / "parts")
     assert "rollout/dropped" not in scalars(tmp_path / "parts")[-1]
-    mode = world.partition(",")[0]
+    mode = kind.partition(",")[0]
     assert read_status(tmp_path / "parts").resume == mode
     best = [checkpoint.load(tmp_path / p / "checkpoints" / "best") for p in ("whole", "parts")]
     assert same(*best) is None
-    for trainer in (whole, last):
-        trainer.vec.close()
+    for vec in (whole.vec, last.vec, eval_vec):
+        vec.close()
 
 
 def test_a_stop_while_modules_warm_up_costs_nothing(tmp_path):
-    make_vec = WORLDS["replay"]
-    whole = run_through(make_vec, tmp_path / "whole")
+    make_vec = ENVIRONMENTS["replay"]
+    whole = run_through(make_vec, tmp_path / "whole", make_vec())
     part = trainer_of(make_vec, tmp_path / "parts")
     part.session.checkpoint_every = N * T
     with pytest.raises(StopError):
         part.run(TOTAL, [stop_at(2 * N * T)])
     last = trainer_of(make_vec, tmp_path / "parts", resume=True)
     assert last.session.steps == N * T < 2 * T * N + 3 * N
-    last.run(TOTAL, [evaluation(make_vec)])
+    last.run(TOTAL, [evaluation(make_vec())])
     assert same(final_state(whole), final_state(last)) is None
 
 
-def test_without_a_barrier_envpool_drops_its_open_episodes_and_says_so(tmp_path, caplog):
-    make_vec = WORLDS["barrier"]
+def test_without_a_barrier_envpool_drops_its_open_episodes_and_reports_it(tmp_path, caplog):
+    make_vec = ENVIRONMENTS["barrier"]
     part = trainer_of(make_vec, tmp_path)
     with pytest.raises(StopError):
-        part.run(TOTAL, [stop_at(13 * N * T)])
+        part.run(TOTAL, [stop_at(8 * N * T)])
     last = trainer_of(make_vec, tmp_path, resume=True)
     assert f"{N} open episodes" in caplog.text
     before = last.session.episodes.episodes
@@ -214,7 +215,7 @@ def test_without_a_barrier_envpool_drops_its_open_episodes_and_says_so(tmp_path,
 
 
 def test_a_barrier_counts_no_episode_that_it_cut(tmp_path):
-    trainer = trainer_of(WORLDS["barrier"], tmp_path, barrier=True)
+    trainer = trainer_of(ENVIRONMENTS["barrier"], tmp_path, barrier=True)
     lengths, cut = [], []
 
     def watch(run, metrics):
@@ -251,7 +252,7 @@ def test_checkpoints_of_every_released_format_still_load(tmp_path):
 
 
 class Forgetful(gymnasium.Env):
-    """Answers by a clock that no seed sets back, from the third step of an episode on."""
+    """Shows a counter that no seed sets back, from the third step of an episode on."""
 
     observation_space = spaces.Box(0, 1e9, (1,), np.float32)
     action_space = spaces.Discrete(2)

@@ -1,4 +1,4 @@
-"""status.json says how a run stands."""
+"""Write and read status.json."""
 
 import json
 
@@ -8,7 +8,7 @@ from firstlight.agents.session.status import STATUSES, Status, read_status, writ
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_round_trip(tmp_path, status):
+def test_a_status_is_read_as_it_was_written(tmp_path, status):
     write_status(tmp_path, "running", 0)
     write_status(tmp_path, status, 12, error="ValueError: no", resume="state")
     assert read_status(tmp_path) == Status(status, 12, "ValueError: no", "state")
@@ -21,7 +21,7 @@ def test_round_trip(tmp_path, status):
     }
 
 
-def test_unknown_and_missing_and_damaged(tmp_path):
+def test_an_unknown_a_missing_and_a_damaged_status(tmp_path):
     assert read_status(tmp_path) is None
     with pytest.raises(ValueError, match="'done', expected one of running, finished"):
         write_status(tmp_path, "done", 1)
