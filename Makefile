@@ -1,4 +1,4 @@
-# `make` alone lists what there is.
+# `make` alone lists the targets.
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 EXTRAS ?= dev
 WORKERS ?= 2
@@ -15,14 +15,14 @@ PYTEST := $(BIN)/python -P -m pytest --ignore-glob="*/benchmarks/peers/*"
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# torch comes first and by its pin, whatever build of it the machine prefers.
+# torch is installed first and by its pin, so that nothing later brings another build of it.
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) -e ".[$(EXTRAS)]"
 	@touch $@
 
-# NetHack and MiniHack, which tests and soak play as well.
+# NetHack and MiniHack, which the tests use as well.
 $(GAMES): $(STAMP)
 	$(PIP) -e ".[nethack]"
 	@touch $@
@@ -61,7 +61,7 @@ soak: $(GAMES)  ## run the repeated tests in full, about two hours; results in d
 tensorboard: $(STAMP)  ## show the runs in a browser
 	$(BIN)/tensorboard --logdir runs --host 127.0.0.1
 
-format: $(STAMP)  ## rewrite the code in the house format
+format: $(STAMP)  ## format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 

@@ -1,4 +1,4 @@
-"""What users add from outside, by the command line and in plain Python."""
+"""Extensions by users, from the command line and in plain Python: no file of ours is edited."""
 
 import importlib
 import json
@@ -19,7 +19,7 @@ from firstlight.scripts import evaluate, train
 from firstlight.scripts.build import build, make_vec
 
 PACKAGE = '''
-"""A package that firstlight has never heard of."""
+"""A package of a user, which firstlight does not know."""
 
 import functools
 
@@ -35,7 +35,7 @@ from firstlight.intrinsic import IntrinsicModule, RewardMixer, Term
 
 
 class Corridor(gymnasium.Env):
-    """Cells in a row; the last one pays."""
+    """Cells in a row; reaching the last one is rewarded."""
 
     def __init__(self, size=5):
         self.size = size
@@ -66,7 +66,7 @@ def make_vec(num_envs, size=5):
 
 
 class Mine(IntrinsicModule):
-    """Pays for cells that were seldom seen."""
+    """A bonus for rarely visited cells."""
 
     def __init__(self, obs_space, *, power=0.5):
         super().__init__()
@@ -89,7 +89,7 @@ class Mine(IntrinsicModule):
 
 
 class Clocked(VecWrapper):
-    """Environments that show one field more."""
+    """Environments with one more observation field."""
 
     def __init__(self, vec):
         super().__init__(vec)
@@ -138,7 +138,7 @@ class Patient(PPO):
 
 
 class Reinforce:
-    """No relative of ours; satisfies the protocol of a learner."""
+    """A learner that shares no code with ours."""
 
     def __init__(self, policy, *, step_size=0.01):
         self.policy = policy
@@ -182,7 +182,7 @@ CHAIN = ("env=chain", "env.length=4", *SMALL)
 
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory):
-    """The package, importable; its folder."""
+    """The folder of the package, on the import path."""
     folder = tmp_path_factory.mktemp("outside")
     for name, text in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -195,7 +195,7 @@ def outside(tmp_path_factory):
 
 @pytest.fixture
 def observatory(outside, tmp_path, monkeypatch):
-    """The package itself; the current folder is empty."""
+    """The package, imported; the current folder is empty."""
     monkeypatch.chdir(tmp_path)
     return importlib.import_module("observatory")
 
@@ -221,7 +221,7 @@ def composed(*overrides: str):
 # --- (a) reward modules
 
 
-def test_the_module_keeps_the_contract(observatory):
+def test_a_users_module_passes_check_module(observatory):
     check_module(observatory.Mine(Chain().obs_space))
 
 
@@ -243,7 +243,7 @@ def test_single_fields_of_its_term_can_be_changed(place, outside, observatory):
         assert line["reward/mine/weighted"] == pytest.approx(2.0 * line["reward/mine/scaled"])
 
 
-def test_what_is_not_changed_stays_the_modules_own(observatory):
+def test_fields_that_are_not_overridden_stay_those_of_the_default_term(observatory):
     words = ("+intrinsic.mine._target_=observatory.Mine", "+intrinsic.mine.power=1.0")
     cfg = composed("env=chain", *words, "+mixer.terms.mine.weight=2.0")
     run = build(cfg, make_vec(cfg.env))
@@ -252,7 +252,7 @@ def test_what_is_not_changed_stays_the_modules_own(observatory):
     assert run.policy.num_streams == 2
 
 
-def test_a_reward_layer_by_its_import_path(observatory):
+def test_a_mixer_by_its_import_path(observatory):
     words = ("+intrinsic.mine._target_=observatory.Mine", "mixer._target_=observatory.Mixer")
     cfg = composed("env=chain", *words)
     run = build(cfg, make_vec(cfg.env))
@@ -260,7 +260,7 @@ def test_a_reward_layer_by_its_import_path(observatory):
     assert run.mixer.terms["mine"] == observatory.Mine.default_term()
 
 
-def test_a_module_that_wraps_the_environments_does_so_in_evaluation_too(observatory):
+def test_a_module_wraps_the_environments_of_evaluations_too(observatory):
     lines = trained(*CHAIN, "+intrinsic.clock._target_=observatory.Clock", "eval_every=16")
     assert all("eval/return_mean" in line for line in lines)
     assert set(load("run").obs_space.spaces) == {"obs", "clock"}
@@ -280,13 +280,13 @@ SEARCH = "hydra.searchpath=[pkg://observatory.conf]"
         (["env._target_=observatory.make_env", "env.num_envs=3", "+env.size=8"], 8, 3),
         (["env._target_=observatory.Corridor", "env.num_envs=2", "+env.size=4"], 4, 2),
         (["env._target_=observatory.make_vec", "env.num_envs=2", "+env.size=9"], 9, 2),
-        ([SEARCH, "env=corridor"], 6, 16),  # its YAML does not say how many
+        ([SEARCH, "env=corridor"], 6, 16),  # its YAML does not set num_envs
         ([SEARCH, "env=corridor", "+env.num_envs=2"], 6, 2),
         ([SEARCH, "env=corridors"], 7, 3),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
-def test_an_environment(words, size, num_envs, observatory):
+def test_an_environment_by_import_path_or_from_a_users_config(words, size, num_envs, observatory):
     small = [word for word in SMALL if not word.startswith(("env.", "total_steps="))]
     small += [f"total_steps={2 * 8 * num_envs}"]
     lines = trained(*words, *small)
@@ -307,7 +307,7 @@ def test_an_environment_of_another_package(observatory):
 # --- (c) networks
 
 
-def test_an_encoder_of_the_users_own_folder(outside, observatory):
+def test_an_encoder_from_a_users_config_folder(outside, observatory):
     trained("--config-dir", str(outside / "mine"), *CHAIN, "encoder=mine", "encoder.width=7")
     with pytest.raises(SpecError, match=r"allow=\['observatory'\]"):
         load("run")
@@ -332,7 +332,7 @@ def test_an_encoder_by_its_import_path(observatory):
 # --- (d) learners
 
 
-def test_a_learner_that_takes_the_keywords_of_ours(observatory):
+def test_a_learner_with_the_keywords_of_ours(observatory):
     lines = trained(*CHAIN, "learner._target_=observatory.Patient", "learner.lr=0.01")
     assert [line["train/seen"] for line in lines] == [1, 2]
     assert "train/entropy" not in lines[0]
@@ -348,7 +348,7 @@ def test_a_learner_that_takes_the_keywords_of_ours(observatory):
     ],
     ids=" ".join,
 )
-def test_a_learner_that_is_no_relative_of_ours(words, outside, observatory):
+def test_a_learner_that_shares_no_code_with_ours(words, outside, observatory):
     lines = trained("--config-dir", str(outside / "mine"), *CHAIN, *words)
     assert all("train/loss" in line for line in lines)
     assert not any("train/approx_kl" in line for line in lines)
@@ -358,7 +358,7 @@ def test_a_learner_that_is_no_relative_of_ours(words, outside, observatory):
     assert [line["step"] for line in again] == [16, 32, 48, 64]
 
 
-def test_a_learner_that_does_not_take_the_keywords_is_told_the_way(observatory):
+def test_a_learner_with_other_keywords_is_refused_with_the_right_override(observatory):
     done = command(train.main, *CHAIN, "learner._target_=observatory.Reinforce")
     assert done.status == 2
     (line,) = done.lines()
@@ -370,7 +370,7 @@ def test_a_learner_that_does_not_take_the_keywords_is_told_the_way(observatory):
 # --- plain Python
 
 
-def test_plain_python(observatory):
+def test_modules_training_and_loading_in_plain_python(observatory):
     vec = GymVec([lambda: observatory.Corridor() for _ in range(4)])
     modules = {
         "rnd": RND(vec.obs_space, embedding_dim=16, warmup_steps=16),
@@ -402,7 +402,7 @@ def test_plain_python(observatory):
     again.session.directory.close()
 
 
-def test_a_few_rollouts_solve_a_custom_environment(observatory):
+def test_training_solves_a_custom_environment(observatory):
     torch.manual_seed(0)
     vec = GymVec([observatory.Corridor] * 8)
     policy = ActorCritic(vec.obs_space, vec.act_space, encoder=MLP(vec.obs_space, hidden=[16]))

@@ -1,4 +1,4 @@
-"""The configuration fits the code: every target, every keyword, every choice."""
+"""Every YAML of ``conf/`` fits the code: its targets, keywords, values and choices."""
 
 import importlib
 import inspect
@@ -40,7 +40,7 @@ NEEDED = {
     "nethack/any": ["env.task=NetHackScore-v0"],
     "minihack/any": ["env.task=MiniHack-River-v0"],
 }
-HOME = {  # of modules that `chain` is no world for
+NEEDED_ENV = {  # of modules that do not work on `chain`
     "map_change": "env=minigrid/doorkey_5x5",
     "submodular": "env=minigrid/doorkey_5x5",
 }
@@ -55,7 +55,7 @@ def name_of(path: Path) -> str:
 
 
 def nodes(config: Any, where: str) -> Iterator[Any]:
-    """Every node with a target, with the place where it stands."""
+    """Yield every node with a target, with its path as the test's id."""
     if isinstance(config, dict):
         if "_target_" in config:
             yield pytest.param(config, id=where)
@@ -102,7 +102,7 @@ def choose(group: str, name: str) -> str:
     return f"{group}=[{name}]" if group == "intrinsic" else f"{group}={name}"
 
 
-def test_there_is_something_to_check():
+def test_every_group_has_choices():
     assert {group for group, _ in CHOICES} == {
         *("auxiliary", "encoder", "env", "intrinsic", "learner", "mixer", "policy", "trainer")
     }
@@ -110,7 +110,7 @@ def test_there_is_something_to_check():
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_target_imports_and_takes_the_keys(node):
+def test_a_target_can_be_imported_and_takes_the_keys(node):
     parameters = inspect.signature(locate(node["_target_"])).parameters
     kinds = {parameter.kind for parameter in parameters.values()}
     if inspect.Parameter.VAR_KEYWORD not in kinds:
@@ -141,12 +141,12 @@ def test_intrinsic_terms_are_the_modules_own(path):
     terms = config.get("mixer", {}).get("terms", {})
     assert set(terms) <= {name}
     default = locate(config["intrinsic"][name]["_target_"]).default_term()
-    said = terms.get(name, {})
-    assert said == {key: getattr(default, key) for key in said}
+    stated = terms.get(name, {})
+    assert stated == {key: getattr(default, key) for key in stated}
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "mixer").glob("*.yaml")), ids=lambda p: p.stem)
-def test_mixers_know_the_reward_and_say_of_it_what_a_term_can_say(path):
+def test_mixers_have_a_term_for_the_reward_with_default_values(path):
     terms = read(path)["terms"]
     assert set(terms) == {"reward"}
     assert set(terms["reward"]) <= {field.name for field in fields(Term)}
@@ -180,8 +180,8 @@ def test_every_environment_opens(path):
     }
 
 
-def world(name: str) -> list[str]:
-    """The environment of an experiment that fits no other, for `run_twice`."""
+def environment(name: str) -> list[str]:
+    """Overrides of an experiment that needs its own environment, for `run_twice`."""
     chosen = read(CONF / "experiment" / f"{name}.yaml")["defaults"]
     own = [f"env={part['override /env']}" for part in chosen if "override /env" in part]
     if name == "subrl_ant":
@@ -208,7 +208,7 @@ EXPERIMENTS = [path.stem for path in sorted((CONF / "experiment").glob("*.yaml")
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_runs_two_iterations(name, tmp_path):
-    lines = run_twice(tmp_path, f"experiment={name}", "encoder=auto", *world(name))
+    lines = run_twice(tmp_path, f"experiment={name}", "encoder=auto", *environment(name))
     assert len(lines) == 2
     chosen = compose(f"experiment={name}").intrinsic
     for module in chosen:
@@ -217,18 +217,20 @@ def test_every_experiment_runs_two_iterations(name, tmp_path):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_runs_without_its_modules(name, tmp_path):
-    lines = run_twice(tmp_path, f"experiment={name}", "encoder=auto", "intrinsic=[]", *world(name))
+    lines = run_twice(
+        tmp_path, f"experiment={name}", "encoder=auto", "intrinsic=[]", *environment(name)
+    )
     assert len(lines) == 2
-    paid = compose(f"experiment={name}").mixer.terms.reward.get("weight", 1.0)  # 0 is absence
+    weight = compose(f"experiment={name}").mixer.terms.reward.get("weight", 1.0)  # 0 is absence
     found = {key.split("/")[1] for key in lines[0] if key.startswith("reward/")}
-    assert found == ({"reward"} if paid else set())
+    assert found == ({"reward"} if weight else set())
 
 
 @pytest.mark.parametrize(
     "overrides",
     [
         *(
-            ["intrinsic=[" + path.stem + "]", HOME.get(path.stem, "env=chain")]
+            ["intrinsic=[" + path.stem + "]", NEEDED_ENV.get(path.stem, "env=chain")]
             for g, path in CHOICES
             if g == "intrinsic"
         ),
@@ -248,7 +250,7 @@ def test_choices_run_two_iterations(overrides, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "complaint"),
+    ("overrides", "message"),
     [
         (["learner.auxiliaries=[rapid]"], "see auxiliary="),
         (["auxiliary=rapid", "+learner.auxiliaries.0.sizes=5"], "takes no 'sizes'; did you mean"),
@@ -256,25 +258,25 @@ def test_choices_run_two_iterations(overrides, tmp_path):
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
-def test_bad_auxiliaries_are_refused(overrides, complaint, tmp_path):
-    with pytest.raises(BadInputError, match=complaint):
+def test_bad_auxiliaries_are_refused(overrides, message, tmp_path):
+    with pytest.raises(BadInputError, match=message):
         run_twice(tmp_path, *overrides)
 
 
-def test_a_learner_that_takes_no_auxiliaries_says_so():
+def test_auxiliaries_of_a_learner_that_takes_none_are_refused():
     rapid = {"_target_": "firstlight.agents.algorithms.auxiliaries.Rapid"}
     node = {"_target_": "firstlight.agents.session.progress.Progress", "auxiliaries": [rapid]}
     with pytest.raises(BadInputError, match="Progress takes no 'auxiliaries'"):
         make_learner(node, None, 0)
 
 
-@pytest.mark.parametrize("name", HOME)
-def test_a_module_that_is_not_for_this_environment_says_so(name, tmp_path):
+@pytest.mark.parametrize("name", NEEDED_ENV)
+def test_a_module_that_needs_another_environment_is_refused(name, tmp_path):
     with pytest.raises(BadInputError, match="needs MiniGrid's view"):
         run_twice(tmp_path, f"intrinsic=[{name}]")
 
 
-def test_lists_that_differ_in_order_only_train_alike(tmp_path):
+def test_the_order_of_modules_does_not_change_training(tmp_path):
     one = run_twice(tmp_path / "one", "intrinsic=[count,rnd]", "mixer=sum")
     two = run_twice(tmp_path / "two", "intrinsic=[rnd,count]", "mixer=sum")
     same = ("reward/count/raw", "reward/rnd/raw", "train/entropy", "rollout/episodes")

@@ -1,1 +1,1 @@
-"""Timed runs of firstlight and of its peers on one task, each a script of its own."""
+"""Scripts that time firstlight and its peers on the same task."""

@@ -1,4 +1,4 @@
-"""Our PPO on the same task with the same network and settings as `sb3_ppo`, timed the same way."""
+"""Our PPO, timed like `sb3_ppo`: same task, network and settings."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PINNED = {"num_threads": 1, "thread_affinity_offset": 1}  # EnvPool on a core of
 
 
 def make(task: str, *, pinned: bool = False, run_dir: str | Path | None = None) -> Trainer:
-    """The trainer that is timed."""
+    """Make the trainer that is timed."""
     torch.manual_seed(0)
     options = {"num_envs": 64, "obs_keys": ["image"], "info_keys": [], "success_threshold": 0.0}
     vec = EnvPoolVec(task, **options, **(PINNED if pinned else {}))  # type: ignore[arg-type]
     image = spaces.Dict({"image": vec.obs_space["image"]})
     policy = ActorCritic(image, vec.act_space, encoder=TwinMLP(image))
-    # value_coef: our value loss has a factor one half that Stable-Baselines3's has not
+    # value_coef: our value loss has a factor one half, Stable-Baselines3's has none
     learner = PPO(policy, minibatch_size=2048, num_epochs=4, value_coef=1.0)
     return Trainer(vec, learner, run_dir=run_dir)
 
@@ -33,7 +33,7 @@ def make(task: str, *, pinned: bool = False, run_dir: str | Path | None = None) 
 def main(task: str, steps: int, threads: int, pinned: bool, profiled: bool) -> None:
     """Train and print one JSON object with steps and seconds after the first three rollouts.
 
-    `profiled` prints where the time goes instead, by function.
+    With `profiled` it prints a profile by function instead.
     """
     torch.set_num_threads(threads)
     trainer = make(task, pinned=pinned)

@@ -1,8 +1,8 @@
 """RLeXplore's reward modules on a rollout of ours, timed; run by the peers' own Python.
 
-Needs nothing of firstlight. RLeXplore is `rllte.xplore` in the package rllte-core. Timed is
+Does not import firstlight. RLeXplore is `rllte.xplore` in the package rllte-core. Timed is
 ``compute(samples)`` with its default ``sync=True``, which does at once what we do in three places:
-it counts the observations into running moments, rates the rollout, fits the networks in one pass of
+it counts the observations into running moments, computes rewards, fits the networks in one pass of
 batches of `batch_size`, and scales the rewards. Pseudo-counts are computed in `watch`, so there its
 call for each step is timed too. Not timed are the constructor, which plays 2,560 steps to start the
 moments (here out of the rollout itself), the making of float tensors, and the first call.
@@ -22,7 +22,7 @@ WATCHED = ("pseudo_counts",)
 
 
 class Replay:
-    """A vector environment that shows a rollout over and over, whatever is done."""
+    """A vector environment that repeats a recorded rollout, whatever the actions."""
 
     def __init__(self, observations: torch.Tensor, num_actions: int):
         self.observations, self.at = observations, 0

@@ -1,7 +1,7 @@
 """Stable-Baselines3's PPO on an EnvPool task, timed; run by the Python of the peers' environment.
 
-Needs nothing of firstlight. EnvPool's rows after an episode's end are trained on, which costs
-nothing and is what a lean adapter does; `monitor` adds the episode statistics that users run with.
+Does not import firstlight. EnvPool's reset rows are trained on, as a minimal adapter does;
+`monitor` adds the episode statistics that users usually have.
 """
 
 import json
@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 
 class EnvPoolForSB3(VecEnv):
-    """The least that Stable-Baselines3 asks of a vector environment."""
+    """A minimal Stable-Baselines3 vector environment."""
 
     def __init__(self, task: str, num_envs: int, seed: int, **options):
         self.pool = envpool.make_gymnasium(task, num_envs=num_envs, seed=seed, **options)
@@ -53,7 +53,7 @@ class EnvPoolForSB3(VecEnv):
 
 
 class Clock(BaseCallback):
-    """Starts once `warmup` steps have been taken."""
+    """Starts timing after `warmup` steps."""
 
     def __init__(self, warmup: int):
         super().__init__()
