@@ -30,8 +30,8 @@ from gymnasium import spaces
 
 from firstlight.envs import GymVec, PoolVec, RandomActor, Runner, check_vec
 from firstlight.envs.check_rows import difference, record_of
-from firstlight.envs.vector.pool import make
 from firstlight.envs.vector.buffered import attach_buffers
+from firstlight.envs.vector.pool import make
 
 TWICE = spaces.Dict({"twice": spaces.Box(0, 99, (), np.int64)})
 
