@@ -1,4 +1,4 @@
-"""A terminal as a picture."""
+"""Draw a terminal as a picture."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEIGHT, WIDTH = 11, 6  # of a character
 
 @functools.cache
 def letters() -> np.ndarray:
-    """Pillow's bitmap font, [256, 11, 6] bool; what is no printable ASCII is blank."""
+    """Render Pillow's bitmap font, [256, 11, 6] bool; all but printable ASCII is blank."""
     font = ImageFont.load_default_imagefont()
     out = np.zeros((256, HEIGHT, WIDTH), bool)
     for code in range(33, 127):

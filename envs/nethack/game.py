@@ -1,4 +1,4 @@
-"""One game of NetHack: keys go in, buffers come out, prompts are answered on the way."""
+"""One game of NetHack: press keys, read NLE's buffers, and answer prompts automatically."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from typing import Any
 import numpy as np
 from nle import nethack
 
-SCREEN = ("tty_chars", "tty_colors", "tty_cursor")
-_NEEDED = ("glyphs", "blstats", "message", "program_state", "internal", *SCREEN)
-OVER = 0  # of program_state
-QUESTION, LINE, WAITS = 1, 2, 3  # of internal
-STAIRS, NUTRITION = 4, 7  # of internal: the hero stands on stairs down; how well fed it is
+_NEEDED = (
+    *("glyphs", "blstats", "message", "program_state", "internal"),
+    *("tty_chars", "tty_colors", "tty_cursor"),
+)
+OVER = 0  # index in program_state
+QUESTION, LINE, WAITS = 1, 2, 3  # indices in internal: the kind of prompt
+STAIRS, NUTRITION = 4, 7  # indices in internal: on stairs down; nutrition of the hero
 ESCAPE, SPACE, _ENTER, _YES = 27, 32, 13, ord("y")
-PATIENCE = 200  # keys that one action may cost
-LEFT_TO_THE_AGENT = (b"eat", b"attack", b"direction?", b"pray")
+MAX_KEYS = 200  # that one action may press
+AGENT_QUESTIONS = (b"eat", b"attack", b"direction?", b"pray")
 _TRICKERY = b"trying some trickery"
 _CONFIDENT = b"more confident in your"
 _ENHANCE = 0x80 | ord("e")
 _PAYING = ((b"Itemized billing?", ord("n")), (b"Pay?", _YES))
-_MENUS = (  # what the screen says above a menu, and the keys that deal with it
+_MENUS = (  # title of a menu on the screen, and the keys that answer it
     (b"Choose which spell to cast", (ord("a"),)),
     (b"Pick up what?", (ord(","), _ENTER)),
 )
@@ -52,7 +54,7 @@ ACTIONS["extended"] = (
 
 
 def first_letter(question: bytes) -> int | None:
-    """Key of the first thing that a question offers, None if it offers no letters.
+    """Find the first letter that a question offers; None if it offers no letters.
 
     >>> chr(first_letter(b"What do you want to drink? [fgh or ?*]"))
     'f'
@@ -62,22 +64,27 @@ def first_letter(question: bytes) -> int | None:
 
 
 class Game:
-    """NetHack with buffers of our own, and somebody who sees to its prompts.
+    """NetHack with its own observation buffers and automatic answers to most prompts.
 
-    Continuation prompts and menus are skipped, requests for a line of text and questions declined,
-    all as NLE does, save the questions that an agent is to answer: what to eat, whether to attack
-    or pray, which direction. With `answers`, as in ONI's environments, questions of what to drink
-    are the agent's too, "y" stands for the first thing that a question offers, spell "a" is cast, a
-    menu of things to pick up is taken whole, the bill is paid and skills are enhanced at once.
+    As in NLE, continuation prompts and menus are skipped, and requests for a line of text and
+    questions are declined, except for the questions that the agent answers: what to eat, whether to
+    attack or pray, which direction. With `answers`, as in the environments of ONI (Zheng et al.
+    2024), the agent also answers what to drink, "y" chooses the first thing that a question offers,
+    spell "a" is cast, everything in a menu of things to pick up is taken, bills are paid and skills
+    are enhanced as soon as possible.
 
     Args:
         keys: names of NLE's observations to provide in `buffers`.
-        character: role, race, gender and alignment, such as "mon-hum-neu-mal"; "@" draws them.
+        character: role, race, gender and alignment, such as "mon-hum-neu-mal"; "@" draws them at
+            random.
         answers: see above.
-        leave: leave every prompt and menu to the agent.
         options: of NetHack; default NLE's.
         wizard: NetHack's debugging mode.
         savedir: folder for recordings (ttyrec), one file for each game.
+
+    Attributes:
+        buffers: arrays that NetHack writes observations into, by name.
+        messages: all messages since the last action or reset.
     """
 
     def __init__(
@@ -86,13 +93,12 @@ class Game:
         *,
         character: str = "mon-hum-neu-mal",
         answers: bool = False,
-        leave: bool = False,
         options: Iterable[str] | None = None,
         wizard: bool = False,
         savedir: str | Path | None = None,
     ):
-        self.answers, self.leave = answers, leave
-        self._agents = (*LEFT_TO_THE_AGENT, *[b"drink"] * answers)
+        self.answers = answers
+        self._agent_questions = (*AGENT_QUESTIONS, *[b"drink"] * answers)
         self._folder = None if savedir is None else Path(savedir)
         self._name, self._games = uuid.uuid4().hex[:8], 1
         if self._folder is not None:
@@ -106,11 +112,11 @@ class Game:
             fix_moon_phase=True,
         )
         self.buffers: dict[str, np.ndarray] = dict(self._nethack._obs_buffers)
-        self.said: list[bytes] = []
+        self.messages: list[bytes] = []
         self._done = False
 
     def set_buffers(self, views: Mapping[str, np.ndarray]) -> bool:
-        """Have NetHack write into `views`; False if it cannot, because a game has begun already."""
+        """Have NetHack write into `views`. Returns False if it cannot, once a game has begun."""
         if self._games > 1:
             return False
         self.buffers |= views
@@ -118,16 +124,16 @@ class Game:
         return True
 
     def reset(self, core: int, disp: int, levels: int) -> None:
-        """Begin a game that follows from three seeds: of events, of what is shown, of levels."""
+        """Begin a game that depends only on three seeds: of events, of what is shown, of levels."""
         self._nethack.set_initial_seeds(core, disp, False, levels)
         self._nethack.reset(self._recording())
         self._games += 1
-        self._done, self.said = False, []
-        for _ in range(PATIENCE):
+        self._done, self.messages = False, []
+        for _ in range(MAX_KEYS):
             if self.buffers["program_state"][3]:  # the game takes commands
                 return
             self._press(SPACE)
-        raise RuntimeError(f"NetHack does not begin a game from the seeds {core, disp, levels}")
+        raise RuntimeError(f"NetHack began no game from the seeds {core, disp, levels}")
 
     @property
     def over(self) -> bool:
@@ -136,41 +142,39 @@ class Game:
 
     @property
     def message(self) -> bytes:
-        """What the top line says."""
+        """Text of the top line."""
         return self.buffers["message"].tobytes().rstrip(b"\0")
 
     def act(self, key: int) -> None:
-        """Press `key` as the agent, then whatever its prompts need; `said` has all messages."""
+        """Press `key` as the agent, and answer the prompts that follow."""
         if self.over:
-            raise RuntimeError("this game is over: reset it")
-        self.said = []
+            raise RuntimeError("the game is over: call reset()")
+        self.messages = []
         if self.answers and key == _YES and self.buffers["internal"][QUESTION]:
             key = first_letter(self.message) or key
         self._press(int(key))
-        if self.leave:
-            return
-        self._settle()
-        if self.answers and any(_CONFIDENT in message for message in self.said):
+        self._answer_prompts()
+        if self.answers and any(_CONFIDENT in message for message in self.messages):
             self.enhance()
 
     def enhance(self) -> None:
-        """Advance the first skill that can be; the top line stays what it was."""
+        """Advance the first skill that can be advanced, and keep the top line as it was."""
         message = self.buffers["message"].copy()
         self._press(_ENHANCE)
         if self.buffers["internal"][QUESTION]:  # in NetHack's debugging mode: without practice?
             self._press(_YES)
         if b"Pick a skill to advance" in self._screen():
             self._press(ord("a"))
-        self._settle()
+        self._answer_prompts()
         self.buffers["message"][:] = message
 
     def close(self) -> None:
         """Free the game; may be called twice."""
         self._nethack.close()
 
-    def _settle(self) -> None:
-        """Answer prompts until the game waits for a command, or for what only the agent can say."""
-        for _ in range(PATIENCE):
+    def _answer_prompts(self) -> None:
+        """Answer prompts until the game waits for a command, or for an answer of the agent."""
+        for _ in range(MAX_KEYS):
             keys = () if self.over else self._reply()
             if not keys:
                 return
@@ -178,7 +182,7 @@ class Game:
                 self._press(key)
 
     def _reply(self) -> tuple[int, ...]:
-        """Keys for the prompt that is open; none if there is none, or it is the agent's."""
+        """Keys that answer the current prompt; none without a prompt or if the agent answers it."""
         internal = self.buffers["internal"]
         if internal[WAITS]:
             screen = self._screen() if self.answers else b""
@@ -192,7 +196,7 @@ class Game:
             for words, key in _PAYING:
                 if words in question:
                     return (key,)
-        return () if any(words in question for words in self._agents) else (ESCAPE,)
+        return () if any(words in question for words in self._agent_questions) else (ESCAPE,)
 
     def _screen(self) -> bytes:
         return self.buffers["tty_chars"][:3].tobytes()
@@ -204,13 +208,13 @@ class Game:
             message = self.message
             if _TRICKERY in message:
                 raise RuntimeError(
-                    f"NetHack says {message.decode('latin-1')!r}: somebody touched its files"
+                    f"NetHack reports {message.decode('latin-1')!r}: its files were changed"
                 )
-            if not self.said or self.said[-1] != message:
-                self.said.append(message)
+            if not self.messages or self.messages[-1] != message:
+                self.messages.append(message)
 
     def _recording(self) -> str | None:
-        """File for the next game."""
+        """Path of the next game's recording; None without a folder for recordings."""
         if self._folder is None:
             return None
         version = nethack.nethack.TTYREC_VERSION

@@ -1,4 +1,4 @@
-"""MiniHack tasks by the short names that papers use, or by their ids."""
+"""Make MiniHack environments, by the short names of tasks in papers or by their ids."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from firstlight.envs.nethack.nethack import Backend, needs_extra, vectorised
+from firstlight.envs.nethack.nethack import Backend, make_vec, needs_extra
 from firstlight.envs.vec import VecEnv
 
 _ROOMS = ("random", "dark", "monster", "trap", "ultimate")
@@ -39,32 +39,33 @@ def make(
     savedir: str | Path | None = None,
     **options: Any,
 ) -> VecEnv:
-    """MiniHack environments.
+    """Make `num_envs` MiniHack environments of one task.
 
-    Policies see `keys`; reward modules what `nethack_channels.channel_spaces` lists. Success is to
-    have reached the goal, whatever was lost on the way by steps that took no time.
+    Policies see the observations `keys`; reward modules the side channels of
+    `channels.channel_spaces`. An episode is a success if it reached the goal, even if penalties for
+    steps that take no time make its return negative.
 
     Args:
         task: such as "keyroom_s5", "room_ultimate_15x15" (see `TASKS`) or "MiniHack-River-v0".
         num_envs: `N`.
-        keys: MiniHack's observations to show, such as also "chars" or "glyphs_crop".
+        keys: names of MiniHack's observations, such as also "chars" or "glyphs_crop".
         max_episode_steps: time limit; default the task's.
         backend: "serial" steps one game after the other, "pool" in processes that share memory.
-        num_workers: of the pool; default is one for each CPU.
-        text: carry `text_id`, see `nethack_text.Messages`.
+        num_workers: processes of the pool; default one for each CPU.
+        text: whether there is a side channel `text_id`, see `text.Messages`.
         savedir: folder for recordings (ttyrec).
         **options: further keywords of the environment, such as `penalty_step`.
 
     Raises:
-        ValueError: for a task or a choice that does not exist.
-        ImportError: without the extra `nethack`.
+        ValueError: for an unknown task or choice.
+        ImportError: if the extra `nethack` is not installed.
     """
     with needs_extra():
         from firstlight.envs.nethack.channels import channel_spaces
         from firstlight.envs.nethack.minihack_env import MiniHackLevel
 
     name = TASKS.get(task, task)
-    known_id(name)
+    check_id(name)
     aside = text and "message" not in keys
     factory = functools.partial(
         MiniHackLevel,
@@ -75,7 +76,7 @@ def make(
         savedir=savedir,
         **options,
     )
-    return vectorised(
+    return make_vec(
         factory,
         num_envs,
         channel_spaces(aside),
@@ -86,8 +87,8 @@ def make(
     )
 
 
-def known_id(name: str) -> None:
-    """Raise ValueError, with the nearest names, unless MiniHack has registered `name`."""
+def check_id(name: str) -> None:
+    """Raise ValueError, with the nearest names, if MiniHack has not registered `name`."""
     import difflib
 
     import gymnasium

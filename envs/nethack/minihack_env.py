@@ -1,4 +1,4 @@
-"""MiniHack's levels as Gymnasium environments that keep to their seeds and their time limit."""
+"""MiniHack as Gymnasium environments with seeded levels and a time limit that truncates."""
 
 from __future__ import annotations
 
@@ -13,18 +13,15 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 
-from firstlight.envs.nethack.channels import Progress, check_views
-from firstlight.envs.nethack.draw import draw_terminal
+from firstlight.envs.nethack.base_env import SCREEN, BaseNetHackEnv, NetHackObs, nethack_seeds
 from firstlight.envs.nethack.game import (
+    AGENT_QUESTIONS,
     ESCAPE,
-    LEFT_TO_THE_AGENT,
     LINE,
+    MAX_KEYS,
     OVER,
-    PATIENCE,
     QUESTION,
-    SCREEN,
     SPACE,
     WAITS,
 )
@@ -35,15 +32,16 @@ with warnings.catch_warnings():
     import minihack  # noqa: F401  (registers the ids)
     from minihack import MiniHack
     from minihack.envs.keyroom import MiniHackKeyDoor
+    from minihack.envs.minigrid import MiniGridHack
 
-logging.getLogger("nle.env.base").setLevel(logging.WARNING)  # it tells of each game
+logging.getLogger("nle.env.base").setLevel(logging.WARNING)  # it logs each game
 _ENDLESS = 2**62
 _ALWAYS = ("glyphs", "blstats", "message", "program_state", "internal")
 
 
 @contextlib.contextmanager
 def shared_generators(seed: int) -> Iterator[None]:
-    """Python's and numpy's shared generators seeded inside, and afterwards as they were before."""
+    """Seed Python's and numpy's shared generators, and restore their states afterwards."""
     python, shared = random.getstate(), np.random.get_state()  # noqa: NPY002
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
@@ -54,20 +52,20 @@ def shared_generators(seed: int) -> Iterator[None]:
         np.random.set_state(shared)  # noqa: NPY002
 
 
-class MiniHackLevel(gymnasium.Env):
+class MiniHackLevel(BaseNetHackEnv):
     """A registered MiniHack task.
 
-    MiniHack itself draws its levels from entropy whatever seed a reset is given. Here an episode
-    follows from the seed of its reset and the actions alone: NetHack's generators, those of the
-    level's design and of a MiniGrid inside are seeded at every reset. The time limit truncates, and
-    reaching the goal in the last step counts; the last observation is the game's last moment.
-    `info` has the channels of `channel_spaces`, and `success` (0 or 1).
+    MiniHack itself draws its levels from entropy whatever the seed of a reset. Here an episode
+    depends only on the seed of its reset and the actions: every reset seeds NetHack's generators,
+    those of the level's design and those of a MiniGrid inside. The time limit truncates, but a goal
+    reached in the last step counts; the last observation is the last state of the game. `info` has
+    the side channels of `channel_spaces`, and `success` (0 or 1).
 
     Args:
         task: id, such as "MiniHack-Room-5x5-v0".
-        keys: MiniHack's observations to show.
+        keys: names of MiniHack's observations.
         max_episode_steps: time limit; default the task's.
-        text: carry the top line as the side channel `message`.
+        text: whether `info` has the top line as the side channel `message`.
         savedir: folder for recordings (ttyrec); None for none.
         **options: further keywords of the environment.
 
@@ -79,9 +77,6 @@ class MiniHackLevel(gymnasium.Env):
     >>> sorted(obs), info["success"]
     (['blstats', 'glyphs', 'message'], 0)
     """
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
-    render_mode = "rgb_array"
 
     def __init__(
         self,
@@ -108,79 +103,58 @@ class MiniHackLevel(gymnasium.Env):
                 raise ValueError(f"MiniHack cannot make {task} with this MiniGrid") from error
         level: Any = made.unwrapped
         assert isinstance(level, MiniHack)
-        self.level, self.keys, self.text = level, tuple(keys), text
         limit = level._max_episode_steps if max_episode_steps is None else max_episode_steps
-        if limit < 1:
-            raise ValueError(f"max_episode_steps is {limit}, expected at least 1")
-        self.limit, level._max_episode_steps = limit, _ENDLESS
+        super().__init__(keys, limit, text)
+        self.level, level._max_episode_steps = level, _ENDLESS
         # both would overwrite the last observation with the questions after the end
-        level._quit_game = _stay
-        level._perform_known_steps = functools.partial(_settled, level)
+        level._quit_game = _do_not_quit
+        level._perform_known_steps = functools.partial(_answer_prompts, level)
         level._get_time_penalty = functools.partial(_penalty, level, level._get_time_penalty)
-        self.observation_space: spaces.Dict = level.observation_space
+        self.observation_space = level.observation_space
         self.action_space = level.action_space
-        self._leave_out_what_nobody_reads()
-        self._views: dict[str, np.ndarray] = {}
-        self._steps, self._success, self._ended = 0, False, True
-
-    def set_buffers(self, views: Mapping[str, np.ndarray]) -> None:
-        """Copy every observation into `views` from now on; see `nethack_env.NetHack`.
-
-        Args:
-            views: by name of the observation, arrays of its shape and dtype.
-
-        Raises:
-            ValueError: for a name, shape or dtype that does not fit.
-        """
-        check_views(views, self.observation_space)
-        self._views |= views
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Begin an episode. Without a seed it follows from the last seed given."""
-        super().reset(seed=seed)
-        if seed is None:
-            seed = int(self.np_random.integers(2**31))
-        core, disp, levels, design = (
-            derive(seed, f"nethack.{name}") for name in ("core", "disp", "levels", "design")
-        )
-        level = self.level
-        with shared_generators(design):
-            if hasattr(level, "minigrid_env"):
-                level.minigrid_env.reset(seed=design)
-            level.nethack.set_initial_seeds(core, disp, False, levels)
-            obs, _ = level.reset(sample_seed=False)
-        self._steps, self._success, self._ended = 0, False, False
-        self._progress = Progress()
-        return self._shown(obs), self._info()
-
-    def step(self, action: int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Step."""
-        if self._ended:
-            raise RuntimeError("the episode is over: reset the environment")
-        obs, reward, terminated, _, info = self.level.step(action)
-        self._steps += 1
-        self._success = info["end_status"] == self.level.StepStatus.TASK_SUCCESSFUL
-        truncated = self._steps >= self.limit and not terminated
-        self._ended = terminated or truncated
-        return self._shown(obs), float(reward), bool(terminated), truncated, self._info()
-
-    def render(self) -> np.ndarray:  # type: ignore[override]
-        """Picture of the terminal, [264, 480, 3] uint8."""
-        chars, colors, cursor = (self._buffer(name) for name in SCREEN)
-        row, column = cursor.tolist()
-        return draw_terminal(chars, colors, (row, column))
+        self._disable_unused_buffers()
+        self._last_obs: Mapping[str, np.ndarray] = {}
+        self._reached = False
 
     def close(self) -> None:
         """Free the game; may be called twice."""
         self.level.close()
 
+    def _begin(self, seed: int) -> None:
+        level, design = self.level, derive(seed, "nethack.design")
+        with shared_generators(design):
+            if isinstance(level, MiniGridHack):
+                level.minigrid_env.reset(seed=design)
+            core, disp, levels = nethack_seeds(seed)
+            level.nethack.set_initial_seeds(core, disp, False, levels)
+            self._last_obs, _ = level.reset(sample_seed=False)
+        self._reached = False
+        self._update_progress()
+
+    def _act(self, action: int) -> tuple[float, bool]:
+        self._last_obs, reward, terminated, _, info = self.level.step(action)
+        self._reached = info["end_status"] == self.level.StepStatus.TASK_SUCCESSFUL
+        self._update_progress()
+        return float(reward), bool(terminated)
+
     def _buffer(self, name: str) -> np.ndarray:
         return self.level.nethack._obs_buffers[name]
 
-    def _leave_out_what_nobody_reads(self) -> None:
-        """NetHack need not write 133 kB of descriptions each step where no rule asks for them."""
+    def _obs(self) -> NetHackObs:
+        for key, view in self._views.items():
+            view[...] = self._last_obs[key]
+        views, last = self._views, self._last_obs
+        return {key: views[key] if key in views else np.array(last[key]) for key in self.keys}
+
+    def _success(self) -> bool | None:
+        return self._reached
+
+    def _update_progress(self) -> None:
+        message = self._buffer("message").tobytes()
+        self._progress.update(self._buffer("glyphs"), self._buffer("blstats"), [message])
+
+    def _disable_unused_buffers(self) -> None:
+        """Spare NetHack 133 kB of descriptions in each step if nothing reads them."""
         level = self.level
         if isinstance(level, MiniHackKeyDoor) or level.reward_manager is not None:
             return
@@ -188,33 +162,21 @@ class MiniHackLevel(gymnasium.Env):
         if any(key.startswith("pixel") for key in shown):
             return
         game = level.nethack
-        wanted = {name: game._obs_buffers[name] for name in {*_ALWAYS, *SCREEN, *shown}}
-        game._pynethack.set_buffers(**wanted)
+        used = {name: game._obs_buffers[name] for name in {*_ALWAYS, *SCREEN, *shown}}
+        game._pynethack.set_buffers(**used)
         empty = np.zeros(0, np.uint8)
-        game._obs = tuple(wanted.get(name, empty) for name in level._observation_keys)
-
-    def _shown(self, obs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        out = {}
-        for key in self.keys:
-            if key in self._views:
-                self._views[key][...] = obs[key]
-            out[key] = self._views[key] if key in self._views else np.array(obs[key])
-        return out
-
-    def _info(self) -> dict[str, Any]:
-        blstats, message = self._buffer("blstats"), self._buffer("message")
-        self._progress.note(self._buffer("glyphs"), blstats, [message.tobytes()])
-        info = self._progress.channels(blstats, message if self.text else None)
-        return info | {"success": int(self._success)}
+        game._obs = tuple(used.get(name, empty) for name in level._observation_keys)
 
 
-def _settled(level: Any, observation: Any, done: bool, exceptions: bool = True) -> tuple[Any, bool]:
-    """Answer prompts as NLE does, but stop where the game is over."""
+def _answer_prompts(
+    level: Any, observation: Any, done: bool, exceptions: bool = True
+) -> tuple[Any, bool]:
+    """Answer prompts as NLE does, but stop when the game is over."""
     state, internal, message = (
         observation[level._observation_keys.index(name)]
         for name in ("program_state", "internal", "message")
     )
-    for _ in range(PATIENCE):
+    for _ in range(MAX_KEYS):
         if done or state[OVER]:
             return observation, True
         if internal[WAITS]:
@@ -223,8 +185,10 @@ def _settled(level: Any, observation: Any, done: bool, exceptions: bool = True) 
             observation, done = level.nethack.step(ESCAPE)
         elif internal[QUESTION]:
             words = message.tobytes()
-            asked = level._allow_all_yn_questions or any(w in words for w in LEFT_TO_THE_AGENT)
-            if exceptions and asked:
+            agent_answers = level._allow_all_yn_questions or any(
+                w in words for w in AGENT_QUESTIONS
+            )
+            if exceptions and agent_answers:
                 break
             observation, done = level.nethack.step(ESCAPE)
         else:
@@ -233,10 +197,10 @@ def _settled(level: Any, observation: Any, done: bool, exceptions: bool = True) 
 
 
 def _penalty(level: Any, penalty: Callable[[Any, Any], float], before: Any, after: Any) -> float:
-    """MiniHack's for a clock that stands still, and none for dying."""
+    """MiniHack's penalty for a step that takes no time, and none for the step of a death."""
     over = after[level._observation_keys.index("program_state")][OVER]
     return 0.0 if over else penalty(before, after)
 
 
-def _stay(observation: Any, done: bool) -> None:
-    """Do not quit the game: the next reset ends it."""
+def _do_not_quit(observation: Any, done: bool) -> None:
+    """Leave the game open; the next reset ends it."""

@@ -1,14 +1,14 @@
-"""Playing NetHack at random, for its tests."""
+"""Play NetHack with random actions."""
 
 import numpy as np
 import torch
 
 KEYS = ("glyphs", "blstats", "message")
-SCORE, HP, DEPTH, TIME = 9, 10, 12, 20  # columns of the bottom line, as NLE documents them
+SCORE, HP, DEPTH, TIME = 9, 10, 12, 20  # indices in blstats
 
 
 def play(env, seed, steps, rng_seed=0):
-    """Random actions; yields every answer of `step` until the episode ends."""
+    """Take random actions; yields what each `step` returns until the episode ends."""
     env.reset(seed=seed)
     rng = np.random.default_rng(rng_seed)
     for _ in range(steps):

@@ -1,4 +1,4 @@
-"""MiniHack: levels that follow from the seed, limits that truncate, success as MiniHack says."""
+"""MiniHack environments: seeded levels, time limits that truncate, success as in MiniHack."""
 
 import logging
 import random
@@ -25,7 +25,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("task", ["room_random_5x5", "keyroom_s5"])
-def test_the_contract_is_kept(task):
+def test_the_contract_of_vector_environments(task):
     check_vec(make(task, num_envs=2, max_episode_steps=9, text=True), steps=30)
 
 
@@ -35,7 +35,7 @@ def test_short_names_are_registered_tasks():
 
 
 @pytest.mark.parametrize("task", FAMILIES)
-def test_the_room_follows_from_the_seed(task):
+def test_an_episode_depends_only_on_its_seed_and_actions(task):
     fresh, used = MiniHackLevel(TASKS[task]), MiniHackLevel(TASKS[task])
     list(play(used, 50, 20))
     rooms = []
@@ -51,7 +51,7 @@ def test_the_room_follows_from_the_seed(task):
     used.close()
 
 
-def test_shared_generators_are_left_as_they_were():
+def test_the_states_of_shared_generators_are_restored():
     before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
     with shared_generators(3):
         drawn = random.random(), np.random.random()  # noqa: NPY002
@@ -87,7 +87,7 @@ def walk(env, obs):
             return answer
 
 
-def test_success_is_the_goal_even_in_the_last_step():
+def test_reaching_the_goal_is_success_even_in_the_last_step():
     env = MiniHackLevel(TASKS["room_5x5"])
     obs, info = env.reset(seed=0)
     assert info["success"] == 0
@@ -103,8 +103,8 @@ def test_success_is_the_goal_even_in_the_last_step():
     assert obs["blstats"][HP] > 0
 
 
-def test_success_outlives_steps_that_take_no_time():
-    """A hundred bumps into a wall cost a whole point, and so the return is no sign of success."""
+def test_success_does_not_depend_on_penalties():
+    """A hundred steps into a wall cost 1, so that the return does not tell success."""
     env = MiniHackLevel(TASKS["room_5x5"], max_episode_steps=500)
     obs, _ = env.reset(seed=0)
     west = list(env.level.actions).index(nethack.CompassDirection.W)
@@ -115,7 +115,7 @@ def test_success_outlives_steps_that_take_no_time():
     assert info["success"] == 1
 
 
-def test_death_is_free_and_shows_the_last_moment():
+def test_death_has_reward_0_and_the_last_observation_is_of_the_game():
     env = MiniHackLevel(TASKS["room_monster_15x15"])
     dead = [a for a in (list(play(env, seed, 300, seed))[-1] for seed in range(6)) if a[2]]
     dead = [answer for answer in dead if not answer[4]["success"]]
@@ -127,8 +127,8 @@ def test_death_is_free_and_shows_the_last_moment():
 
 
 @pytest.mark.parametrize("task", ["room_random_5x5", "corridor_r2", "keyroom_s5"])
-def test_levels_are_minihack_s(task):
-    """MiniHack's own environment, given the seeds that we give it, does the same."""
+def test_a_level_gives_the_same_steps_as_minihack(task):
+    """With the same seeds and actions."""
     ours = MiniHackLevel(TASKS[task])
     theirs = gymnasium.make(
         TASKS[task], observation_keys=KEYS, disable_env_checker=True, fix_moon_phase=True
@@ -149,7 +149,7 @@ def test_levels_are_minihack_s(task):
     theirs.close()
 
 
-def test_more_observations_are_shown_on_request():
+def test_further_observations_can_be_selected():
     env = MiniHackLevel(TASKS["room_5x5"], keys=(*KEYS, "chars", "glyphs_crop"))
     obs, _ = env.reset(seed=3)
     x, y = obs["blstats"][:2]
@@ -169,7 +169,7 @@ def test_views_are_written_and_pictures_drawn():
     assert picture.any()
 
 
-def test_its_imports_and_its_logs_are_quiet():
+def test_importing_and_making_print_no_warnings_or_logs():
     code = (
         "from firstlight.envs.nethack.minihack import make; make('room_5x5', num_envs=1).reset(0)"
     )
@@ -180,7 +180,7 @@ def test_its_imports_and_its_logs_are_quiet():
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "message"),
     [
         ({"task": "keyroom_s6"}, "no MiniHack task 'keyroom_s6'; did you mean keyroom_s5"),
         ({"task": "MiniHack-Room-9x9-v0"}, "did you mean MiniHack-Room-5x5-v0"),
@@ -191,6 +191,6 @@ def test_its_imports_and_its_logs_are_quiet():
         ({"task": "MiniHack-Boxoban-Unfiltered-v0"}, "please download maps"),
     ],
 )
-def test_bad_choices_are_refused(options, complaint):
-    with pytest.raises((ValueError, ImportError), match=complaint):
+def test_bad_choices_are_refused(options, message):
+    with pytest.raises((ValueError, ImportError), match=message):
         make(**{"task": "room_5x5", "num_envs": 1} | options)

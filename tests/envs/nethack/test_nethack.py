@@ -1,4 +1,4 @@
-"""NetHack: faithful to NLE, to its seeds, its time limit and its buffers."""
+"""NetHack environments: equal to NLE's, with seeded episodes, a time limit and buffers."""
 
 import contextlib
 import functools
@@ -34,37 +34,45 @@ def until_the_end(task="NetHackScore-v0", seed=3):
 
 
 @pytest.mark.parametrize("task", ["score", "staircase_2_continual"])
-def test_the_contract_is_kept(task):
+def test_the_contract_of_vector_environments(task):
     check_vec(make(task, num_envs=2, max_episode_steps=9, text=True), steps=30)
 
 
+OPTIONS = {"num_envs": 3, "max_episode_steps": 500}
+
+
+@functools.cache
+def final_channels(seed):
+    """Side channels at the end of the first episode of each environment, and `vec.reported`."""
+    ends = {}
+    vec = make("score", **OPTIONS)
+    for step in random_episodes(vec, seed):
+        for i, env_id in enumerate(step.final_ids.tolist()):
+            ends.setdefault(env_id, {name: c[i] for name, c in step.final_info.items()})
+        if len(ends) == vec.num_envs:
+            return ends, vec.reported
+
+
 @pytest.mark.parametrize("where", ["serial", "pool", "isolated"])
-def test_evaluations_report_what_the_games_came_to(where):
-    """Against the last answers of the same games, which end at different times."""
-    options = {"num_envs": 3, "max_episode_steps": 900}
+def test_evaluation_reports_the_side_channels_at_the_end_of_episodes(where):
+    """Compared with the same episodes stepped here, which end at different times."""
     backend = "pool" if where == "pool" else "serial"
-    factory = functools.partial(make, "score", text=True, backend=backend, **options)
+    factory = functools.partial(make, "score", text=True, backend=backend, **OPTIONS)
     vec = Isolated(factory) if where == "isolated" else factory()
     with contextlib.closing(vec):
         result = evaluate(RandomActor(vec.act_space), vec, episodes=3, seed=4)
-    ends = {}
-    vec = make("score", **options)
-    for step in played_again(vec, seed=4):
-        for i, env_id in enumerate(step.final_ids.tolist()):
-            ends.setdefault(env_id, {name: c[i] for name, c in step.final_info.items()})
-        if len(ends) == 3:
-            break
+    ends, reported = final_channels(seed=4)
     differ = 0
     for name in ("depth", "explored", "gold", "experience_level", "kills", "turns"):
         values = [float(ends[env_id][name]) for env_id in range(3)]
         assert result.reported[f"{name}_mean"] == pytest.approx(np.mean(values)), name
         differ += len(set(values)) > 1
     assert differ >= 3
-    assert set(result.reported) == {f"{name}_mean" for name in vec.reported}
+    assert set(result.reported) == {f"{name}_mean" for name in reported}
 
 
-def played_again(vec, seed):
-    """The steps that `evaluate` takes with a random actor."""
+def random_episodes(vec, seed):
+    """Yield the steps that `evaluate` takes with a random actor."""
     actor, actions = RandomActor(vec.act_space), generator(seed, "evaluation")
     vec.reset(seed)
     while True:
@@ -72,8 +80,8 @@ def played_again(vec, seed):
         yield vec.step(out.dist.sample(actions)[0])
 
 
-def test_the_pool_says_the_same():
-    """There NetHack writes into shared memory."""
+def test_the_pool_gives_the_same_steps():
+    """In the pool NetHack writes into shared memory."""
     options = {"num_envs": 2, "max_episode_steps": 7, "text": True}
     serial, pool = make("score", **options), make("score", backend="pool", **options, num_workers=1)
     with contextlib.closing(pool):
@@ -87,8 +95,8 @@ def test_the_pool_says_the_same():
 
 
 @pytest.mark.parametrize("task", NLE_TASKS)
-def test_nle_s_tasks_are_nle_s(task):
-    """The same seeds, keys and actions give what NLE's own environment gives."""
+def test_a_task_of_nle_gives_the_same_steps_as_nle(task):
+    """With the same seeds, observations and actions."""
     ours = NetHack(task, keys=KEYS)
     theirs = gymnasium.make(
         task, observation_keys=KEYS, fix_moon_phase=True, disable_env_checker=True
@@ -112,7 +120,7 @@ def test_nle_s_tasks_are_nle_s(task):
     theirs.close()
 
 
-def test_an_episode_follows_from_its_seed():
+def test_an_episode_depends_only_on_its_seed_and_actions():
     fresh, used = NetHack("score"), NetHack("score")
     list(play(used, 5, 50, rng_seed=1))
     runs = [list(play(env, seed, 150)) for env, seed in ((fresh, 1), (used, 1), (fresh, 2))]
@@ -122,7 +130,7 @@ def test_an_episode_follows_from_its_seed():
     assert any((a[0]["glyphs"] != c[0]["glyphs"]).any() for a, c in zip(*runs[::2], strict=False))
 
 
-def test_without_a_seed_the_next_game_follows_from_the_last_seed():
+def test_a_reset_without_a_seed_depends_on_the_last_seed():
     one, two = NetHack("score"), NetHack("score")
     for env in (one, two):
         env.reset(seed=4)
@@ -139,7 +147,7 @@ def test_the_time_limit_truncates_and_the_game_is_still_there():
     assert [a[3] for a in answers] == [False] * 10 + [True]
     assert not any(a[2] for a in answers)
     assert answers[-1][0]["blstats"][HP] > 0
-    with pytest.raises(RuntimeError, match="reset the environment"):
+    with pytest.raises(RuntimeError, match=r"call reset\(\)"):
         env.step(0)
 
 
@@ -154,10 +162,10 @@ def test_death_terminates_and_shows_the_last_moment():
     assert (obs["glyphs"] != nethack.GLYPH_CMAP_OFF).sum() > 9
 
 
-def test_channels_are_what_the_observations_say():
+def test_side_channels_agree_with_the_observations():
     env, killed, seen = NetHack("score"), 0, {}
     for obs, _, _, _, info in play(env, 10, 800):
-        line, said = obs["blstats"], b" ".join(env.game.said)
+        line, said = obs["blstats"], b" ".join(env.game.messages)
         seen[line[23], line[24]] = int((obs["glyphs"] != nethack.GLYPH_CMAP_OFF).sum())
         killed += said.count(b"You kill ") + said.count(b"You destroy ")
         assert (info["depth"], info["gold"], info["turns"]) == (line[12], line[13], line[20])
@@ -196,7 +204,7 @@ def test_observations_are_written_into_views(begun):
 
 
 @pytest.mark.parametrize(
-    ("views", "complaint"),
+    ("views", "message"),
     [
         ({"chars": np.zeros((21, 79), np.uint8)}, "no observation 'chars'"),
         ({"glyphs": np.zeros((21, 80), np.int16)}, r"int16 \(21, 80\), not int16 \(21, 79\)"),
@@ -204,24 +212,24 @@ def test_observations_are_written_into_views(begun):
         ({"glyphs": np.zeros((79, 21), np.int16).T}, "not contiguous"),
     ],
 )
-def test_views_that_do_not_fit_are_refused(views, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_views_that_do_not_fit_are_refused(views, message):
+    with pytest.raises(ValueError, match=message):
         NetHack("score").set_buffers(views)
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "message"),
     [
         ({"task": "staircase_9"}, "no NetHack task 'staircase_9'; there are score, staircase_2"),
-        ({"task": "NetHackChallenge-v0"}, "refuses to be seeded"),
+        ({"task": "NetHackChallenge-v0"}, "takes no seed"),
         ({"keys": ["glyphs", "smell"]}, "no observation 'smell'"),
         ({"actions": "all"}, "actions is one of .*, not 'all'"),
         ({"backend": "threads"}, "backend is 'serial' or 'pool', not 'threads'"),
         ({"max_episode_steps": 0}, "expected at least 1"),
     ],
 )
-def test_bad_choices_are_refused(options, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_bad_choices_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
         make(**{"task": "score", "num_envs": 1} | options)
 
 
@@ -242,16 +250,16 @@ def test_games_are_recorded_on_request_only(tmp_path):
     assert all(".ttyrec" in name for name in files)
 
 
-def test_what_is_missing_is_named(monkeypatch):
-    for name in ("nethack_env", "nethack_channels", "nethack_tasks", "nethack_game"):
-        monkeypatch.delitem(sys.modules, f"firstlight.envs.{name}", raising=False)
+def test_the_error_names_a_missing_package(monkeypatch):
+    for name in ("nethack_env", "base_env", "channels", "tasks", "game"):
+        monkeypatch.delitem(sys.modules, f"firstlight.envs.nethack.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "nle", None)
     with pytest.raises(ImportError, match=r"need the package 'nle': pip install 'firstlight\["):
         make("score", num_envs=1)
 
 
-def test_nle_s_own_environments_run_as_any_other():
-    """Gymnasium's vectors hand empty options on to `reset`, over which NLE stumbles."""
+def test_environments_of_nle_itself_run_in_gymvec():
+    """Gymnasium's vector environments pass empty options to `reset`, which NLE cannot handle."""
     vec = GymVec([lambda: gymnasium.make("NetHackScore-v0", max_episode_steps=5)] * 2)
     vec.reset(0)
     ends = sum(int(vec.step(torch.tensor([0, 1])).truncated.sum()) for _ in range(12))

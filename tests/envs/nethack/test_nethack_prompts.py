@@ -1,4 +1,4 @@
-"""Who answers NetHack's prompts, and how."""
+"""Which NetHack prompts are answered automatically, and how."""
 
 import pytest
 from dungeon import TIME
@@ -32,7 +32,7 @@ def mage():
     game.close()
 
 
-def asks(game):
+def has_question(game):
     return bool(game.buffers["internal"][1])
 
 
@@ -40,12 +40,12 @@ def things(game):
     return bytes(game.buffers["inv_letters"]).rstrip(b"\0").decode()
 
 
-def test_a_spell_is_cast_where_the_agent_says(mage):
+def test_a_spell_is_cast_in_the_direction_that_the_agent_chooses(mage):
     energy = mage.buffers["blstats"][14]
     mage.act(C.CAST)
     assert b"In what direction?" in mage.message
     mage.act(ord("h"))
-    assert not asks(mage)
+    assert not has_question(mage)
     assert mage.buffers["blstats"][14] == energy - 5
 
 
@@ -54,7 +54,7 @@ def test_yes_drinks_the_first_potion(mage):
     mage.act(C.QUAFF)
     assert b"What do you want to drink? [f" in mage.message
     mage.act(ord("y"))
-    assert not asks(mage)
+    assert not has_question(mage)
     assert "f" not in things(mage)
 
 
@@ -63,38 +63,38 @@ def test_without_answers_questions_are_declined():
     game.reset(1, 2, 3)
     before = things(game)
     game.act(C.QUAFF)
-    assert not asks(game)
+    assert not has_question(game)
     assert things(game) == before
 
 
-def test_whether_to_pray_is_the_agents_to_say(mage):
+def test_the_agent_answers_whether_to_pray(mage):
     mage.act(C.PRAY)
     assert b"Are you sure you want to pray?" in mage.message
     mage.act(ord("y"))
-    assert not asks(mage)
-    assert any(b"You feel" in message or b"You begin" in message for message in mage.said)
+    assert not has_question(mage)
+    assert any(b"You feel" in message or b"You begin" in message for message in mage.messages)
 
 
-def test_a_menu_of_things_is_picked_up_whole(mage):
+def test_everything_in_a_menu_is_picked_up(mage):
     before = things(mage)
     for letter in "de":
         for key in (C.DROP, ord(letter)):
             mage._press(int(key))
-        mage._settle()
+        mage._answer_prompts()
     assert set(before) - set(things(mage)) == {"d", "e"}
     mage.act(C.PICKUP)
     assert not mage.buffers["internal"][3]
     assert things(mage) == before
 
 
-def test_skills_are_enhanced_and_the_top_line_stays():
+def test_enhancing_skills_keeps_the_top_line():
     game = Game(character="sam-hum-law-mal", wizard=True, answers=True)
     game.reset(1, 2, 3)
     greeting = game.message
     assert b"Konnichi wa" in greeting
     turn = game.buffers["blstats"][TIME]
     game.enhance()
-    assert any(b"You are now more skilled" in message for message in game.said)
+    assert any(b"You are now more skilled" in message for message in game.messages)
     assert game.message == greeting
     assert not game.buffers["internal"][1:4].any()
     assert game.buffers["blstats"][TIME] == turn

@@ -1,4 +1,4 @@
-"""NetHack's top line as text ids, and its terminal as a picture."""
+"""Text ids of NetHack's top line, and pictures of its terminal."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from firstlight.envs.text import TextTable
 
 
 @pytest.mark.parametrize("keys", [KEYS, ("blstats",)])
-def test_text_ids_are_numbers_of_the_messages(keys):
+def test_text_ids_identify_the_messages(keys):
     texts = TextTable(["something known before"])
     plain = make("score", num_envs=2, keys=KEYS, max_episode_steps=13)
     told = Messages(make("score", num_envs=2, keys=KEYS, max_episode_steps=13), texts=texts)
@@ -32,7 +32,7 @@ def test_text_ids_are_numbers_of_the_messages(keys):
     assert len(said) > 5
 
 
-def test_text_ids_outlive_a_checkpoint():
+def test_text_ids_are_the_same_after_a_checkpoint():
     one, two = (make("score", num_envs=2, max_episode_steps=13, text=True) for _ in range(2))
     two.text_table.intern("in the way")
     one.reset(0)
@@ -44,7 +44,7 @@ def test_text_ids_outlive_a_checkpoint():
     assert one.text_table.state_dict() == two.text_table.state_dict()
 
 
-def test_a_picture_shows_every_character_in_its_colour():
+def test_a_picture_has_every_character_in_its_colour():
     chars = np.array([[ord("@"), ord(" ")], [ord("#"), ord("d")]], np.uint8)
     colors = np.array([[15, 7], [3, 1]], np.int8)
     picture = draw_terminal(chars, colors, cursor=(1, 0))
