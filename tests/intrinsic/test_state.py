@@ -1,3 +1,5 @@
+"""State of reward modules: isolated random numbers, `Fitter`, and growing buffers."""
+
 import copy
 
 import pytest
@@ -5,11 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from firstlight.intrinsic.state import Fitter, GrowingBuffers, isolated_rng
+from firstlight.intrinsic.state import (
+    Fitter,
+    GrowingBuffers,
+    grow_rows,
+    isolated_rng,
+    read_rows,
+    write_rows,
+)
 
 
 class Regression(nn.Module):
-    """A line to fit, with what fits it."""
+    """A linear regression with its `Fitter`."""
 
     def __init__(self, **kwargs):
         super().__init__()
@@ -156,3 +165,17 @@ def test_growing_buffers_load_in_any_size():
 def test_host_buffers_stay_on_the_host():
     both = nn.Sequential(Memory(2, True), Memory(2, False)).to("meta")
     assert [memory.cells.device.type for memory in both] == ["cpu", "meta"]
+
+
+def test_rows_of_unknown_environments_are_zero_and_are_kept_once_written():
+    memory = torch.arange(4.0).view(2, 2)
+    assert grow_rows(memory, torch.tensor([1, 0])) is memory
+    assert read_rows(memory, torch.tensor([3, 1])).tolist() == [[0, 0], [2, 3]]
+    for ids in ([1], [3, 0]):
+        written = write_rows(memory, torch.tensor(ids), torch.full((len(ids), 2), 9.0))
+        expected = [
+            [9.0, 9.0] if i in ids else memory.tolist()[i] if i < 2 else [0.0, 0.0]
+            for i in range(max(2, max(ids) + 1))
+        ]
+        assert written.tolist() == expected
+    assert memory.tolist() == [[0, 1], [2, 3]]  # copied
