@@ -195,7 +195,7 @@ def test_a_normalised_multiplier_does_not_depend_on_the_units_of_its_source(scal
 
 def test_without_normalising_the_multiplier_compensates_the_units():
     _, multiplier = late_means(10.0, 0.7, normalize=False)
-    assert multiplier < 0.2  # near 1 / 11, where ten of one are worth one of the other
+    assert multiplier < 0.2  # near 1 / 11, where the two streams have equal scale
 
 
 def test_a_threshold_search_ends_at_the_proxy_point():
