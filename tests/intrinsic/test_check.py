@@ -1,3 +1,5 @@
+"""`check_module`: valid modules pass and each violated rule is reported."""
+
 import copy
 
 import pytest
@@ -32,7 +34,7 @@ def _one_thread():
         RND(SPACE, embedding_dim=16, hidden=32, update_proportion=0.25, distance="l2"),
     ],
 )
-def test_our_modules_pass_and_are_left_alone(module):
+def test_the_modules_of_the_package_pass_and_are_not_changed(module):
     before = copy.deepcopy(module.state_dict())
     numbers = torch.get_rng_state()
     check_module(module)
@@ -123,7 +125,7 @@ class NeverForgets(IntrinsicModule):
         return bonus
 
 
-class PaysInvalidRows(Count):
+class RewardsInvalidRows(Count):
     def compute(self, rollout):
         return super().compute(rollout) + 1
 
@@ -214,7 +216,7 @@ class SavesAnObject(Count):
         pass
 
 
-class LikesTheFamiliar(Count):
+class RewardsFamiliarStates(Count):
     def compute(self, rollout):
         return (2 - super().compute(rollout)) * rollout.valid
 
@@ -231,7 +233,7 @@ class LikesTheFamiliar(Count):
         (DrawsGlobalNumbers, "compute draws torch's global random numbers"),
         (UpdateDraws, "update draws torch's global random numbers"),
         (NeverForgets, "memory crosses is_first"),
-        (PaysInvalidRows, "not valid gets a bonus"),
+        (RewardsInvalidRows, "not valid gets a bonus"),
         (CountsInvalidRows, "not valid leave a trace"),
         (CentresRollout, "two half rollouts"),
         (WrongShape, r"compute returns \(8, 64\)"),
@@ -242,10 +244,10 @@ class LikesTheFamiliar(Count):
         (ForgetsOnSaving, "saved and loaded, the module computes"),
         (UnsavedOptimizer, "saved and loaded, the module updates"),
         (SavesAnObject, r"state_dict\['_extra_state'\]\['thing'\]"),
-        (LikesTheFamiliar, "a state never visited gets"),
+        (RewardsFamiliarStates, "a state never visited gets"),
     ],
 )
-def test_each_broken_rule_is_named(broken, sentence):
+def test_each_violated_rule_is_reported(broken, sentence):
     with pytest.raises(AssertionError, match=f"{broken.__name__}: .*{sentence}"):
         check_module(broken())
 
@@ -261,24 +263,24 @@ class Teacher(Constant):
 
 
 @pytest.mark.parametrize("module", [Ensemble(), Teacher()])
-def test_ensembles_pass_and_what_is_no_novelty_need_not_fall(module):
+def test_ensembles_pass_and_only_novelty_bonuses_must_fall(module):
     check_module(module)
 
 
-def test_it_runs_on_the_users_environments():
+def test_it_runs_on_given_environments():
     vec = Chain(num_envs=3, length=4)
     module = HashCount(vec.obs_space, scope="first_visit")
     check_module(module, vec=vec, steps=20)
     check_module(module, vec=Chain(num_envs=1, length=4), steps=20)
 
 
-def test_too_little_to_see_is_said():
+def test_too_few_distinct_states_raise_an_error():
     vec = Chain(num_envs=1, length=1)
     with pytest.raises(ValueError, match="a random agent saw 1 observations in 20 steps"):
         check_module(HashCount(vec.obs_space), vec=vec, steps=10)
 
 
-def test_the_module_sees_the_vec_that_it_wrapped():
+def test_the_module_is_checked_on_the_environments_it_wraps():
     class Wraps(Count):
         def wrap(self, vec):
             return Chain(num_envs=vec.num_envs)

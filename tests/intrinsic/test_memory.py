@@ -1,19 +1,20 @@
+"""Visit tables and episodic visits against plain loops; kernels compiled and as plain Python."""
+
 from collections import Counter
 
 import hand_made
 import numpy as np
 import pytest
 import torch
-from uncompiled import compiled, passes_uncompiled
 
+from firstlight.intrinsic import memory_kernels
 from firstlight.intrinsic.memory import EpisodicVisits, VisitTable, hash_rows
-from firstlight.intrinsic.memory_kernels import count_visits, hash_words, move_entries
 
 WORD = 2**64 - 1
 
 
 def plain_hash(words):
-    """Twin of `hash_words` for one row, in Python's integers."""
+    """Compute `hash_words` of one row in Python integers."""
     h = 0x9E3779B97F4A7C15
     for word in words:
         h = (h ^ int(word)) * 0xBF58476D1CE4E5B9 & WORD
@@ -23,7 +24,7 @@ def plain_hash(words):
 
 
 def plain_count(memory, keys, owners, valid):
-    """Twin of `count_visits`: `memory` is a Counter of (owner, key)."""
+    """Compute `count_visits` with a Counter of (owner, key)."""
     out = np.zeros_like(keys)
     for t in range(len(keys)):
         visits = [(int(owners[t, n]), int(keys[t, n])) for n in range(keys.shape[1])]
@@ -34,7 +35,7 @@ def plain_count(memory, keys, owners, valid):
 
 
 def entries(keys, owners, counts):
-    """What a table holds, as a dict."""
+    """Entries of a table as a dict of (owner, key) to count."""
     kept = counts > 0
     found = zip(owners[kept].tolist(), keys[kept].tolist(), strict=True)
     return dict(zip(found, counts[kept].tolist(), strict=True))
@@ -44,18 +45,27 @@ def empty(capacity):
     return tuple(np.zeros(capacity, np.int64) for _ in range(3))
 
 
+@pytest.fixture(params=["compiled", "python"])
+def kernels(request, monkeypatch):
+    """The module of kernels, compiled or as plain Python."""
+    if request.param == "python":
+        for name in ("hash_words", "_find", "_home", "count_visits", "move_entries"):
+            monkeypatch.setattr(memory_kernels, name, getattr(memory_kernels, name).py_func)
+    with np.errstate(over="ignore"):
+        yield memory_kernels
+
+
 @pytest.mark.parametrize("width", [0, 1, 19])
-def test_kernel_hash_words_is_its_plain_twin(width):
+def test_hash_words_equals_a_hash_in_python_integers(kernels, width):
     words = np.random.default_rng(0).integers(0, WORD, (50, width), np.uint64, endpoint=True)
     out = np.empty(50, np.uint64)
-    with np.errstate(over="ignore"):
-        hash_words(words, out)
+    kernels.hash_words(words, out)
     assert out.tolist() == [plain_hash(row) for row in words]
 
 
 @pytest.mark.parametrize("spread", [1, 64])
-def test_kernel_count_visits_is_its_plain_twin(spread):
-    """With `spread` 64 every key has the same home, so that all of them are searched for."""
+def test_count_visits_equals_a_count_in_a_dict(kernels, spread):
+    """With `spread` 64 every key has the same first slot, so all keys collide."""
     numbers = np.random.default_rng(0)
     table, memory = empty(64), Counter()
     for _ in range(3):
@@ -64,37 +74,32 @@ def test_kernel_count_visits_is_its_plain_twin(spread):
         valid = numbers.random((20, 6)) < 0.8
         out, expected = np.zeros_like(keys), plain_count(memory, keys, owners, valid)
         before = len(entries(*table))
-        filled = count_visits(*table, keys, owners, valid, out)
+        filled = kernels.count_visits(*table, keys, owners, valid, out)
         assert (out == expected).all()
         assert entries(*table) == dict(memory)
         assert before + filled == len(memory)
 
 
-def test_kernel_columns_of_a_step_do_not_see_each_other():
+def test_environments_of_one_step_do_not_see_each_others_visits(kernels):
     keys = np.array([[7, 7, 7], [7, 8, 7]])
     out = np.zeros_like(keys)
-    count_visits(*empty(16), keys, np.zeros_like(keys), np.ones((2, 3), bool), out)
+    kernels.count_visits(*empty(16), keys, np.zeros_like(keys), np.ones((2, 3), bool), out)
     assert out.tolist() == [[1, 1, 1], [4, 1, 4]]
 
 
-def test_kernel_move_entries_keeps_all():
+def test_move_entries_keeps_all_entries(kernels):
     keys, owners = (x.ravel() for x in np.meshgrid(np.arange(-20, 20) * 32, np.arange(3)))
     counts = np.arange(1, 121)
     new = empty(256)
-    move_entries(keys, owners, counts, *new)
+    kernels.move_entries(keys, owners, counts, *new)
     pairs = zip(owners.tolist(), keys.tolist(), strict=True)
     assert entries(*new) == dict(zip(pairs, counts.tolist(), strict=True))
-
-
-@compiled
-def test_kernels_pass_uncompiled_too():
-    passes_uncompiled(__file__, "kernel_", count=7)
 
 
 @pytest.mark.parametrize(
     "dtype", [torch.uint8, torch.bool, torch.int16, torch.int64, torch.float32]
 )
-def test_equal_rows_and_only_they_share_a_key(dtype):
+def test_rows_have_equal_keys_exactly_if_they_are_equal(dtype):
     bits = torch.tensor([[i >> j & 1 for j in range(11)] for i in range(2048)]).to(dtype)
     keys = hash_rows([bits], 2048)
     assert keys.dtype == torch.int64
@@ -159,7 +164,7 @@ def count(visits, rollout):
 
 
 @pytest.mark.parametrize("opens", [0.02, 0.5])
-def test_episodic_visits_are_what_plain_loops_count(opens):
+def test_episodic_visits_equal_a_count_by_plain_loops(opens):
     numbers = torch.Generator().manual_seed(0)
     rollouts = [hand_made.random_rollout(numbers, 25, 5, 6, opens=opens) for _ in range(6)]
     visits = EpisodicVisits()
@@ -167,7 +172,7 @@ def test_episodic_visits_are_what_plain_loops_count(opens):
         assert torch.equal(count(visits, rollout), expected)
 
 
-def test_both_memories_survive_saving_into_a_fresh_one():
+def test_both_memories_continue_identically_from_a_state_dict():
     numbers = torch.Generator().manual_seed(0)
     rollouts = [hand_made.random_rollout(numbers, 25, 5, 6) for _ in range(4)]
     expected = list(naive_episodic(rollouts))
@@ -180,7 +185,7 @@ def test_both_memories_survive_saving_into_a_fresh_one():
     assert torch.equal(count(kept, rollouts[3]), expected[3])
 
 
-def test_forgotten_episodes_do_not_pile_up():
+def test_entries_of_ended_episodes_are_dropped_when_the_table_grows():
     numbers = torch.Generator().manual_seed(0)
     visits, sizes = EpisodicVisits(), []
     for _ in range(200):
@@ -189,7 +194,7 @@ def test_forgotten_episodes_do_not_pile_up():
     assert max(sizes) <= 8 * 2 * 4 * 25
 
 
-def test_reset_forgets_whom_it_names():
+def test_reset_clears_only_the_given_environments():
     rollout = hand_made.rollout({"obs": torch.tensor([[1, 1], [1, 1], [1, 1]])})
     on = hand_made.rollout(
         {"obs": torch.ones(2, 2, dtype=torch.int64)}, is_first=torch.zeros(2, 2) > 0

@@ -1,3 +1,5 @@
+"""Running moments, `ReturnScale` and `RewardScale` against plain loops."""
+
 import dataclasses
 
 import hand_made
@@ -36,7 +38,7 @@ def test_moments_do_not_depend_on_the_batches(cuts):
     assert float(moments.count) == pytest.approx(40 + PRIOR)
 
 
-def test_moments_of_large_elements_are_merged_piece_by_piece():
+def test_moments_of_large_observations_are_merged_in_parts():
     x = torch.randint(0, 256, (5, 2**20), dtype=torch.uint8)
     moments = RunningMoments((2**10, 2**10))
     moments.update(x.view(5, 2**10, 2**10))
@@ -52,7 +54,7 @@ def test_merged_stores_nothing():
     assert [float(moments.count), float(moments.mean), float(moments.var)] == [PRIOR, 0, 1]
 
 
-def test_normalized_has_unit_moments_and_a_bound():
+def test_normalised_observations_have_unit_variance_and_are_clipped():
     x = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)) * 7 - 3
     moments = RunningMoments((2,))
     moments.update(x)
@@ -65,7 +67,7 @@ def test_normalized_has_unit_moments_and_a_bound():
     )
 
 
-def test_a_constant_element_normalizes_to_nearly_nothing():
+def test_a_constant_normalises_to_nearly_0():
     moments = RunningMoments((1,))
     moments.update(torch.full((500, 1), 200, dtype=torch.uint8))
     assert moments.normalize(torch.tensor([[200]], dtype=torch.uint8), 5.0).abs() < 0.1
@@ -103,7 +105,7 @@ def random_rewards(count, T=7, N=4):
         yield torch.randn(T, N, generator=numbers), valid, env_ids
 
 
-def test_returns_run_on_across_rollouts_and_ends_keyed_by_environment():
+def test_returns_continue_across_rollouts_and_episode_ends_by_environment_id():
     scale, rewards = ReturnScale(0.9), list(random_rewards(4))
     for i, (raw, valid, env_ids) in enumerate(rewards):
         rollout = blank(*raw.shape, valid, env_ids)
@@ -116,7 +118,7 @@ def test_returns_run_on_across_rollouts_and_ends_keyed_by_environment():
         scale.update(raw, ends)
 
 
-def test_invalid_rows_are_transparent_to_the_filter():
+def test_invalid_rows_do_not_change_returns():
     raw = torch.tensor([[1.0], [99.0], [2.0], [99.0], [3.0]])
     valid = torch.tensor([[True], [False], [True], [False], [True]])
     with_holes, without = ReturnScale(), ReturnScale()
@@ -131,7 +133,7 @@ def test_invalid_rows_are_transparent_to_the_filter():
 
 
 @pytest.mark.parametrize("make", [ReturnScale, RewardScale])
-def test_scales_are_transforms_pure_in_forward_and_saved(make):
+def test_scales_are_transforms_with_a_pure_forward_and_saved_statistics(make):
     scale, rewards = make(), list(random_rewards(3))
     assert isinstance(scale, Transform)
     for raw, valid, env_ids in rewards[:2]:
@@ -160,7 +162,7 @@ def test_reward_scale_divides_by_the_deviation_of_the_reward():
         scale.update(raw, rollout)
 
 
-def test_nothing_valid_leaves_a_scale_as_it_was():
+def test_a_rollout_without_valid_rows_does_not_change_a_scale():
     scale = ReturnScale()
     rollout = blank(3, 2, torch.zeros(3, 2, dtype=torch.bool))
     raw = torch.ones(3, 2)

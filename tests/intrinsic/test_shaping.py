@@ -1,4 +1,4 @@
-"""Shapes for one's own rewards: formulas, bounds, and that nothing can be had twice."""
+"""Shaping functions: formulas, bounds, and rewards at most once per episode."""
 
 import math
 
@@ -14,7 +14,7 @@ from firstlight.intrinsic.shaping import (
 )
 
 
-def test_potential_shaping_telescopes_and_forgets_the_end():
+def test_potential_shaping_telescopes_and_is_0_at_a_termination():
     phi = torch.randn(30, generator=torch.Generator().manual_seed(0))
     ends = torch.zeros(29, dtype=torch.bool)
     discounts = 0.9 ** torch.arange(29)
@@ -28,7 +28,7 @@ def test_potential_shaping_telescopes_and_forgets_the_end():
 @pytest.mark.parametrize("scale", [0.5, 2300.0])
 @pytest.mark.parametrize("dispersion", [0.6, 1.0, 1.1])
 @pytest.mark.parametrize("density", [0.5, 1.0, 1.1])
-def test_distance_shapes_are_the_papers(scale, dispersion, density):
+def test_exp_distance_equals_the_formula_of_the_paper(scale, dispersion, density):
     distances = torch.linspace(0, 6 * scale, 50)
     shape = {"scale": scale, "dispersion": dispersion, "density": density}
     near, signed = exp_distance(distances, **shape), exp_distance(distances, **shape, signed=True)
@@ -46,7 +46,7 @@ def test_distance_shapes_are_the_papers(scale, dispersion, density):
     assert exp_distance(middle, **shape, signed=True).abs() < 1e-2
 
 
-def test_dispersion_widens_and_density_lifts():
+def test_dispersion_widens_the_curve_and_density_raises_it():
     distance = torch.tensor([0.5, 1.0, 3.0])
     plain = exp_distance(distance, scale=1.0)
     assert (exp_distance(distance, scale=1.0, dispersion=2.0) > plain).all()
@@ -54,7 +54,7 @@ def test_dispersion_widens_and_density_lifts():
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
-def test_geometric_and_against_a_loop(n):
+def test_geometric_and_equals_a_plain_loop(n):
     values = torch.rand(40, n, generator=torch.Generator().manual_seed(n)) * 2 - 0.7
     for row, joined in zip(values.tolist(), geometric_and(values).tolist(), strict=True):
         size = math.prod(abs(v) for v in row) ** (1 / n)
@@ -65,7 +65,7 @@ def test_geometric_and_against_a_loop(n):
     torch.testing.assert_close(geometric_and(values[:, order]), geometric_and(values))
 
 
-def test_a_ladder_pays_each_rung_once_however_often_it_is_climbed():
+def test_each_milestone_is_rewarded_once_per_episode():
     values = torch.tensor([[0.0], [6.0], [2.0], [7.0], [25.0], [12.0], [30.0]])
     best, paid = torch.full((1,), -math.inf), []
     for value in values:
@@ -75,7 +75,7 @@ def test_a_ladder_pays_each_rung_once_however_often_it_is_climbed():
     assert best.item() == 30
 
 
-def test_a_list_pays_each_item_once_in_any_order():
+def test_each_item_of_a_checklist_is_rewarded_once_in_any_order():
     done = torch.tensor([[0, 0, 1], [0, 0, 1], [1, 0, 0], [0, 1, 1], [1, 1, 1]]).bool()
     before, paid = torch.zeros(3, dtype=torch.bool), []
     for now in done:
@@ -85,7 +85,7 @@ def test_a_list_pays_each_item_once_in_any_order():
     assert sum(paid) == 7
 
 
-def test_shapes_take_tensors_of_any_shape():
+def test_shaping_functions_accept_tensors_of_any_shape():
     x = torch.rand(3, 4, 2, generator=torch.Generator().manual_seed(0))
     assert exp_distance(x, scale=1.0).shape == (3, 4, 2)
     assert geometric_and(x).shape == (3, 4)

@@ -1,3 +1,5 @@
+"""`HashCount`: counts against plain loops, choice of fields, and discretised floats."""
+
 from collections import Counter
 
 import hand_made
@@ -42,7 +44,7 @@ def naive(rollouts, scope):
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_bonus_is_what_plain_loops_count(scope):
+def test_the_bonus_equals_a_count_by_plain_loops(scope):
     numbers = torch.Generator().manual_seed(0)
     rollouts = [hand_made.random_rollout(numbers, 20, 5, 30) for _ in range(5)]
     module = HashCount(NUMBERS, scope=scope)
@@ -53,13 +55,13 @@ def test_bonus_is_what_plain_loops_count(scope):
         assert not bonus[~rollout.valid].any()
 
 
-def test_first_visit_pays_one_and_environments_of_a_step_do_not_see_each_other():
+def test_a_first_visit_gives_1_and_environments_of_one_step_do_not_see_each_other():
     bonus = HashCount(NUMBERS).compute(walk([0, 0], [5, 5], [5, 6], [5, 5]))
     torch.testing.assert_close(bonus, torch.tensor([[1, 1], [3**-0.5, 1], [4**-0.5, 4**-0.5]]))
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_it_counts_the_true_successor_and_not_what_autoreset_shows(scope):
+def test_it_counts_the_true_successor_not_the_observation_after_autoreset(scope):
     module = HashCount(NUMBERS, scope=scope)
     rollout = walk([0], [1], [0], [1], finals={(1, 0): {"obs": torch.tensor(9)}})
     after_end = 1.0 if scope == "episodic" else 2**-0.5
@@ -68,14 +70,14 @@ def test_it_counts_the_true_successor_and_not_what_autoreset_shows(scope):
 
 
 @pytest.mark.parametrize("scope", ["episodic", "first_visit"])
-def test_going_back_to_the_start_is_nothing_new(scope):
+def test_returning_to_the_start_is_not_a_first_visit(scope):
     bonus = HashCount(NUMBERS, scope=scope).compute(walk([3], [4], [3]))
     assert bonus[0, 0] == 1
     assert bonus[1, 0] == pytest.approx(2**-0.5 if scope == "episodic" else 0)
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_state_goes_into_a_fresh_module(scope):
+def test_counts_are_restored_from_a_state_dict(scope):
     numbers = torch.Generator().manual_seed(0)
     rollouts = [hand_made.random_rollout(numbers, 20, 5, 30) for _ in range(3)]
     kept, loaded = HashCount(NUMBERS, scope=scope), HashCount(NUMBERS, scope=scope)
@@ -86,7 +88,7 @@ def test_state_goes_into_a_fresh_module(scope):
     assert kept.update(rollouts[2]) == loaded.update(rollouts[2])
 
 
-def test_reset_forgets_the_episode_and_not_the_run():
+def test_reset_clears_the_episode_and_not_the_run():
     module = HashCount(NUMBERS, scope="first_visit")
     module.compute(walk([0], [1]))
     on = walk([1], [1], is_first=torch.zeros(2, 1, dtype=torch.bool))
@@ -95,7 +97,7 @@ def test_reset_forgets_the_episode_and_not_the_run():
     assert module.compute(on) == pytest.approx(3**-0.5)
 
 
-def test_keys_choose_fields_and_info_channels():
+def test_keys_select_fields_and_info_channels():
     space = spaces.Dict({"a": spaces.Discrete(9), "b": spaces.Box(0, 9, (2,), np.int16)})
     obs = {
         "a": torch.tensor([[0], [1], [2], [1]]),
@@ -116,7 +118,7 @@ def test_keys_choose_fields_and_info_channels():
         counts(keys=["positions"])
 
 
-def test_bounded_floats_are_cut_into_bins():
+def test_bounded_floats_are_divided_into_bins():
     space = spaces.Dict({"x": spaces.Box(np.array([-1, 5], "f4"), np.array([1, 5], "f4"))})
     x = torch.tensor([-1.0, -0.51, -0.49, 0.99, 1.0, 7.0, -0.9])
     obs = {"x": torch.stack([x, torch.full_like(x, 5)], 1)[:, None]}
@@ -124,7 +126,7 @@ def test_bounded_floats_are_cut_into_bins():
     assert bonus[:, 0].pow(-2).round().tolist() == [1, 1, 1, 2, 3, 2]
 
 
-def test_float_channels_need_their_space():
+def test_float_info_channels_need_info_space():
     info_space = spaces.Dict({"xy": spaces.Box(0, 1, (2,))})
     info = {"xy": torch.tensor([[[0.1, 0.1]], [[0.2, 0.1]], [[0.21, 0.11]]])}
     rollout = hand_made.rollout({"obs": torch.zeros(3, 1, dtype=torch.int64)}, info=info)
@@ -136,7 +138,7 @@ def test_float_channels_need_their_space():
         HashCount(NUMBERS, info_space=info_space, keys=["xyz"])
 
 
-def test_simhash_bits_differ_as_often_as_the_angle_says():
+def test_simhash_bits_differ_in_proportion_to_the_angle():
     """Charikar 2002: two codes differ in a bit with probability angle / π."""
     space = spaces.Dict({"x": spaces.Box(-np.inf, np.inf, (3,))})
     projection = HashCount(space, bits=20_000).state_keys.projection
@@ -147,7 +149,7 @@ def test_simhash_bits_differ_as_often_as_the_angle_says():
         assert float(differ) == pytest.approx(angle / np.pi, abs=0.02)
 
 
-def test_simhash_joins_what_points_the_same_way():
+def test_simhash_codes_of_the_same_direction_are_equal():
     space = spaces.Dict({"x": spaces.Box(-np.inf, np.inf, (2,)), "n": spaces.Discrete(3)})
     x = torch.tensor([[1.0, 2.0], [1.0, 2.0], [2.0, 4.0], [-1.0, -2.0], [1.001, 2.0], [1.0, 2.0]])
     n = torch.tensor([0, 0, 0, 0, 0, 1])
@@ -167,7 +169,7 @@ def test_a_code_does_not_depend_on_the_batch():
         assert torch.equal(part, whole[t : t + 2])
 
 
-def test_each_seed_has_its_projection_and_the_global_numbers_are_left_alone():
+def test_the_projection_depends_on_the_seed_and_not_on_the_global_generator():
     space = spaces.Dict({"x": spaces.Box(-np.inf, np.inf, (3,))})
     before = torch.get_rng_state()
     a, b, c = (HashCount(space, bits=8, seed=seed).state_keys.projection for seed in (0, 0, 1))
@@ -186,12 +188,12 @@ def test_each_seed_has_its_projection_and_the_global_numbers_are_left_alone():
         (spaces.Discrete(3), {"scope": "episode"}, "expected one of global, episodic, first_visit"),
     ],
 )
-def test_what_cannot_be_counted_is_refused(space, settings, sentence):
+def test_invalid_fields_and_settings_are_rejected(space, settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         HashCount(spaces.Dict({"x": space}), **settings)
 
 
-def test_published_term():
+def test_the_default_term_is_the_published_one():
     term = HashCount.default_term()
     assert (term.weight, term.transform, term.gamma, term.episodic) == (0.005, None, 0.99, True)
 
@@ -203,7 +205,7 @@ def test_tables_stay_on_the_cpu():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("scope", SCOPES)
-def test_on_a_gpu_it_answers_there(scope):
+def test_it_computes_on_a_gpu(scope):
     rollout = hand_made.random_rollout(torch.Generator().manual_seed(0), 20, 5, 30)
     there = HashCount(NUMBERS, scope=scope).cuda().compute(rollout.to("cuda"))
     assert there.device.type == "cuda"

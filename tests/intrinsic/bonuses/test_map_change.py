@@ -1,4 +1,4 @@
-"""What the map gains is paid by the formula, with every kind of environment around it."""
+"""`MapChange` against its formula, on both MiniGrid backends."""
 
 import dataclasses
 
@@ -52,7 +52,7 @@ def formula(rollout, cell=0.1, change=1.0, place=0.1, most=14):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_bonus_is_the_formula(backend):
+def test_the_bonus_equals_the_formula_by_plain_loops(backend):
     plain, odd = {}, {"cell": 0.3, "change": 0.0, "place": 2.0, "most": 2}
     for said in (plain, odd):
         names = {"cell": "cell_weight", "change": "change_weight", "place": "place_weight"}
@@ -68,7 +68,7 @@ def test_bonus_is_the_formula(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_episodes_end_is_paid_and_its_beginning_is_not(backend):
+def test_the_last_step_of_an_episode_gets_its_bonus_and_the_reset_does_not(backend):
     vec = make(backend, num_envs=16, limit=1)  # each step is an episode's last
     module = MapChange(vec.obs_space)
     (rollout,) = rollouts(module.wrap(vec), count=1)
@@ -79,7 +79,7 @@ def test_an_episodes_end_is_paid_and_its_beginning_is_not(backend):
     assert not bonus[~rollout.valid].any()
 
 
-def test_rows_that_are_not_valid_get_nothing():
+def test_invalid_rows_get_0():
     (rollout,) = rollouts(MapMemory(make("python")), count=1)
     module = MapChange(MapMemory(make("python")).obs_space)
     valid = torch.rand(rollout.reward.shape, generator=torch.Generator().manual_seed(0)) < 0.5
@@ -89,14 +89,14 @@ def test_rows_that_are_not_valid_get_nothing():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("show", [True, False])
-def test_it_keeps_the_contract_of_modules(backend, show):
+def test_it_passes_check_module(backend, show):
     vec = make(backend)
     if show:
         vec = MapMemory(vec)
     check_module(MapChange(vec.obs_space, info_space=vec.info_space), vec=vec)
 
 
-def test_wrap_adds_a_map_only_where_there_is_none():
+def test_wrap_adds_a_map_only_if_there_is_none():
     vec = make("envpool")
     module = MapChange(vec.obs_space, info_space=vec.info_space)
     wrapped = module.wrap(vec)
@@ -109,7 +109,7 @@ def test_wrap_adds_a_map_only_where_there_is_none():
         assert again.wrap(mapped) is mapped
 
 
-def test_it_says_what_it_needs():
+def test_missing_views_and_channels_are_reported():
     chain = Chain()
     with pytest.raises(ValueError, match=r"needs MiniGrid's view"):
         MapChange(chain.obs_space, info_space=chain.info_space)
@@ -119,7 +119,7 @@ def test_it_says_what_it_needs():
         MapChange(vec.obs_space).compute(rollout)
 
 
-def test_update_tells_what_was_new_per_step():
+def test_update_returns_new_cells_changes_and_places_per_step():
     vec = make("envpool")
     module = MapChange(vec.obs_space)
     (rollout,) = rollouts(module.wrap(vec), count=1)
@@ -131,13 +131,13 @@ def test_update_tells_what_was_new_per_step():
     assert set(module.update(nothing).values()) == {0.0}
 
 
-def test_default_term_is_as_tried():
+def test_the_default_term():
     assert MapChange.default_term() == Term(weight=0.02, gamma=0.99, episodic=True)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("show", [True, False], ids=["map", "no map"])
-def test_two_iterations_of_training(backend, show, tmp_path):
+def test_a_run_of_two_iterations_trains(backend, show, tmp_path):
     vec = MapMemory(make(backend), show=show)
     module = MapChange(vec.obs_space, info_space=vec.info_space)
     mixer = RewardMixer({"reward": Term(), "map_change": MapChange.default_term()}, Heads())

@@ -1,3 +1,5 @@
+"""`RND`: published networks and use, bonus, learning, and choice of fields."""
+
 import copy
 import dataclasses
 import json
@@ -67,7 +69,7 @@ def test_only_the_predictor_learns():
 
 
 @pytest.mark.parametrize("distance", ["mse", "l2"])
-def test_bonus_by_hand(distance):
+def test_the_bonus_equals_a_computation_by_hand(distance):
     """An independent forward pass in NumPy, on normalised and clipped true successors."""
     module = RND(VECTOR, **SMALL, distance=distance, obs_clip=1.0)
     module.warmup(random_vectors(seed=5))
@@ -97,7 +99,7 @@ def test_bonus_by_hand(distance):
     np.testing.assert_allclose(module.compute(rollout), expected, rtol=1e-4)
 
 
-def test_it_looks_at_the_true_successor():
+def test_the_bonus_is_that_of_the_true_successor():
     module = RND(VECTOR, **SMALL)
     hidden = torch.full((6,), 3.0)
     rollout = random_vectors(finals={(2, 1): {"obs": hidden}, (7, 0): {"obs": -hidden}})
@@ -123,7 +125,7 @@ def pictures(shape, seed=0):
         ((6, 44, 40), np.s_[..., 3:, :, :]),
     ],
 )
-def test_it_looks_at_the_last_frame_only(shape, last):
+def test_only_the_last_frame_is_used(shape, last):
     module = RND(spaces.Dict({"obs": spaces.Box(0, 255, shape, np.uint8)}), **SMALL)
     images, others = pictures(shape), pictures(shape, seed=1)
     others[last] = images[last]
@@ -138,7 +140,7 @@ def test_it_looks_at_the_last_frame_only(shape, last):
     assert not torch.isclose(bonus, module.compute(hand_made.rollout({"obs": others}))).any()
 
 
-def test_moments_start_from_warmup_and_follow_in_update():
+def test_moments_start_from_warmup_and_change_in_update():
     module, rollout = RND(VECTOR, **SMALL), random_vectors()
     assert module.warmup_steps == 6400
     module.warmup(random_vectors(seed=1))
@@ -164,7 +166,7 @@ def test_the_first_loss_is_the_bonus_under_the_new_moments():
     assert module.update(rollout)["loss"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_learning_lowers_the_bonus_of_what_was_seen_and_not_of_the_rest():
+def test_learning_lowers_the_bonus_of_seen_states_only():
     seen = hand_made.rollout({"obs": torch.tensor([4.0, 0, 0, 0, 0, 0]).expand(17, 8, 6)})
     other = hand_made.rollout({"obs": torch.tensor([0, 0, -4.0, 4.0, 0, 0]).expand(17, 8, 6)})
     module = RND(VECTOR, embedding_dim=32, hidden=64, normalize_obs=False, lr=1e-3)
@@ -176,7 +178,7 @@ def test_learning_lowers_the_bonus_of_what_was_seen_and_not_of_the_rest():
     assert after[1] > 0.5 * before[1]
 
 
-def test_rows_that_are_not_valid_pay_nothing_and_teach_nothing():
+def test_invalid_rows_get_0_and_are_not_learned():
     valid = torch.rand(12, 4, generator=torch.Generator().manual_seed(0)) < 0.6
     rollout = random_vectors(valid=valid)
     garbage = rollout.obs["obs"].clone()
@@ -197,7 +199,7 @@ def test_update_proportion_masks_the_loss(proportion, monkeypatch):
     assert sum(rows) / (4 * 2000) == pytest.approx(proportion, abs=0.02)
 
 
-def test_it_has_random_numbers_of_its_own():
+def test_it_uses_its_own_random_numbers():
     torch.manual_seed(0)
     before = torch.get_rng_state()
     one = RND(VECTOR, **SMALL)
@@ -222,7 +224,7 @@ def through_json(value):
 
 
 @pytest.mark.parametrize("updates", [0, 2])
-def test_saved_and_loaded_it_goes_on_bit_for_bit(updates):
+def test_a_restored_module_continues_bit_for_bit(updates):
     kept, loaded = RND(VECTOR, **SMALL), RND(VECTOR, **SMALL, seed=1)
     loaded.update(random_vectors(seed=9))
     kept.warmup(random_vectors(seed=8))
@@ -267,7 +269,7 @@ def test_fields_are_chosen_by_kind_and_by_name():
         RND(space, distance="l1")
 
 
-def test_pixels_learn_too():
+def test_it_learns_from_pixels():
     images = pictures((36, 36, 1)).expand(3, 2, 36, 36, 1)
     module = RND(spaces.Dict({"obs": spaces.Box(0, 255, (36, 36, 1), np.uint8)}), **SMALL)
     rollout = hand_made.rollout({"obs": images})
@@ -275,7 +277,7 @@ def test_pixels_learn_too():
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_published_term():
+def test_the_default_term_is_the_published_one():
     term = RND.default_term()
     assert (term.weight, term.gamma, term.episodic, term.clip) == (1.0, 0.99, False, None)
     assert isinstance(term.transform, ReturnScale)
@@ -284,7 +286,7 @@ def test_published_term():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_it_answers_and_learns_there():
+def test_it_computes_and_learns_on_a_gpu():
     here, there = RND(VECTOR, **SMALL), RND(VECTOR, **SMALL)
     here.update(random_vectors(seed=1))
     there.update(random_vectors(seed=1))

@@ -1,4 +1,4 @@
-"""Budgets: nothing above the cap, whatever a source asks for, and nothing below it touched."""
+"""`EpisodeCap` and `ShareCap`: never above the limit, and no change below it."""
 
 import dataclasses
 
@@ -35,7 +35,7 @@ def paid(budget, pairs):
 
 
 def naive(pairs, cap):
-    """What each row is paid, by plain loops over environments and time."""
+    """Bonus of each row after the cap, by plain loops over environments and time."""
     spent, out = {}, []
     for bonus, rollout in pairs:
         given = torch.zeros_like(bonus)
@@ -64,14 +64,14 @@ def test_an_episode_gets_the_cap_and_no_more_across_rollouts(cap, autoreset):
         torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
 
 
-def test_under_the_cap_nothing_is_touched():
+def test_below_the_cap_nothing_changes():
     pairs = collected()
     for given, (bonus, _) in zip(paid(EpisodeCap(cap=1e6), pairs), pairs, strict=True):
         assert torch.equal(given, bonus)
 
 
 @pytest.mark.parametrize("autoreset", AUTORESET)
-def test_two_half_rollouts_are_capped_as_the_whole(autoreset):
+def test_two_half_rollouts_are_capped_like_the_whole(autoreset):
     for bonus, rollout in collected(autoreset, steps=20):
         whole = EpisodeCap(cap=1.3)(bonus, rollout)
         for at in (1, 6, 19):
@@ -83,7 +83,7 @@ def test_two_half_rollouts_are_capped_as_the_whole(autoreset):
             torch.testing.assert_close(given, whole, atol=1e-6, rtol=0)
 
 
-def test_environments_keep_their_own_account_by_id():
+def test_sums_are_kept_by_environment_id():
     budget, ones = EpisodeCap(cap=2.5), torch.ones(2, 2)
     rollout = hand_made.rollout({"obs": torch.zeros(3, 2)})
     goes_on = dataclasses.replace(rollout, is_first=torch.zeros_like(rollout.is_first))
@@ -95,7 +95,7 @@ def test_environments_keep_their_own_account_by_id():
     assert torch.equal(loaded(ones, other), budget(ones, other))
 
 
-def test_farming_pays_no_more_than_the_cap_and_success_more():
+def test_collecting_the_bonus_never_exceeds_the_cap_and_success_does():
     """A bonus of 1 per step over 300 steps beats a reward of 1 at the end; capped, it does not."""
     T = 300
     rollout = hand_made.rollout({"obs": torch.zeros(T + 1, 2)})
@@ -109,7 +109,7 @@ def test_farming_pays_no_more_than_the_cap_and_success_more():
     assert capped.reward.sum(0).flatten().tolist() == [0.5, 1.5]
 
 
-def test_a_negative_cap_is_refused():
+def test_a_negative_cap_is_rejected():
     with pytest.raises(ValueError, match="cap is -1"):
         EpisodeCap(cap=-1)
 
@@ -123,7 +123,7 @@ def loud(rollout, scale):
 
 
 def paying(count=1):
-    """Rollouts in which the environment pays something."""
+    """Rollouts with some reward from the environment."""
     pairs = collected(count=count, steps=40, length=2)
     assert all(rollout.reward.any() for _, rollout in pairs)
     return [rollout for _, rollout in pairs]
@@ -141,7 +141,7 @@ COMBINES = {
 
 @pytest.mark.parametrize("make", COMBINES.values(), ids=COMBINES)
 @pytest.mark.parametrize("weight", [1.0, 0.02, -3.0])
-def test_a_bonus_that_explodes_is_caught_within_the_iteration_and_its_share_held(make, weight):
+def test_an_exploding_bonus_is_limited_to_its_share_in_the_same_iteration(make, weight):
     mixer = RewardMixer({"b": Term(weight=weight, budget=ShareCap(share=0.3))}, make())
     free = RewardMixer({"b": Term(weight=weight)}, make())
     for i, rollout in enumerate(paying(4)):
@@ -154,7 +154,7 @@ def test_a_bonus_that_explodes_is_caught_within_the_iteration_and_its_share_held
             assert unheld["reward/b/share"] > 0.99
 
 
-def test_a_share_is_held_by_one_factor_for_the_whole_rollout():
+def test_a_share_cap_scales_the_whole_rollout_by_one_factor():
     rollout = paying()[0]
     bonus = loud(rollout, 50.0)
     mixer = RewardMixer({"b": Term(budget=ShareCap(share=0.5))})
@@ -164,7 +164,7 @@ def test_a_share_is_held_by_one_factor_for_the_whole_rollout():
     assert ratio[0] < 1
 
 
-def test_a_modest_bonus_is_not_touched():
+def test_a_bonus_below_its_share_does_not_change():
     rollout = paying()[0]
     part = RewardMixer({"b": Term(weight=1e-3, budget=ShareCap(share=0.5))})(
         rollout, {"b": loud(rollout, 1.0)}
@@ -172,7 +172,7 @@ def test_a_modest_bonus_is_not_touched():
     assert torch.equal(part.scaled, part.before_budget)
 
 
-def test_before_the_task_ever_pays_nothing_is_held_back_unless_told():
+def test_before_the_first_task_reward_nothing_is_limited_without_a_floor():
     rollout = dataclasses.replace(paying()[0], reward=torch.zeros(40, 5))
     bonus = {"b": loud(rollout, 1e6)}
     for floor, held in ((0.0, False), (0.1, True)):
@@ -184,7 +184,7 @@ def test_before_the_task_ever_pays_nothing_is_held_back_unless_told():
             assert mean.item() == pytest.approx(0.1, rel=1e-4)
 
 
-def test_silent_iterations_are_held_against_what_the_task_paid_when_it_did():
+def test_without_task_reward_the_mean_of_earlier_iterations_is_the_reference():
     mixer = RewardMixer({"b": Term(budget=ShareCap(share=0.5))})
     rollouts = paying(3)
     sizes = []
@@ -198,7 +198,7 @@ def test_silent_iterations_are_held_against_what_the_task_paid_when_it_did():
     assert mean == pytest.approx(sum(sizes) / 2, rel=1e-4)
 
 
-def test_two_loud_sources_cannot_excuse_each_other_in_any_order():
+def test_two_large_sources_do_not_justify_each_other_in_any_order():
     rollout = paying()[0]
     terms = {
         "a": Term(weight=2.0, budget=ShareCap(share=0.3)),
@@ -218,7 +218,7 @@ def test_two_loud_sources_cannot_excuse_each_other_in_any_order():
         assert all(torch.allclose(first, other) for other in others)
 
 
-def test_several_budgets_apply_caps_first_whatever_their_order():
+def test_relative_budgets_are_applied_last_in_any_order():
     rollout = paying()[0]
     bonus = {"b": loud(rollout, 1.0)}
 
@@ -232,7 +232,7 @@ def test_several_budgets_apply_caps_first_whatever_their_order():
     assert not torch.equal(both, given(ShareCap(share=0.1)))
 
 
-def test_the_environments_reward_has_no_budget_unless_told():
+def test_the_environments_reward_has_no_budget_by_default():
     rollout = paying()[0]
     terms = {"b": Term(budget=[EpisodeCap(cap=0.1), ShareCap(share=0.1)])}
     rewards = RewardMixer(terms)(rollout, {"b": loud(rollout, 1.0)})
@@ -241,7 +241,7 @@ def test_the_environments_reward_has_no_budget_unless_told():
     assert told.reward.max() == 0.5
 
 
-def test_calling_stores_nothing_and_state_travels():
+def test_forward_stores_nothing_and_state_is_restored():
     def fresh():
         budgets = [EpisodeCap(cap=1.0), ShareCap(share=0.2), EpisodeCap(cap=2.0)]
         return RewardMixer({"b": Term(budget=budgets)})
@@ -260,6 +260,6 @@ def test_calling_stores_nothing_and_state_travels():
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, 30])
-def test_a_share_that_is_none_is_refused(share):
+def test_shares_outside_0_to_1_are_rejected(share):
     with pytest.raises(ValueError, match="between 0 and 1"):
         ShareCap(share=share)

@@ -1,9 +1,8 @@
-"""Streams whose advantages are normalised one by one: against loops, units, rows, and a bandit."""
+"""Normalised streams: advantages against plain loops, units, invalid rows and shares."""
 
 import dataclasses
 import math
 
-import hand_made
 import pytest
 import torch
 
@@ -29,8 +28,8 @@ def noise(rollout, seed=0, K=None):
     return torch.randn(shape, generator=numbers)
 
 
-def mixed(rollout, *, normalize=True, **silent):
-    bonus = {name: noise(rollout, i) for i, name in enumerate("ab")} | silent
+def mixed(rollout, *, normalize=True, **changed):
+    bonus = {name: noise(rollout, i) for i, name in enumerate("ab")} | changed
     return RewardMixer(MIXED, Heads(normalize=normalize))(rollout, bonus)
 
 
@@ -53,7 +52,7 @@ def naive(advantages, valid, weight, normalize):
 @pytest.mark.parametrize(
     "normalize", [(True, True, True), (False, False, False), (True, False, True)]
 )
-def test_advantages_are_normalised_weighted_and_added_as_a_loop_does(rollout, normalize):
+def test_advantages_are_normalised_weighted_and_added_as_by_plain_loops(rollout, normalize):
     rewards = dataclasses.replace(mixed(rollout), normalize=normalize)
     advantages = (noise(rollout, 7, K=3) + 3) * torch.tensor([1e-3, 1.0, 50.0])
     expected = naive(advantages, rollout.valid, [2.0, 0.5, -0.25], normalize)
@@ -61,7 +60,7 @@ def test_advantages_are_normalised_weighted_and_added_as_a_loop_does(rollout, no
     torch.testing.assert_close(got[rollout.valid], expected[rollout.valid], rtol=1e-4, atol=1e-4)
 
 
-def test_only_heads_and_lagrangian_that_were_told_ask_for_it(rollout):
+def test_only_heads_and_lagrangian_normalise_and_only_if_set(rollout):
     assert mixed(rollout).normalize == (True, True, True)
     assert mixed(rollout, normalize=False).normalize == (False, False, False)
     assert RewardMixer(MIXED)(rollout, {n: noise(rollout) for n in "ab"}).normalize == (False,) * 3
@@ -70,7 +69,7 @@ def test_only_heads_and_lagrangian_that_were_told_ask_for_it(rollout):
         assert {stream.normalize for stream in RewardMixer(MIXED, combine).streams} == {normalize}
 
 
-def test_units_of_a_stream_and_a_constant_change_nothing(rollout):
+def test_scale_and_offset_of_a_stream_change_nothing(rollout):
     rewards, advantages = mixed(rollout), noise(rollout, 7, K=3)
     units = torch.tensor([1e-3, 1.0, 1e4])
     here = rewards.advantage(advantages, rollout.valid)
@@ -85,22 +84,22 @@ def test_units_of_a_stream_and_a_constant_change_nothing(rollout):
 
 def test_rows_that_are_not_valid_are_not_counted(rollout):
     rewards, advantages = mixed(rollout), noise(rollout, 7, K=3)
-    loud = torch.where(rollout.valid[..., None], advantages, 1e6)
-    here, there = (rewards.advantage(a, rollout.valid) for a in (advantages, loud))
+    large = torch.where(rollout.valid[..., None], advantages, 1e6)
+    here, there = (rewards.advantage(a, rollout.valid) for a in (advantages, large))
     assert torch.equal(here[rollout.valid], there[rollout.valid])
     nothing = rewards.advantage(advantages, torch.zeros_like(rollout.valid))
     assert torch.isfinite(nothing).all()
 
 
-def test_a_stream_that_paid_nothing_is_not_made_as_loud_as_the_rest(rollout):
+def test_a_stream_without_reward_is_not_normalised(rollout):
     """Before its first reward a stream's advantages are errors of its value head."""
-    silent = dataclasses.replace(rollout, reward=torch.zeros_like(rollout.reward))
+    no_reward = dataclasses.replace(rollout, reward=torch.zeros_like(rollout.reward))
     errors = noise(rollout, 7, K=3) * torch.tensor([1e-4, 1.0, 1.0])
-    for case, loudness in ((rollout, 2.0), (silent, 2e-4)):
+    for case, size in ((rollout, 2.0), (no_reward, 2e-4)):
         rewards = mixed(case)
         alone = dataclasses.replace(rewards, weight=rewards.weight * torch.tensor([1.0, 0, 0]))
-        heard = alone.advantage(errors, case.valid)[case.valid]
-        assert heard.std().item() == pytest.approx(loudness, rel=0.15)
+        combined = alone.advantage(errors, case.valid)[case.valid]
+        assert combined.std().item() == pytest.approx(size, rel=0.15)
 
 
 def test_the_order_of_streams_does_not_matter(rollout):
@@ -114,14 +113,14 @@ def test_the_order_of_streams_does_not_matter(rollout):
     )
 
 
-def test_a_share_of_what_has_no_size_is_refused_and_other_budgets_are_not():
+def test_share_caps_are_rejected_and_episode_caps_are_not():
     for combine in (Heads(normalize=True), Lagrangian(thresholds={"b": 1.0})):
         with pytest.raises(ValueError, match=r"'b' are normalised.*ShareCap"):
             RewardMixer({"b": Term(budget=ShareCap(share=0.5))}, combine)
         RewardMixer({"b": Term(budget=EpisodeCap(cap=0.5))}, combine)
 
 
-def test_the_share_of_a_normalised_stream_is_that_of_its_weight(rollout):
+def test_the_share_of_a_normalised_stream_is_the_share_of_its_weight(rollout):
     mixer = RewardMixer(MIXED, Heads(normalize=True))
     for scale in (1.0, 1e6):
         bonus = {"a": scale * noise(rollout), "b": noise(rollout, 1)}
@@ -132,43 +131,3 @@ def test_the_share_of_a_normalised_stream_is_that_of_its_weight(rollout):
     metrics = mixer.update(rollout, mixer(rollout, bonus))
     assert metrics["reward/a/share"] == 0
     assert metrics["reward/reward/share"] == pytest.approx(2 / 2.25)
-
-
-def learnt(scale, threshold, *, normalize, iterations=700, entropy=0.1, N=512):
-    """A softmax policy over two arms; one pays the task, the other `scale` of the source.
-
-    Returns the mean chance of the second arm and the mean multiplier, late in training.
-    """
-    numbers, logit, late = torch.Generator().manual_seed(0), torch.zeros(()), []
-    combine = Lagrangian(thresholds={"b": threshold * scale}, normalize=normalize)
-    mixer = RewardMixer({"b": Term()}, combine)
-    rollout = hand_made.rollout({"obs": torch.zeros(2, N)})
-    rollout.terminated[:] = True
-    for i in range(iterations):
-        p = torch.sigmoid(logit)
-        arm = (torch.rand(1, N, generator=numbers) < p).float()
-        now = dataclasses.replace(rollout, reward=1 - arm)
-        rewards = mixer(now, {"b": scale * arm})
-        advantage = rewards.advantage(rewards.reward, now.valid)
-        slope = (advantage * (arm - p)).mean() - entropy * p * (1 - p) * logit
-        logit = logit + 0.5 * slope
-        mixer.update(now, rewards)
-        if i >= iterations - 300:
-            late.append((p.item(), combine.multipliers().item()))
-    return [sum(values) / len(late) for values in zip(*late, strict=True)]
-
-
-@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
-@pytest.mark.parametrize("threshold", [0.3, 0.7])
-def test_a_multiplier_converges_whatever_the_units_of_its_source(scale, threshold):
-    """It rests where 2 lambda - 1 = entropy * sqrt(p (1 - p)) * logit(p), and p is theta."""
-    chance, multiplier = learnt(scale, threshold, normalize=True)
-    assert chance == pytest.approx(threshold, abs=0.05)
-    spread = math.sqrt(threshold * (1 - threshold))
-    rest = (1 + 0.1 * spread * math.log(threshold / (1 - threshold))) / 2
-    assert multiplier == pytest.approx(rest, abs=0.05)
-
-
-def test_without_normalising_the_multiplier_has_to_make_up_for_the_units():
-    _, multiplier = learnt(10.0, 0.7, normalize=False)
-    assert multiplier < 0.2  # near 1 / 11, where ten of one are worth one of the other

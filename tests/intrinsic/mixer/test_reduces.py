@@ -1,4 +1,4 @@
-"""Ensemble reductions: their formulas, their limits, and where they help and where they do not."""
+"""Ensemble reductions: their formulas, their limits, and when they help."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ every = pytest.mark.parametrize("reduce", EVERY.values(), ids=EVERY)
 
 
 def rows(T=6, N=4, M=5, seed=0):
-    """Members [T, N, M], loud where a row is not valid, and a rollout with holes."""
+    """Members [T, N, M], large on invalid rows, and a rollout with invalid rows."""
     numbers = torch.Generator().manual_seed(seed)
     valid = torch.rand(T, N, generator=numbers) < 0.8
     members = torch.randn(T, N, M, generator=numbers) + torch.arange(M) / 3
@@ -51,7 +51,7 @@ def naive(reduce, values):
 
 
 @every
-def test_it_is_a_reduction_that_gives_nothing_on_rows_that_are_not_valid(reduce):
+def test_reductions_satisfy_the_protocol_and_give_0_on_invalid_rows(reduce):
     members, rollout = rows()
     reduced = reduce(members, rollout)
     assert isinstance(reduce, Reduce)
@@ -71,8 +71,8 @@ def test_a_sample_is_reduced_by_the_formula(reduce):
 
 
 @pytest.mark.parametrize("reduce", [EVERY[n] for n in EVERY if n.endswith("batch")], ids=repr)
-def test_a_batch_is_paid_by_the_derivative_of_the_reduced_mean(reduce):
-    """So that whatever moves the mean of a member moves the objective as the formula says."""
+def test_at_batch_level_members_are_weighted_by_the_derivative_of_the_reduced_mean(reduce):
+    """The gradient of the result is that of the reduced mean, by finite differences."""
     members, rollout = rows()
     means = [members[..., m][rollout.valid].mean().item() for m in range(5)]
     slopes = []
@@ -94,7 +94,7 @@ def test_the_order_of_the_members_does_not_matter(reduce):
 
 
 @every
-def test_members_that_agree_are_taken_at_their_word(reduce):
+def test_equal_members_reduce_to_their_value(reduce):
     members, rollout = rows()
     agreed = members[..., :1].expand_as(members)
     reduced = reduce(agreed, rollout)[rollout.valid]
@@ -140,7 +140,7 @@ def test_deviation_scales_with_the_members_and_variance_does_not():
     assert not torch.allclose(var(10 * members, rollout)[valid], 10 * var(members, rollout)[valid])
 
 
-def test_a_blend_leans_on_the_member_it_calls_nominal():
+def test_a_blend_weights_its_nominal_member():
     members, rollout = rows()
     blend = Blend(alpha=0.3, nominal=2)
     worst = SoftMin(level="batch")(members, rollout)
@@ -157,12 +157,12 @@ def test_a_blend_leans_on_the_member_it_calls_nominal():
         lambda: Pessimism(level="row"),
     ],
 )
-def test_what_makes_no_sense_is_refused(make):
+def test_invalid_settings_are_rejected(make):
     with pytest.raises(ValueError, match=r"expected 'sample' or|expected 'std' or|beta is -1"):
         make()
 
 
-# 40 % of the labels are wrong: 50 arms, of which one is good, nine are fair and forty worthless
+# 40 % of the labels are wrong: 50 arms, of which one is good, nine are fair and forty bad
 
 ARMS, MEMBERS, KNOWN = 50, 5, 400
 QUALITY = torch.cat([torch.tensor([1.0]), torch.full((9,), 0.6), torch.zeros(40)])
@@ -213,12 +213,12 @@ MEAN = SoftMin(beta=0.0)
 
 
 @pytest.mark.parametrize("reduce", ROBUST.values(), ids=ROBUST)
-def test_pessimism_survives_forty_per_cent_wrong_labels_where_the_mean_does_not(reduce):
+def test_with_40_percent_wrong_labels_pessimism_finds_the_good_arm_and_the_mean_does_not(reduce):
     assert found(MEAN) < 0.15  # it likes what little is known of
     assert found(reduce) > 0.95
 
 
-def test_a_blend_is_robust_as_far_as_its_robust_part_is_and_outweighs_the_nominal():
+def test_a_blend_is_as_robust_as_its_robust_part():
     """A worst case over the batch cannot help: one model is the worst on average of all arms."""
     published = Blend(alpha=0.2), SoftMin(level="batch")
     assert all(found(reduce) < 0.15 for reduce in published)
@@ -228,20 +228,20 @@ def test_a_blend_is_robust_as_far_as_its_robust_part_is_and_outweighs_the_nomina
     assert by_sample[2] > 0.8
 
 
-def test_policies_that_learn_from_them_end_accordingly():
+def test_policies_trained_on_the_reduced_ratings_choose_accordingly():
     seeds = range(5)
     for reduce, low, high in ((None, 0.0, 0.3), (SoftMin(), 0.9, 1.0)):
         rewards = [learnt(reward_models(s, 0.4), reduce, s) for s in seeds]
         assert low <= sum(rewards) / len(rewards) <= high + 1e-6
 
 
-def test_with_right_labels_or_many_of_them_the_mean_is_as_good():
+def test_with_correct_labels_or_many_of_them_the_mean_is_as_good():
     assert found(MEAN, flips=0.0) == 1
     assert found(MEAN, rare=KNOWN) == 1
     assert found(SoftMin(), flips=0.0) == 1
 
 
-def test_the_worst_case_of_noise_that_no_one_shares_is_worse_than_its_mean():
+def test_with_independent_noise_the_worst_case_is_worse_than_the_mean():
     """A fresh error in every rating: the mean averages it out, the minimum seeks it."""
     numbers = torch.Generator().manual_seed(0)
     good = torch.rand(4000, generator=numbers) < 0.5
@@ -250,7 +250,7 @@ def test_the_worst_case_of_noise_that_no_one_shares_is_worse_than_its_mean():
     rollout = hand_made.rollout({"obs": torch.zeros(2, 4000)})
 
     def right(reduced):
-        """How well the rating tells good from bad: the correlation."""
+        """Correlation of the rating with the true quality."""
         return torch.corrcoef(torch.stack([reduced[0], good.float()]))[0, 1].item()
 
     assert right(members.mean(-1)) > right(SoftMin()(members, rollout)) + 0.05

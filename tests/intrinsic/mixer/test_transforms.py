@@ -1,4 +1,4 @@
-"""Transforms: each against its formula in a plain loop, and what its paper promises of it."""
+"""Transforms against plain loops, and the properties claimed by their papers."""
 
 import copy
 import dataclasses
@@ -92,7 +92,7 @@ def steps_of(pairs):
 
 
 @every
-def test_it_is_a_transform_that_gives_nothing_on_rows_that_are_not_valid(make):
+def test_transforms_satisfy_the_interface_and_give_0_on_invalid_rows(make):
     transform = make()
     assert isinstance(transform, Transform)
     for raw, rollout in collected():
@@ -111,7 +111,7 @@ def test_it_is_a_transform_that_gives_nothing_on_rows_that_are_not_valid(make):
 
 
 @every
-def test_calling_stores_nothing(make):
+def test_forward_stores_nothing(make):
     transform = make()
     for raw, rollout in collected():
         before = {k: v.clone() for k, v in transform.state_dict().items()}
@@ -134,7 +134,7 @@ def test_permuting_environments_permutes_ratings(make):
 
 
 @every
-def test_saved_and_loaded_it_goes_on_alike(make):
+def test_restored_transforms_continue_identically(make):
     pairs = collected()
     transform, loaded = make(), make()
     rated(transform, pairs[:2])
@@ -147,7 +147,7 @@ def test_saved_and_loaded_it_goes_on_alike(make):
 
 
 @every
-def test_a_rollout_without_a_valid_row_leaves_no_trace(make):
+def test_a_rollout_without_valid_rows_changes_no_statistics(make):
     transform, raw = make(), torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
     (first, rollout), (later, last) = collected(count=2)
     transform.update(first, rollout)
@@ -163,7 +163,7 @@ def test_a_rollout_without_a_valid_row_leaves_no_trace(make):
 
 
 @pytest.mark.parametrize("center", [True, False])
-def test_z_score_forgets_at_its_decay(center):
+def test_z_score_statistics_decay_as_in_a_plain_loop(center):
     transform, decay, pairs = ZScore(decay=0.8, center=center), 0.8, collected()
     weight = mean = square = 0.0  # weighted sums of 1, r and r^2, iteration by iteration
     for raw, rollout in pairs:
@@ -179,7 +179,7 @@ def test_z_score_forgets_at_its_decay(center):
         transform.update(raw * 3 + 50, rollout)
 
 
-def test_z_score_of_large_ratings_far_from_zero_is_exact_enough():
+def test_z_score_is_accurate_for_large_ratings_far_from_0():
     raw, rollout = collected(count=1)[0]
     scaled = ZScore()(raw.round(decimals=1) + 4096, rollout)
     expected = ZScore()(raw.round(decimals=1), rollout)
@@ -198,12 +198,12 @@ def test_scaling_and_shifting_the_source_changes_nothing(make, scale, shift):
 
 
 @pytest.mark.parametrize("make", [ZScore, MinMax], ids=lambda make: make.__name__)
-def test_a_constant_source_gives_nothing(make):
+def test_a_constant_source_gives_0(make):
     raw = torch.full((4, 2), 3.7)
     assert not make()(raw, blank(raw)).any()
 
 
-def test_min_max_spans_what_was_ever_seen():
+def test_min_max_spans_all_ratings_so_far():
     transform, seen = MinMax(), []
     for raw, rollout in collected():
         seen += raw[rollout.valid].tolist()
@@ -225,7 +225,7 @@ def moved_quantiles(pairs, levels, decay):
 
 
 @pytest.mark.parametrize("decay", [1.0, 0.7])
-def test_log_sigmoid_is_that_of_the_distance_to_the_reference(decay):
+def test_log_sigmoid_equals_its_formula_at_the_reference_quantile(decay):
     transform, pairs = LogSigmoid(quantile=0.85, decay=decay, scale=2.0), collected()
     for (raw, rollout), reference in zip(pairs, moved_quantiles(pairs, [0.85], decay), strict=True):
         expected = [
@@ -235,7 +235,7 @@ def test_log_sigmoid_is_that_of_the_distance_to_the_reference(decay):
         transform.update(raw, rollout)
 
 
-def test_log_sigmoid_has_slope_one_below_and_zero_above_and_a_sum_that_is_an_and():
+def test_log_sigmoid_has_slope_1_below_and_0_above_and_sums_prefer_balance():
     raw = torch.linspace(-60, 60, 241)[:, None]
     transform = LogSigmoid(quantile=0.5, shift=math.log(2))
     scaled = transform(raw, blank(raw))[:, 0]
@@ -252,7 +252,7 @@ def test_log_sigmoid_has_slope_one_below_and_zero_above_and_a_sum_that_is_an_and
     assert math.exp(value[4.0] + value[4.0]) == pytest.approx(good**2)
 
 
-def test_the_reference_of_a_fixed_one_is_the_first_rollouts():
+def test_with_decay_1_the_reference_is_that_of_the_first_rollout():
     for transform in (LogSigmoid(), ParSigmoid()):
         raw, rollout = collected()[0]
         transform.update(raw, rollout)
@@ -261,7 +261,7 @@ def test_the_reference_of_a_fixed_one_is_the_first_rollouts():
         assert torch.equal(transform(raw, rollout), before)
 
 
-def test_par_is_a_mean_of_sigmoids_and_stays_within_its_bounds():
+def test_par_is_a_mean_of_sigmoids_within_its_bounds():
     transform = ParSigmoid(num_references=4, k=2.0, decay=0.7)
     pairs, levels = collected(), [0.125, 0.375, 0.625, 0.875]
     for (raw, rollout), references in zip(pairs, moved_quantiles(pairs, levels, 0.7), strict=True):
@@ -283,7 +283,7 @@ def test_par_is_a_mean_of_sigmoids_and_stays_within_its_bounds():
     [ZScore, MinMax, LogSigmoid, ParSigmoid, lambda: Clip(threshold=0.2)],
     ids=["z", "min-max", "log-sigmoid", "par", "clip"],
 )
-def test_what_rates_higher_is_never_paid_less(make):
+def test_sigmoid_transforms_are_monotone(make):
     raw, rollout = collected(count=1)[0]
     order = raw[rollout.valid].argsort()
     scaled = make()(raw, rollout)[rollout.valid][order]
@@ -291,7 +291,7 @@ def test_what_rates_higher_is_never_paid_less(make):
     assert scaled[-1] > scaled[0]
 
 
-def test_clip_only_punishes_what_falls_short():
+def test_clip_only_penalises_ratings_below_the_threshold():
     raw, rollout = collected(count=1)[0]
     expected = [min(r - 0.4, 0.0) for r in raw[rollout.valid].tolist()]
     np.testing.assert_allclose(
@@ -299,7 +299,7 @@ def test_clip_only_punishes_what_falls_short():
     )
 
 
-def test_chained_applies_and_counts_in_turn():
+def test_chained_applies_and_updates_in_sequence():
     chained = Chained([RewardScale(), ParSigmoid(decay=0.5), Potential(gamma=0.9)])
     apart = RewardScale(), ParSigmoid(decay=0.5), Potential(gamma=0.9)
     for raw, rollout in collected():
@@ -350,7 +350,7 @@ def test_delta_over_rollouts_adds_up_over_each_episode_to_its_first_rating(autor
     assert ends > 20
 
 
-def test_circling_among_good_steps_earns_a_sum_but_no_delta():
+def test_cycling_among_good_steps_has_a_high_sum_but_no_delta():
     raw = torch.full((50, 1), 0.9)
     rollout = blank(raw)
     rollout.terminated[-1] = True
@@ -379,7 +379,7 @@ def test_a_potential_is_the_discounted_difference_to_the_rating_before(autoreset
 
 
 @pytest.mark.parametrize("autoreset", AUTORESET)
-def test_two_half_rollouts_are_rated_as_the_whole(autoreset):
+def test_two_half_rollouts_equal_the_whole(autoreset):
     for raw, rollout in collected(autoreset):
         for at in (1, 7, 24):
             halves = rated(Potential(gamma=0.9), cut(raw, rollout, at))
@@ -404,7 +404,7 @@ def test_a_potential_telescopes_over_every_episode(autoreset):
     assert ends > 20
 
 
-def test_environments_that_come_and_go_keep_their_own_last_rating():
+def test_last_ratings_are_kept_by_environment_id():
     transform, raw = Potential(gamma=1.0), torch.tensor([[1.0, 2.0]])
     for env_ids, expected in (([0, 5], [1, 2]), ([5, 9], [1 - 2, 2]), ([0, 9], [1 - 1, 2 - 2])):
         rollout = dataclasses.replace(blank(raw), env_ids=torch.tensor(env_ids))
@@ -413,7 +413,7 @@ def test_environments_that_come_and_go_keep_their_own_last_rating():
         transform.update(raw, rollout)
 
 
-def test_a_potential_for_another_stream_is_refused():
+def test_a_potential_with_another_discount_than_its_stream_is_rejected():
     wrong = {"a": Term(transform=Chained([RewardScale(), Potential(gamma=0.9)]), gamma=0.99)}
     with pytest.raises(ValueError, match=r"Potential of 'a' has gamma=0\.9"):
         RewardMixer(wrong, Heads())
@@ -422,7 +422,7 @@ def test_a_potential_for_another_stream_is_refused():
     RewardMixer({"a": Term(transform=Potential(gamma=0.99), gamma=0.5)}, Sum())
 
 
-# a tabular world: six cells in a row, the last one pays 1 and ends
+# a tabular environment: six cells in a row, the last has reward 1 and ends the episode
 
 CELLS, GAMMA = 6, 0.95
 PHI = torch.tensor([0.0, 0.6, 0.9, 0.1, 0.3, -4.0])  # cells 1 and 2 please, the end does not
@@ -447,7 +447,7 @@ def best_actions(shaped):
     return [None if abs(gap) < 1e-6 else int(gap > 0) for gap in ahead.tolist()]  # None is a tie
 
 
-def test_a_potential_leaves_the_best_policy_alone_and_the_plain_bonus_does_not():
+def test_a_potential_keeps_the_best_policy_and_the_plain_bonus_does_not():
     cell, after, ends = table()
     # two rows for each (cell, action): arrive in the cell, then take the action
     raw = torch.stack([PHI[cell], PHI[after]])

@@ -1,4 +1,4 @@
-"""The tasks of Submodular RL in which bodies move through space, and what is measured of them."""
+"""Grid cells of continuous positions, the ant task of Submodular RL, and its evaluation."""
 
 import itertools
 import math
@@ -42,7 +42,7 @@ def painted(places):
     return len(cells)
 
 
-def test_the_ant_paints_five_by_five_cells_and_none_off_the_ground():
+def test_the_ant_covers_five_by_five_cells_and_none_outside_the_grid():
     generator = torch.Generator().manual_seed(0)
     ground = Binned("at", low=-20, high=20, cells=100)
     walks = (torch.rand(30, 12, 2, generator=generator) - 0.5) * 44  # some of it off the ground
@@ -61,7 +61,7 @@ def test_cells_are_numbered_x_first_and_others_of_the_field_do_not_matter():
     assert among({"body": body[:0]}, {}).tolist() == []
 
 
-def test_one_number_is_a_place_on_a_line_and_what_is_no_place_is_refused():
+def test_one_number_is_a_position_on_a_line_and_other_shapes_are_rejected():
     line = Binned("x", low=0, high=4, cells=4)
     assert line({}, {"x": torch.tensor([3.5, 0.0, 4.0])}).tolist() == [3, 0, -1]
     with pytest.raises(ValueError, match=r"'x' has shape \(\), .* columns \[1\]"):
@@ -73,12 +73,12 @@ def test_one_number_is_a_place_on_a_line_and_what_is_no_place_is_refused():
 @pytest.mark.parametrize(
     ("low", "high", "cells", "columns"), [(1, 1, 2, None), (0, 1, 0, None), (0, 1, 2, [])]
 )
-def test_ground_that_cannot_be_is_refused(low, high, cells, columns):
+def test_invalid_grids_are_rejected(low, high, cells, columns):
     with pytest.raises(ValueError, match="expected low below high"):
         Binned("at", low=low, high=high, cells=cells, columns=columns)
 
 
-def test_an_ant_is_paid_what_it_paints_and_nothing_else():
+def test_the_ants_reward_is_the_number_of_newly_covered_cells():
     """Of a random ant's whole episodes; the reward of the environment has weight 0."""
     config = compose("experiment=subrl_ant", "env.num_envs=3", "env.max_episode_steps=20")
     assert config.mixer.terms.reward.weight == 0
@@ -103,7 +103,7 @@ def test_an_ant_is_paid_what_it_paints_and_nothing_else():
     vec.close()
 
 
-def test_what_episodes_are_worth_is_f_however_they_were_paid(tmp_path):
+def test_episodes_are_evaluated_by_f_with_any_reward(tmp_path):
     """Chains in which F counts the places beyond the start: as far as the episode went."""
     for modular in ("false", "true"):
         run = tmp_path / modular
@@ -137,7 +137,7 @@ def test_what_episodes_are_worth_is_f_however_they_were_paid(tmp_path):
         assert bool(said["curve"]) == (modular == "false")
 
 
-def test_an_ants_paths_are_drawn_and_valued(tmp_path):
+def test_the_ants_paths_are_drawn_and_evaluated(tmp_path):
     train(
         compose(
             *("experiment=subrl_ant", "env.num_envs=2", "env.max_episode_steps=12", *SMALL),
@@ -156,7 +156,7 @@ def test_an_ants_paths_are_drawn_and_valued(tmp_path):
     vec.close()
 
 
-def test_items_that_are_no_places_have_no_paths(tmp_path):
+def test_items_without_positions_have_no_paths(tmp_path):
     run = tmp_path / "run"
     config = compose("env=minigrid/doorkey_5x5", "intrinsic=[submodular]", "env.num_envs=2", *SMALL)
     config.run_dir = str(run)
@@ -175,6 +175,6 @@ def test_a_run_without_a_set_function_has_no_gains(tmp_path):
         draw_paths(tmp_path, tmp_path / "paths.png", 2, seed=0)
 
 
-def test_nowhere_covers_nothing():
+def test_a_negative_place_covers_nothing():
     pairs = Coverage(3, senses=[[0, 1], [1, 2]])
     assert pairs.value([torch.tensor([-1]), torch.tensor([-1, 1])]).tolist() == [0, 2]

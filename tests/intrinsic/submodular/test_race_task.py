@@ -1,4 +1,4 @@
-"""The car-racing task of Submodular RL: what it pays, trains and draws."""
+"""The car-racing task of Submodular RL: rewards, training and pictures."""
 
 import hydra
 import numpy as np
@@ -25,7 +25,7 @@ def compose(*overrides):
 
 
 def paid(modular, actor, steps, **env):
-    """What each of `steps` pays, as one says who plays; and the rollouts."""
+    """Bonuses of each of `steps` steps of a given driver, and the rollouts."""
     config = compose(f"intrinsic.submodular.modular={modular}")
     vec = make_vec(config.env, num_envs=4, **env)
     module = make_modules(config.intrinsic, vec, 0)[0]["submodular"]
@@ -34,7 +34,7 @@ def paid(modular, actor, steps, **env):
     return torch.cat([module.compute(rollout).double() for rollout in rollouts]), rollouts
 
 
-def test_the_function_is_that_of_the_track_and_submodular():
+def test_the_set_function_fits_the_track_and_is_submodular():
     race, function = Race(1), tasks.race()
     assert function.num_facilities == race.cells
     assert function.value([torch.arange(race.cells)]).item() == pytest.approx(race.finish, abs=CELL)
@@ -44,7 +44,7 @@ def test_the_function_is_that_of_the_track_and_submodular():
 
 
 @pytest.mark.parametrize("autoreset", ["same_step", "next_step"])
-def test_an_episode_is_paid_how_far_it_got(autoreset):
+def test_the_bonuses_of_an_episode_add_up_to_its_progress(autoreset):
     """Gains add up to the farthest cell, over borders of rollouts and through crashes."""
     gains, rollouts = paid("false", HASTY, (37, 90, 51), horizon=60, autoreset=autoreset)
     at = torch.cat([rollout.next_info()["progress"] for rollout in rollouts])
@@ -68,8 +68,8 @@ def test_an_episode_is_paid_how_far_it_got(autoreset):
     assert max(episodes) > 100
 
 
-def test_modular_pay_is_for_the_place_itself():
-    """The paper's baseline: s at each step, so that a car at rest is paid again and again."""
+def test_the_modular_reward_is_the_position_itself():
+    """The paper's baseline: s at each step, so a car at rest is rewarded again and again."""
     gains, rollouts = paid("true", HASTY, (60,), horizon=100)
     rollout = rollouts[0]
     s = rollout.next_info()["progress"] * CELL
@@ -77,7 +77,7 @@ def test_modular_pay_is_for_the_place_itself():
     assert gains.max() > 1
 
 
-def test_a_run_learns_is_measured_and_drawn(tmp_path):
+def test_a_run_trains_and_its_paths_are_evaluated_and_drawn(tmp_path):
     small = ("env.num_envs=3", "env.horizon=40", "total_steps=200", "eval_episodes=3")
     train(compose("learner=subpo", *small, f"run_dir={tmp_path / 'run'}", "device=cpu"))
     found = measure(tmp_path / "run")

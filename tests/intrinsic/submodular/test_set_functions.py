@@ -1,4 +1,4 @@
-"""Every set function against a plain loop over whole sets, and the laws of set functions."""
+"""Set functions against plain loops over whole sets, and their general properties."""
 
 import copy
 import itertools
@@ -8,7 +8,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from uncompiled import compiled, passes_uncompiled
 
 from firstlight.intrinsic.submodular import (
     CallableSetFunction,
@@ -199,7 +198,7 @@ def walks(count, length, seed=0):
 
 
 @ALL
-def test_gains_add_up_to_brute_force(case):
+def test_gains_add_up_to_a_brute_force_value(case):
     function, item, brute, _ = case
     function = copy.deepcopy(function)
     env = torch.tensor([3])
@@ -216,7 +215,7 @@ def test_gains_add_up_to_brute_force(case):
 
 
 @ALL
-def test_gains_telescope_from_any_beginning(case):
+def test_gains_telescope_from_any_starting_set(case):
     """The sum of r after s0 is F(tau) - F(s0)."""
     function, item, brute, _ = case
     for walk in walks(5, 30, seed=1):
@@ -228,7 +227,7 @@ def test_gains_telescope_from_any_beginning(case):
 
 
 @ALL
-def test_diminishing_returns_by_brute_force_and_by_the_function(case):
+def test_returns_diminish_by_brute_force_and_by_the_function(case):
     function, item, brute, monotone = case
     numbers = random.Random(2)
     for _ in range(30):
@@ -257,7 +256,7 @@ def test_order_does_not_matter(case):
 
 
 @ALL
-def test_a_batch_is_the_same_as_one_by_one(case):
+def test_a_batch_equals_single_items(case):
     """Environments of any number, in any order, with sets of different sizes."""
     function, item, _, _ = case
     batched, single = copy.deepcopy(function), copy.deepcopy(function)
@@ -276,7 +275,7 @@ def test_a_batch_is_the_same_as_one_by_one(case):
 
 
 @ALL
-def test_reset_empties_only_what_it_names(case):
+def test_reset_empties_only_the_given_environments(case):
     function, item, brute, _ = case
     function = copy.deepcopy(function)
     walk = walks(1, 20, seed=5)[0]
@@ -297,7 +296,7 @@ def test_reset_empties_only_what_it_names(case):
 
 
 @ALL
-def test_saved_and_loaded_it_goes_on_alike(case):
+def test_restored_functions_continue_identically(case):
     function, item, _, _ = case
     kept, loaded = copy.deepcopy(function), copy.deepcopy(function)
     both = torch.tensor([0, 2])
@@ -310,7 +309,7 @@ def test_saved_and_loaded_it_goes_on_alike(case):
 
 
 @ALL
-def test_the_check_passes_what_is_submodular(case):
+def test_the_check_passes_submodular_functions(case):
     function, item, brute, monotone = case
     pool = stacked(item, range(PLACES))
     before = copy.deepcopy(function.state_dict())
@@ -319,11 +318,11 @@ def test_the_check_passes_what_is_submodular(case):
     check_set_function(brute, torch.arange(PLACES), trials=20, monotone=monotone)
 
 
-def test_the_check_finds_a_supermodular_function_and_names_the_sets():
+def test_the_check_reports_the_sets_of_a_supermodular_counterexample():
     with pytest.raises(AssertionError, match=r"not submodular: \d+ adds 1 to \[\], but 3 to \[\d+"):
         check_set_function(lambda s: len(s) ** 2, torch.arange(9), size=1)
 
-    def pair(places):  # modular but for one pair that is worth more together
+    def pair(places):  # modular except for one pair with a larger joint value
         return len(places) + (0.5 if {3, 7} <= set(places) else 0.0)
 
     with pytest.raises(AssertionError, match=r"not submodular: [37] adds 1 to .*, but 1.5 to") as e:
@@ -333,7 +332,7 @@ def test_the_check_finds_a_supermodular_function_and_names_the_sets():
     assert "3" in large or "7" in large
 
 
-def test_the_check_finds_a_function_that_falls_and_only_if_asked():
+def test_the_check_finds_a_function_that_is_not_monotone_only_if_monotone_is_set():
     def cut(places):  # of a cycle of 9: submodular, not monotone
         inside = set(places)
         return float(sum((p in inside) != ((p + 1) % 9 in inside) for p in range(9)))
@@ -345,7 +344,7 @@ def test_the_check_finds_a_function_that_falls_and_only_if_asked():
         check_set_function(RegionEntropy(2, horizon=3), torch.zeros(3, dtype=torch.int64))
 
 
-def test_the_check_finds_order_and_leaks():
+def test_the_check_finds_dependence_on_order_and_on_other_environments():
     with pytest.raises(AssertionError, match="order matters"):
         check_set_function(lambda s: float(s[-1]) if s else 0.0, torch.arange(5), monotone=False)
 
@@ -366,7 +365,8 @@ def test_the_check_finds_order_and_leaks():
         check_set_function(len, torch.arange(1))
 
 
-def test_kernel_cover_is_its_plain_twin():
+@pytest.mark.parametrize("kernel", [cover, cover.py_func], ids=["compiled", "python"])
+def test_the_coverage_kernel_equals_python_sets(kernel):
     numbers = np.random.default_rng(0)
     weights = numbers.random(21)
     bits = np.zeros((4, 3), np.uint8)
@@ -375,7 +375,7 @@ def test_kernel_cover_is_its_plain_twin():
         rows = numbers.permutation(4)[:3]
         cells = numbers.integers(-2, 21, (3, 6))
         gain, write = np.empty(3), turn % 3 > 0
-        cover(bits, rows, cells, weights, write, gain)
+        kernel(bits, rows, cells, weights, write, gain)
         for row, own, got in zip(rows, cells, gain, strict=True):
             fresh = {int(c) for c in own if c >= 0} - sets[row]
             assert got == pytest.approx(sum(weights[c] for c in fresh))
@@ -384,19 +384,14 @@ def test_kernel_cover_is_its_plain_twin():
         assert [set(row.nonzero()[0].tolist()) for row in marked] == sets
 
 
-@compiled
-def test_kernel_agrees_uncompiled():
-    passes_uncompiled(__file__, "kernel_cover_is_its_plain_twin", count=1)
-
-
-def test_a_disc_of_radius_one_is_a_cell_and_its_neighbours():
+def test_a_disc_of_radius_1_is_a_cell_and_its_neighbours():
     cells = {p: {c for c in row if c >= 0} for p, row in enumerate(disc(4, 3, 1).tolist())}
     assert cells[4] == {4, 1, 7, 3, 5}
     assert cells[0] == {0, 1, 3}
     assert all((q in cells[p]) == (p in cells[q]) for p in cells for q in cells)
 
 
-def test_a_wall_hides_what_is_behind_it():
+def test_a_wall_hides_the_cells_behind_it():
     walls = np.zeros((5, 1), bool)
     walls[2] = True
     seen = [{c for c in row if c >= 0} for row in line_of_sight(walls, 9).tolist()]
@@ -415,7 +410,7 @@ def test_the_constant_of_the_released_code_in_nats():
     assert function.value([x]).item() == pytest.approx(released + 9 * 6.907755, rel=1e-6)
 
 
-def test_information_of_one_point_measured_again_and_again():
+def test_repeated_measurements_of_one_point_have_the_closed_form_information():
     """n measurements of one normal variable of variance 1 tell ½ log(1 + n / noise²)."""
     function = LogDet(Rbf(), dim=1, noise=0.5)
     sets = [torch.zeros(n, 1) for n in (0, 1, 5, 33)]
@@ -424,7 +419,7 @@ def test_information_of_one_point_measured_again_and_again():
 
 
 @pytest.mark.parametrize("nu", [0.5, 1.5, 2.5])
-def test_matern_is_its_bessel_form(nu):
+def test_matern_equals_its_bessel_form(nu):
     """K of half an odd order, by its integral: K_nu(z) = ∫ exp(-z cosh t) cosh(nu t) dt."""
     t = np.linspace(0, 12, 200_001)
     for r in (0.3, 1.0, 2.7):
@@ -437,7 +432,7 @@ def test_matern_is_its_bessel_form(nu):
         assert covariance.diagonal().tolist() == [3.0, 3.0]
 
 
-def test_a_drawn_field_has_the_covariance_of_its_kernel():
+def test_sampled_fields_have_the_covariance_of_the_kernel():
     points = [[0.0], [0.5], [3.0]]
     draws = torch.stack([gp_sample(points, Rbf(), seed=seed) for seed in range(3000)])
     assert (draws.min(1).values == 0).all()
@@ -448,7 +443,7 @@ def test_a_drawn_field_has_the_covariance_of_its_kernel():
         assert spread == pytest.approx(expected, rel=0.1)
 
 
-def test_an_inferred_field_is_the_posterior_mean():
+def test_gp_mean_equals_the_posterior_mean():
     """With one measurement: k(x, s) / (k(s, s) + noise²) times what was measured."""
     points = [[0.0], [1.0], [4.0]]
     field = gp_mean(points, Rbf(), seen=[[0.0]], values=[2.0], noise=0.5)
@@ -458,7 +453,7 @@ def test_an_inferred_field_is_the_posterior_mean():
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_entropy_of_a_whole_episode_is_shannons(held):
+def test_the_entropy_of_a_whole_episode_is_the_shannon_entropy(held):
     regions = [0] * 3 + [1] * 3 + [2] * 4 + [3] * 2
     p = np.array([3, 3, 4, 2]) / 12
     function = RegionEntropy(5, horizon=12, held=held)
@@ -485,7 +480,7 @@ def test_entropy_of_a_whole_episode_is_shannons(held):
         (lambda: RegionEntropy(0, horizon=3), "at least 1"),
     ],
 )
-def test_bad_functions_are_refused(make, complaint):
+def test_invalid_functions_are_rejected(make, complaint):
     with pytest.raises(ValueError, match=complaint):
         make()
 
@@ -501,11 +496,11 @@ def test_bad_functions_are_refused(make, complaint):
         (LogDet(Rbf(), dim=2), [1.0], r"items of shape \(2,\)"),
     ],
 )
-def test_bad_items_are_refused(function, items, complaint):
+def test_invalid_items_are_rejected(function, items, complaint):
     with pytest.raises(ValueError, match=complaint):
         function.add(torch.tensor(items), torch.tensor([0]))
 
 
-def test_one_environment_takes_one_item_at_a_time():
+def test_two_items_for_one_environment_are_rejected():
     with pytest.raises(ValueError, match="has duplicates"):
         RegionEntropy(2, horizon=3).add(torch.tensor([0, 1]), torch.tensor([4, 4]))

@@ -1,4 +1,4 @@
-"""Marginal gains as a reward: against plain loops, over borders, ends and holes."""
+"""`Submodular`: marginal gains against plain loops, across rollouts, episode ends and resets."""
 
 import copy
 import dataclasses
@@ -96,7 +96,7 @@ def plain_bonus(function, rollout, sets):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_bonus_is_the_gain_of_a_plain_loop(name):
+def test_the_bonus_equals_the_gain_by_a_plain_loop(name):
     """Over three rollouts with borders, hidden ends, holes, and environments that come and go."""
     numbers = torch.Generator().manual_seed(3)
     module, sets = over_states(FUNCTIONS[name]()), {}
@@ -109,7 +109,7 @@ def test_bonus_is_the_gain_of_a_plain_loop(name):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_an_episode_is_paid_what_its_set_is_worth_less_the_first(name):
+def test_the_bonuses_of_an_episode_add_up_to_f_minus_f_of_the_first_item(name):
     numbers = torch.Generator().manual_seed(1)
     states = torch.randint(PLACES, (31, 3), generator=numbers)
     rollout = hand_made.rollout({"obs": states})
@@ -119,7 +119,7 @@ def test_an_episode_is_paid_what_its_set_is_worth_less_the_first(name):
     assert paid.tolist() == pytest.approx(worth.tolist(), rel=1e-5)
 
 
-def test_transparent_rows_are_as_if_they_were_not_there():
+def test_invalid_rows_have_no_effect():
     """A hole in which the environment shows anything, put into a rollout, moves nothing else."""
     numbers = torch.Generator().manual_seed(2)
     states = torch.randint(PLACES, (11, 2), generator=numbers)
@@ -139,7 +139,7 @@ def test_transparent_rows_are_as_if_they_were_not_there():
     [*FUNCTIONS.values(), lambda: LogDet(Rbf(), dim=9, noise=0.5), lambda: DDesign(9)],
     ids=[*FUNCTIONS, "logdet", "ddesign"],
 )
-def test_it_keeps_the_contract_of_modules(function):
+def test_it_passes_check_module(function):
     vec, made = Chain(), function()
     items = Field("obs" if made.item_shape else "position")
     check_module(Submodular(vec.obs_space, function=made, items=items))
@@ -147,12 +147,12 @@ def test_it_keeps_the_contract_of_modules(function):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("features", [False, True])
-def test_cells_seen_keep_the_contract_of_modules(backend, features):
+def test_cells_seen_pass_check_module(backend, features):
     vec = open_vec(backend)
     check_module(module_for(vec, features=features), vec=vec)
 
 
-def test_a_wrapped_vec_keeps_the_contract_of_environments():
+def test_wrapped_environments_pass_check_vec():
     for backend in ("native", "no agent_pos"):
         check_vec(SeenMap(open_vec(backend)))
 
@@ -170,7 +170,7 @@ def world_cells(env):
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["agent_pos", "own moves"])
-def test_cells_seen_are_those_that_the_package_says_are_visible(told):
+def test_cells_seen_equal_minigrids_visible_cells(told):
     """One agent walked by hand; new cells are counted from the package's grid and mask."""
     task = "MiniGrid-KeyCorridorS4R3-v0"
     env = gymnasium.make(task).unwrapped
@@ -200,8 +200,8 @@ def test_cells_seen_are_those_that_the_package_says_are_visible(told):
     assert module.update(hand_made.rollout(obs, info=info)) == {"value": float(len(seen))}
 
 
-def test_the_agents_own_moves_say_the_same_as_its_place():
-    """The same actions in two worlds of the same levels, one of which tells `agent_pos`."""
+def test_tracking_the_agents_moves_equals_reading_its_position():
+    """The same actions in the same levels, with and without the info channel `agent_pos`."""
     told, silent = open_vec("python", limit=60), open_vec("no agent_pos", limit=60)
     bonuses = []
     for vec in (told, silent):
@@ -217,7 +217,7 @@ def test_the_agents_own_moves_say_the_same_as_its_place():
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_cells_seen_are_those_that_are_new_to_a_map_memory(backend):
+def test_cells_seen_equal_the_new_cells_of_a_map_memory(backend):
     """`MapMemory` counts by code of its own, from moves; a cell stood on was seen before."""
     vec = open_vec(backend, limit=60)
     module = module_for(vec)
@@ -243,7 +243,7 @@ class Forward(RandomActor):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_seen_counts_the_episodes_observations(backend):
+def test_the_field_seen_counts_the_observations_of_the_episode(backend):
     """The field, from the rows as they came: every view placed again by loops."""
     vec = SeenMap(open_vec(backend, limit=40), size=9)
     assert vec.obs_space["seen"] == spaces.Box(0, 1, (9, 9), np.float32)
@@ -287,7 +287,7 @@ def test_seen_counts_the_episodes_observations(backend):
 
 @pytest.mark.parametrize("backend", ["native", "no agent_pos"])
 @pytest.mark.parametrize("show", [True, False])
-def test_what_was_seen_outlives_a_checkpoint(backend, show):
+def test_seen_cells_are_restored_from_a_checkpoint(backend, show):
     first, second = (SeenMap(open_vec(backend), show=show) for _ in range(2))
     runner = Runner(first, seed=5)
     runner.collect(Forward(), 40)
@@ -306,7 +306,7 @@ def test_what_was_seen_outlives_a_checkpoint(backend, show):
         second.restore(torch.tensor([0]), [dataclasses.replace(points[0], arrays={})])
 
 
-def test_a_map_is_read_as_what_it_has_shown():
+def test_the_items_of_a_shown_map_are_the_cells_it_shows():
     """Cells of the drawn map cover what the plain view covers, step by step."""
     plain = open_vec("native", limit=60)
     mapped = MapMemory(open_vec("native", limit=60))
@@ -325,7 +325,7 @@ def test_a_map_is_read_as_what_it_has_shown():
     assert "agent_pos" in str(error.value.__cause__)
 
 
-def test_nethacks_tiles_are_told_by_dungeon_level_and_place():
+def test_nethack_tiles_are_numbered_by_dungeon_level_and_position():
     space = spaces.Dict(
         {
             "glyphs": spaces.Box(0, 5976, (21, 79), np.int16),
@@ -349,7 +349,7 @@ def test_nethacks_tiles_are_told_by_dungeon_level_and_place():
         ExploredTiles(spaces.Dict({"glyphs": space["glyphs"]}))
 
 
-def test_nethacks_tiles_are_those_that_the_environment_counts():
+def test_nethack_tiles_equal_the_environments_own_count():
     """`explored` counts what is not blank now, so it may only fall behind what was ever shown."""
     pytest.importorskip("nle")
     from firstlight.envs.nethack import make as make_nethack
@@ -390,7 +390,7 @@ def test_wrap_adds_only_what_is_missing():
         module_for(silent).compute(rollouts(silent, count=1, steps=3)[0])
 
 
-def test_it_says_what_it_needs():
+def test_missing_arguments_and_fields_are_reported():
     chain = Chain()
     with pytest.raises(ValueError, match=r"needs MiniGrid's view .* has obs: pass function"):
         Submodular(chain.obs_space)
@@ -423,7 +423,7 @@ def trained(vec, modules, mixer, encoder):
 
 
 @pytest.mark.parametrize("features", [False, True])
-def test_weight_0_is_absence(features):
+def test_weight_0_equals_no_module(features):
     """Bit for bit; with features, of a run whose policy sees the same field."""
     runs = []
     for weight in (None, 0.0, 1.0):
@@ -438,7 +438,7 @@ def test_weight_0_is_absence(features):
     assert any(not torch.equal(without[name], loud[name]) for name in without)
 
 
-def test_a_stream_of_its_own_trains():
+def test_a_separate_stream_trains():
     vec = Chain(num_envs=8)
     module = Submodular(
         vec.obs_space,
@@ -452,7 +452,7 @@ def test_a_stream_of_its_own_trains():
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_modular_baseline_pays_each_step_by_itself(name):
+def test_the_modular_baseline_rewards_each_step_by_itself(name):
     numbers = torch.Generator().manual_seed(4)
     rollout = hand_made.random_rollout(numbers, 20, 4, PLACES)
     space = spaces.Dict({"obs": spaces.Discrete(PLACES)})
@@ -467,7 +467,7 @@ def test_the_modular_baseline_pays_each_step_by_itself(name):
     check_module(Submodular(vec.obs_space, function=pairs, items=Field("position"), modular=True))
 
 
-def test_update_and_reset():
+def test_update_returns_the_mean_value_and_reset_empties_the_sets():
     module = over_states(FUNCTIONS["own"]())
     states = torch.tensor([[0, 1], [2, 1], [2, 1], [3, 1]])
     rollout = hand_made.rollout({"obs": states}, env_ids=torch.tensor([4, 1]))
@@ -480,7 +480,7 @@ def test_update_and_reset():
     assert len(module.function.total) == 0
 
 
-def test_the_examples_in_the_docs():
+def test_the_examples_in_the_docs_run():
     """They run as they stand, and the user's own function takes 15 lines or fewer."""
     first, second = re.findall(r"^```python\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)
     assert sum(bool(line.strip()) for line in first.splitlines()) <= 15
@@ -501,7 +501,7 @@ def landmarks(places):
     return 2.0 * len(set(places))
 
 
-def test_the_commands_in_the_docs():
+def test_the_commands_in_the_docs_run():
     """They compose, and the last one makes the user's own function, with `mine` as this file."""
     lines = "\n".join(re.findall(r"^```sh\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE))
     lines = lines.replace("\\\n", " ").replace("mine.landmarks", f"{__name__}.landmarks")

@@ -1,4 +1,4 @@
-"""The tasks of Submodular RL: their constants, what they pay, and what could be had."""
+"""The tabular tasks of Submodular RL: constants, rewards, bounds and pictures."""
 
 import itertools
 import math
@@ -75,7 +75,7 @@ def test_each_is_submodular_and_monotone(task):
     check_set_function(module.function, items_of(module, vec), trials=60)
 
 
-def test_a_walk_is_paid_what_its_set_is_worth_less_the_start(task):
+def test_the_bonuses_of_a_walk_add_up_to_f_minus_f_of_the_start(task):
     """Two episodes of each environment, over borders of rollouts that are no ends of episodes."""
     _, module, vec = task
     runner, actor, H = Runner(vec, seed=0), RandomActor(vec.act_space), vec.horizon
@@ -109,7 +109,7 @@ def test_each_trains_for_two_iterations_by_subpo(name, tmp_path):
     assert any((a != b).any() for a, b in zip(before, trainer.policy.parameters(), strict=True))
 
 
-def test_a_block_is_a_square_of_four_cut_at_the_edge():
+def test_the_footprint_is_a_square_of_four_cells_cut_at_the_edge():
     expected = {
         (x, y): sorted(
             u * 4 + v for u, v in itertools.product((x, x + 1), (y, y + 1)) if u < 3 and v < 4
@@ -121,13 +121,13 @@ def test_a_block_is_a_square_of_four_cut_at_the_edge():
         assert sorted(c for c in row if c >= 0) == expected[divmod(cell, 4)]
 
 
-def test_going_straight_uncovers_two_cells_a_move():
+def test_moving_straight_covers_two_new_cells_per_move():
     """Whence the paper's 2 (H + 1): the largest return of a walk of H states."""
     straight = torch.arange(34, 34 + 20)
     assert tasks.uniform_coverage().value([straight]).tolist() == [2 * 21]
 
 
-def test_items_are_the_papers_in_number():
+def test_the_numbers_of_items_are_those_of_the_paper():
     collection = tasks.item_collection()
     assert collection.groups.sum(1).tolist() == [18, 14, 13, 16, 18, 14]
     assert collection.groups.sum(0).max() == 1
@@ -145,7 +145,7 @@ def test_the_rooms_are_those_of_the_environment():
     assert free[rooms.senses[rooms.senses >= 0]].all()
 
 
-def test_fields_are_those_of_their_seed_and_weigh_as_said():
+def test_fields_depend_on_their_seed_and_are_the_weights():
     one, same, other = (tasks.gp_coverage(seed=s).weights for s in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
@@ -201,8 +201,8 @@ def test_greedy_is_not_always_the_best():
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_no_walk_is_worth_more_than_the_bound(name):
-    """The best walk against a plain recursion; repeats count only where the function says so."""
+def test_no_walk_exceeds_the_bound(name):
+    """The best walk against a plain recursion; repeats count only if the function counts them."""
     function, items, repeats = TINY[name]
     vec = Walks(1, width=3, height=3, start=4)
 
@@ -224,7 +224,7 @@ def test_no_walk_is_worth_more_than_the_bound(name):
         assert function.value([items[near]]).item() == pytest.approx(worse)
 
 
-def test_measuring_one_place_again_may_be_best():
+def test_repeating_a_measurement_can_be_best():
     """Two places of which one has all the variance: with repeats it is chosen twice."""
     function = LogDet(lambda a, b: a @ b.mT, dim=1, noise=1.0)
     points = torch.tensor([[3.0], [0.1]])
@@ -235,7 +235,7 @@ def test_measuring_one_place_again_may_be_best():
     assert greedy(function, points.double(), 2).chosen.tolist() == [0, 1]
 
 
-def test_what_cannot_be_tried_is_refused():
+def test_too_many_sets_or_walks_are_rejected():
     coverage, cells = Coverage(9), torch.arange(9)[:, None]
     with pytest.raises(ValueError, match="10 items cannot be chosen from 9"):
         greedy(coverage, cells, 10)
@@ -245,7 +245,7 @@ def test_what_cannot_be_tried_is_refused():
         best_walk(Coverage(900), torch.arange(900)[:, None], Walks(1).successor, 34, 14)
 
 
-def test_the_functions_own_sets_are_left_alone():
+def test_the_sets_of_the_given_function_do_not_change():
     function = Coverage(9, senses=tasks.block(3, 3))
     function.add(torch.tensor([4]), torch.tensor([0]))
     greedy(function, torch.arange(9), 2)
@@ -253,8 +253,8 @@ def test_the_functions_own_sets_are_left_alone():
     assert function.total.tolist() == [4.0]
 
 
-def test_modular_pay_is_for_the_same_cells_again():
-    """The paper's baseline: standing still pays a block each step, marginal gains pay nothing."""
+def test_the_modular_reward_counts_the_same_cells_again():
+    """The paper's baseline: standing still gives the same cells each step, a marginal gain of 0."""
     vec = Walks(1, width=5, height=5, horizon=4, start=0)
     stay = RandomActor(spaces.Discrete(1))  # knows no other action
     paid = {}
@@ -274,7 +274,7 @@ SMALL = ("learner=subpo", "env.num_envs=2", "total_steps=20", "eval_episodes=2",
 
 
 @pytest.mark.parametrize("name", ["subrl_two_rooms", "subrl_d_design"])
-def test_walks_of_a_run_are_drawn_and_valued(name, tmp_path):
+def test_walks_of_a_run_are_drawn_and_evaluated(name, tmp_path):
     """An episode of 5 moves in a world of cells, by the policy of a run of two iterations."""
     small = (*SMALL, "trainer.num_steps=5", "env.horizon=5", f"run_dir={tmp_path / 'run'}")
     train(compose(name, *small))

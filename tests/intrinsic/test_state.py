@@ -1,3 +1,5 @@
+"""State of reward modules: isolated random numbers, `Fitter`, and growing buffers."""
+
 import copy
 
 import pytest
@@ -5,11 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from firstlight.intrinsic.state import Fitter, GrowingBuffers, isolated_rng
+from firstlight.intrinsic.state import (
+    Fitter,
+    GrowingBuffers,
+    grow_rows,
+    isolated_rng,
+    read_rows,
+    write_rows,
+)
 
 
 class Regression(nn.Module):
-    """A line to fit, with what fits it."""
+    """A linear regression with its `Fitter`."""
 
     def __init__(self, **kwargs):
         super().__init__()
@@ -28,7 +37,7 @@ def data():
     return x, x @ torch.tensor([[1.0], [-2.0], [3.0]])
 
 
-def test_isolated_rng_hides_its_draws():
+def test_isolated_rng_restores_the_global_generator():
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
@@ -60,7 +69,7 @@ def test_one_minibatch_is_full_batch_adam(data):
     torch.testing.assert_close(ours.net.weight, net.weight)
 
 
-def test_every_epoch_shows_every_row_once_in_a_fresh_order():
+def test_every_epoch_uses_every_row_once_in_a_new_order():
     seen = []
     fitter = Fitter([nn.Parameter(torch.zeros(1))], num_epochs=3, num_minibatches=4)
 
@@ -76,7 +85,7 @@ def test_every_epoch_shows_every_row_once_in_a_fresh_order():
 
 
 @pytest.mark.parametrize("proportion", [0.0, 0.25, 1.0])
-def test_proportion_is_the_chance_of_a_row(proportion):
+def test_proportion_is_the_probability_that_a_row_is_used(proportion):
     seen = []
     fitter = Fitter([nn.Parameter(torch.zeros(1))], num_epochs=4, proportion=proportion)
 
@@ -88,7 +97,7 @@ def test_proportion_is_the_chance_of_a_row(proportion):
     assert sum(seen) / 20_000 == pytest.approx(proportion, abs=0.02)
 
 
-def test_no_rows_no_step(data):
+def test_without_rows_no_step_is_taken(data):
     x, y = data
     model = Regression()
     before = model.net.weight.clone()
@@ -97,7 +106,7 @@ def test_no_rows_no_step(data):
 
 
 @pytest.mark.parametrize("steps_before", [0, 3])
-def test_saved_and_loaded_it_takes_the_same_next_step(data, steps_before):
+def test_a_restored_fitter_takes_the_same_next_step(data, steps_before):
     settings = {"num_epochs": 2, "num_minibatches": 3, "proportion": 0.7}
     kept, loaded = Regression(**settings, seed=1), Regression(**settings, seed=2)
     loaded.learn(*data)
@@ -109,7 +118,7 @@ def test_saved_and_loaded_it_takes_the_same_next_step(data, steps_before):
         assert torch.equal(kept.net.weight, loaded.net.weight)
 
 
-def test_loading_copies(data):
+def test_loading_copies_the_state(data):
     kept, loaded = Regression(), Regression()
     kept.learn(*data)
     loaded.load_state_dict(kept.state_dict())
@@ -119,7 +128,7 @@ def test_loading_copies(data):
     assert torch.equal(kept.net.weight, expected.net.weight)
 
 
-def test_adam_follows_its_parameters(data):
+def test_adam_moments_move_with_the_parameters(data):
     x, y = data
     model = Regression()
     model.learn(x, y)
@@ -130,7 +139,7 @@ def test_adam_follows_its_parameters(data):
     assert model.state_dict()["fitter._extra_state"]["adam"]["0"]["exp_avg"].dtype == torch.float64
 
 
-def test_fitting_leaves_the_global_numbers_alone(data):
+def test_fitting_does_not_use_the_global_generator(data):
     torch.manual_seed(3)
     before = torch.get_rng_state()
     with torch.no_grad():
@@ -145,7 +154,7 @@ class Memory(GrowingBuffers):
         self.register_buffer("cells", torch.arange(size))
 
 
-def test_growing_buffers_load_in_any_size():
+def test_growing_buffers_load_any_size():
     small, large = nn.Sequential(Memory(2, False)), nn.Sequential(Memory(5, False))
     small.load_state_dict(large.state_dict())
     assert torch.equal(small[0].cells, torch.arange(5))
@@ -153,6 +162,20 @@ def test_growing_buffers_load_in_any_size():
     assert large[0].cells[0] == 0
 
 
-def test_host_buffers_stay_on_the_host():
+def test_on_host_buffers_stay_on_the_cpu():
     both = nn.Sequential(Memory(2, True), Memory(2, False)).to("meta")
     assert [memory.cells.device.type for memory in both] == ["cpu", "meta"]
+
+
+def test_rows_of_unknown_environments_are_zero_and_are_kept_once_written():
+    memory = torch.arange(4.0).view(2, 2)
+    assert grow_rows(memory, torch.tensor([1, 0])) is memory
+    assert read_rows(memory, torch.tensor([3, 1])).tolist() == [[0, 0], [2, 3]]
+    for ids in ([1], [3, 0]):
+        written = write_rows(memory, torch.tensor(ids), torch.full((len(ids), 2), 9.0))
+        expected = [
+            [9.0, 9.0] if i in ids else memory.tolist()[i] if i < 2 else [0.0, 0.0]
+            for i in range(max(2, max(ids) + 1))
+        ]
+        assert written.tolist() == expected
+    assert memory.tolist() == [[0, 1], [2, 3]]  # copied
