@@ -201,8 +201,8 @@ def has_map(obs_space: spaces.Dict, info_space: spaces.Dict | None = None) -> bo
 def check_view(obs_space: spaces.Dict) -> None:
     """Raise a ValueError where these are not the observations of a MiniGrid agent."""
     image, direction = (obs_space.spaces.get(name) for name in ("image", "direction"))
-    view = getattr(image, "shape", None), getattr(image, "dtype", None)
-    if view != ((VIEW, VIEW, 3), np.uint8) or not isinstance(direction, spaces.Discrete):
+    is_box = isinstance(image, spaces.Box) and isinstance(direction, spaces.Discrete)
+    if not is_box or (image.shape, image.dtype) != ((VIEW, VIEW, 3), np.uint8):  # type: ignore[union-attr]
         have = ", ".join(f"{name} {space}" for name, space in obs_space.spaces.items())
         raise ValueError(
             "a map memory needs MiniGrid's view, `image` [7, 7, 3] uint8 and `direction`; "

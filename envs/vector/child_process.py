@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import os
 import reprlib
 import signal
@@ -176,8 +177,9 @@ def name_of(factory: Any) -> str:
     >>> name_of(functools.partial(dict, size=2))
     'dict(size=2)'
     """
-    if not isinstance(factory, functools.partial):
-        return getattr(factory, "__name__", repr(factory))
-    arguments = [repr(arg) for arg in factory.args]
-    arguments += [f"{key}={value!r}" for key, value in factory.keywords.items()]
-    return f"{getattr(factory.func, '__name__', factory.func)}({', '.join(arguments)})"
+    if isinstance(factory, functools.partial):
+        arguments = [repr(arg) for arg in factory.args]
+        arguments += [f"{key}={value!r}" for key, value in factory.keywords.items()]
+        return f"{name_of(factory.func)}({', '.join(arguments)})"
+    named = inspect.isroutine(factory) or inspect.isclass(factory)
+    return factory.__name__ if named else repr(factory)
