@@ -1,4 +1,4 @@
-"""A small race car on a closed track, paid for the lap and punished for leaving the road."""
+"""A small race car on a closed track, rewarded for the lap, penalised for leaving the road."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grids in which an agent walks, and is paid nothing: worlds for rewards that are set functions."""
+"""Grid environments without a reward of their own, for rewards that are set functions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Walks(ArrayBacked):
     """Walks of `horizon` moves over a grid (the tabular tasks of Prajapat et al. 2024).
 
     Five actions: stay, or a cell on in one of four directions; a move into a wall or over the edge
-    is none. The environment's reward is 0: what a walk is worth says a reward module. The horizon
+    is none. The environment's reward is 0: a reward module rates the walk. The horizon
     belongs to the task and time is shown, so an episode *terminates* there and nothing comes after.
 
     A policy sees where it is and when, each as a number of its own (encoders make it one-hot). That
