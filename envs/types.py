@@ -178,19 +178,27 @@ class Rollout:
 
     def next_obs(self) -> Obs:
         """[T, N, ...] true successors: ``obs[1:]`` with the hidden last observations put back."""
-        return self._successors(self.obs, self.final_obs)
+        return {k: self.successors(v, self.final_obs[k]) for k, v in self.obs.items()}
 
     def next_info(self) -> Obs:
         """[T, N, ...] side channels of the true successors."""
-        return self._successors(self.info, self.final_info)
+        return {k: self.successors(v, self.final_info[k]) for k, v in self.info.items()}
 
-    def _successors(self, fields: Obs, finals: Obs) -> Obs:
+    def successors(self, values: Tensor, final: Tensor) -> Tensor:
+        """Values of each step's true successor, also where autoreset hid the last observation.
+
+        Args:
+            values: [T+1, N, ...] of `obs` or `info`, or computed from them.
+            final: [D, ...] the same of `final_obs` or `final_info`.
+
+        Returns:
+            [T, N, ...], a view of `values` if nothing was hidden.
+        """
         if len(self.final_at) == 0:
-            return map_obs(lambda field: field[1:], fields)
-        t, n = self.final_at.unbind(1)
-        out = map_obs(lambda field: field[1:].clone(), fields)
-        for name, field in out.items():
-            field[t, n] = finals[name]
+            return values[1:]
+        t, n = self.final_at.to(values.device).unbind(1)
+        out = values[1:].clone()
+        out[t, n] = final
         return out
 
     def slice(self, start: int, stop: int) -> Rollout:

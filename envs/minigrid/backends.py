@@ -1,4 +1,4 @@
-"""MiniGrid tasks by three backends: our own world, EnvPool and the Python package."""
+"""MiniGrid tasks by three backends: our own in numba, EnvPool and the Python package."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make(
     never mix them in one comparison.
 
     ========  =====================================================================================
-    native    our own world: MultiRoom (levels that can be solved), NoisyTV, DoorKey, KeyCorridor,
+    native    our own: MultiRoom (levels that can be solved), NoisyTV, DoorKey, KeyCorridor,
               ObstructedMaze, Unlock; fast; saves its state, so that runs resume exactly
     envpool   every task in C++, but NoisyTV; most of its MultiRoom levels cannot be solved
     python    every task, some fifty times slower; resumes by replay
@@ -45,7 +45,7 @@ def make(
         task: such as "MiniGrid-DoorKey-8x8-v0", also those that papers use and nobody registers,
             such as "MiniGrid-MultiRoom-N7-S8-v0" and "MiniGrid-KeyCorridorS8R5-v0".
         num_envs: `N`.
-        backend: "auto" is our own world for MultiRoom, where EnvPool's levels are broken, else
+        backend: "auto" is our own for MultiRoom, where EnvPool's levels are broken, else
             EnvPool.
         view: what policies see as `image`: "partial" the 7 x 7 cells before the agent, "map" the
             agent's own map of what these have shown (`MapMemory`), "full" the whole grid.

@@ -1,4 +1,4 @@
-"""MiniGrid's worlds in numba: MultiRoom, DoorKey, KeyCorridor, ObstructedMaze and Unlock."""
+"""MiniGrid's environments in numba: MultiRoom, DoorKey, KeyCorridor, ObstructedMaze and Unlock."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class GridWorld(VecEnv):
     asked for, `full_grid`.
 
     Args:
-        task: one of `minigrid_tasks.TASKS`.
+        task: one of `minigrid.tasks.TASKS`.
         num_envs: `N`.
         view: "partial" shows the 7 x 7 cells before the agent as `image`, "full" all of the grid
             [W, H, 3] with the agent in it.
@@ -46,7 +46,7 @@ class GridWorld(VecEnv):
         max_steps: of an episode; default as in the papers.
 
     Raises:
-        ValueError: for a task that this world does not know.
+        ValueError: for a task that is not in `TASKS`.
 
     >>> world = GridWorld("MiniGrid-MultiRoom-N7-S4-v0", num_envs=2)
     >>> obs, info = world.reset(seed=0)
@@ -136,26 +136,26 @@ class GridWorld(VecEnv):
         )
 
     def snapshots(self) -> list[Snapshot]:
-        """Where each environment stands, for `restore`."""
+        """Current state of each environment, for `restore`."""
         saved = self._saved()
         return [
             Snapshot(arrays={name: array[n].clone() for name, array in saved.items()})
             for n in range(self.num_envs)
         ]
 
-    def restore(self, env_ids: Tensor, points: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
-        """Set environments back to saved `points`; none is ever lost."""
+    def restore(self, env_ids: Tensor, snapshots: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
+        """Set environments back to snapshots, which always succeeds."""
         ids = env_ids.numpy()
-        for n, point in zip(ids.tolist(), points, strict=True):
-            if point.arrays is None:
-                raise ValueError("a grid world goes back to saved arrays, and the point has none")
+        for n, snapshot in zip(ids.tolist(), snapshots, strict=True):
+            if snapshot.arrays is None:
+                raise ValueError("the snapshot has no arrays: take it from a GridWorld")
             for name, array in self._state.items():
-                array[n] = point.arrays[name].numpy().astype(array.dtype)
+                array[n] = snapshot.arrays[name].numpy().astype(array.dtype)
         fields = {name: field[ids] for name, field in self._look(ids).items()}
         return *self._tensors(fields), torch.zeros(len(ids), dtype=torch.bool)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where each environment stands, and what its later levels are drawn from."""
+        """State of every environment, and what its later levels are drawn from."""
         return {
             **self._saved(),
             "seeds": torch.from_numpy(self._seeds.copy()),
@@ -163,7 +163,7 @@ class GridWorld(VecEnv):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
-        """Take such a state back."""
+        """Load what `state_dict` returned."""
         self._seeds, self._episode = (state[k].numpy().copy() for k in ("seeds", "episode"))
         for name, array in self._state.items():
             array[:] = state[name].numpy().astype(array.dtype)

@@ -172,7 +172,7 @@ def _tasks() -> dict[str, Task]:
 
 
 TASKS = _tasks()
-"""The tasks that our own world knows, by MiniGrid's names."""
+"""The tasks of `GridWorld`, by MiniGrid's names."""
 
 
 def foreign_ids() -> dict[str, set[str]]:

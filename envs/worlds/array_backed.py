@@ -1,59 +1,143 @@
-"""Worlds of our own that save and set back where they stand."""
+"""Base class of environments whose state is arrays: autoreset, snapshots and saving."""
 
 from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from firstlight.envs.types import Obs, Snapshot
-from firstlight.envs.vec import VecEnv
+from firstlight.envs.types import Obs, Snapshot, Step, take
+from firstlight.envs.vec import VecEnv, checked_actions
+
+Autoreset = Literal["same_step", "next_step"]
 
 
-class Saved(VecEnv):
-    """A world whose state is some tensors or arrays with a row for each environment.
+class ArrayBacked(VecEnv):
+    """Environments whose state is some tensors or arrays with a row for each of them.
+
+    A subclass implements `_advance`, `_begin` and `_shown`, and calls `_begin_all` in `reset`.
+
+    Args:
+        num_envs: `N`.
+        autoreset: "same_step" shows the new episode at once, "next_step" spends a call on it.
 
     Attributes:
-        num_envs: `N`.
-        _rows: names of the attributes [N, ...] that are the state, without their underscore.
+        _saved: names of the attributes [N, ...] that are the state, without their underscore.
+
+    Raises:
+        ValueError: for another `autoreset`.
     """
 
     resume = "state"
-    _rows: ClassVar[tuple[str, ...]]
+    _saved: ClassVar[tuple[str, ...]]
+
+    def __init__(self, num_envs: int, autoreset: Autoreset = "same_step"):
+        if autoreset not in ("same_step", "next_step"):
+            raise ValueError(f"autoreset is 'same_step' or 'next_step', not {autoreset!r}")
+        self.num_envs, self.autoreset = num_envs, autoreset
+        self._over = torch.zeros(num_envs, dtype=torch.bool)  # reset by the next call of `step`
+        self._all = torch.arange(num_envs)
+
+    def step(self, action: Tensor) -> Step:
+        """Step with `action` [N] int64 or [N, A] float32."""
+        actions = checked_actions(action, self.act_space, self.num_envs)
+        valid = ~self._over
+        reward, terminated, truncated = self._advance(actions, valid)
+        if self.autoreset == "next_step":
+            reward = torch.where(valid, reward, 0.0)
+            terminated, truncated = terminated & valid, truncated & valid
+            self._begin(self._over.nonzero()[:, 0])
+        done = terminated | truncated
+        obs, info = self._shown(self._all)
+        if self.autoreset == "next_step":
+            is_first, self._over, final_ids = ~valid, done, self._all[:0]
+        else:
+            is_first, final_ids = done, torch.from_numpy(np.flatnonzero(done.numpy()))
+        if len(final_ids):
+            final_obs, final_info = take(obs, final_ids), take(info, final_ids)
+            self._begin(final_ids)
+            obs, info = self._shown(self._all)
+        else:
+            final_obs, final_info = ({k: v[:0] for k, v in part.items()} for part in (obs, info))
+        return Step(
+            obs=obs,
+            info=info,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            valid=valid,
+            is_first=is_first,
+            final_ids=final_ids,
+            final_obs=final_obs,
+            final_info=final_info,
+        )
 
     def snapshots(self) -> list[Snapshot]:
-        """Where each environment stands, for `restore`."""
-        rows = {name: torch.as_tensor(getattr(self, f"_{name}")) for name in self._rows}
+        """Current state of each environment, for `restore`."""
+        rows = self._tensors()
         return [
-            Snapshot(arrays={name: row[i].clone() for name, row in rows.items()})
-            for i in range(self.num_envs)
+            Snapshot(arrays={name: row[n].clone() for name, row in rows.items()})
+            for n in range(self.num_envs)
         ]
 
-    def restore(self, env_ids: Tensor, points: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
-        """Set environments back to saved `points`; none is ever lost."""
-        for name in self._rows:
-            before = getattr(self, f"_{name}")
-            whole = torch.as_tensor(before).clone()  # also of what inference mode has left
-            for i, point in zip(env_ids.tolist(), points, strict=True):
-                if point.arrays is None:
-                    kind = type(self).__name__
-                    raise ValueError(f"{kind} goes back to saved arrays, and the point has none")
-                whole[i] = point.arrays[name]
-            setattr(self, f"_{name}", whole if isinstance(before, Tensor) else whole.numpy())
+    def restore(self, env_ids: Tensor, snapshots: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
+        """Set environments back to snapshots, which always succeeds."""
+        for name, whole in self._tensors().items():
+            whole = whole.clone()  # also of what inference mode has left
+            for n, snapshot in zip(env_ids.tolist(), snapshots, strict=True):
+                if snapshot.arrays is None:
+                    raise ValueError(
+                        f"the snapshot has no arrays, but {type(self).__name__} is restored from "
+                        "arrays: take it from environments of the same kind"
+                    )
+                whole[n] = snapshot.arrays[name]
+            self._set(name, whole)
         return *self._shown(env_ids), torch.zeros(len(env_ids), dtype=torch.bool)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where each environment stands."""
-        return {"points": [dataclasses.asdict(point) for point in self.snapshots()]}
+        """State of every environment."""
+        return {"points": [dataclasses.asdict(snapshot) for snapshot in self.snapshots()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
-        """Take such a state back."""
-        return self.restore(torch.arange(self.num_envs), [Snapshot(**p) for p in state["points"]])
+        """Load what `state_dict` returned."""
+        return self.restore(self._all, [Snapshot(**arrays) for arrays in state["points"]])
+
+    @abstractmethod
+    def _advance(self, actions: np.ndarray, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Move every environment.
+
+        Args:
+            actions: as the action space has them.
+            valid: [N] bool; the others are reset afterwards, so their results do not matter.
+
+        Returns:
+            reward [N] float32, terminated and truncated [N] bool, never both.
+        """
+
+    @abstractmethod
+    def _begin(self, ids: Tensor) -> None:
+        """Begin an episode in the environments `ids` [M] int64."""
 
     @abstractmethod
     def _shown(self, ids: Tensor) -> tuple[Obs, Obs]:
-        """Observation and side channels of the environments `ids` [M], as they stand."""
+        """Observation and side channels of the environments `ids` [M], in fresh tensors."""
+
+    def _begin_all(self) -> tuple[Obs, Obs]:
+        """Begin an episode everywhere. Returns what `reset` does."""
+        self._over = torch.zeros(self.num_envs, dtype=torch.bool)
+        self._begin(self._all)
+        return self._shown(self._all)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The state as tensors that share its memory."""
+        return {name: torch.as_tensor(getattr(self, f"_{name}")) for name in self._saved}
+
+    def _set(self, name: str, value: Tensor) -> None:
+        """Replace one of the arrays, in the kind that it has."""
+        is_tensor = isinstance(getattr(self, f"_{name}"), Tensor)
+        setattr(self, f"_{name}", value if is_tensor else value.numpy())

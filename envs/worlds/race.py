@@ -1,9 +1,8 @@
-"""A small race car on a closed track, paid for the lap and punished for leaving the road."""
+"""A small race car on a closed track, rewarded for the lap, penalised for leaving the road."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,9 +10,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from firstlight.envs.seeding import derive_many
-from firstlight.envs.types import Obs, Step, take
-from firstlight.envs.vec import checked_actions
-from firstlight.envs.worlds.array_backed import Saved
+from firstlight.envs.types import Obs, take
+from firstlight.envs.worlds.array_backed import ArrayBacked, Autoreset
 from firstlight.envs.worlds.race_kernels import drive
 from firstlight.envs.worlds.race_track import Track
 
@@ -28,7 +26,7 @@ _UNITS = (2.0, 0.5, 5.0)  # m/s, m/s and rad/s, in which vx, vy and r are shown
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-class Race(Saved):
+class Race(ArrayBacked):
     """A 1:43 race car on a track of 16.4 m (the car-racing task of Prajapat et al. 2024).
 
     The car is the dynamic bicycle model with Pacejka tyres and the constants of Liniger et al.
@@ -66,7 +64,7 @@ class Race(Saved):
     [True, False]
     """
 
-    _rows = ("car", "farthest", "elapsed", "over", "draw")
+    _saved = ("car", "farthest", "elapsed", "over", "draw")
     reported = ("covered",)
 
     def __init__(
@@ -77,10 +75,8 @@ class Race(Saved):
         horizon: int = 700,
         half_width: float = 0.185,
         track: Track | None = None,
-        autoreset: Literal["same_step", "next_step"] = "same_step",
+        autoreset: Autoreset = "same_step",
     ):
-        if autoreset not in ("same_step", "next_step"):
-            raise ValueError(f"autoreset is 'same_step' or 'next_step', not {autoreset!r}")
         self.track = Track() if track is None else track
         self.finish = self.track.length if finish is None else finish
         if min(num_envs, horizon) < 1 or self.finish <= 0 or half_width <= 0.1:
@@ -95,8 +91,9 @@ class Race(Saved):
             raise ValueError(
                 f"half_width {half_width} is too much for a bend of radius {1 / self._tightest:.2f}"
             )
-        self.num_envs, self.horizon, self.half_width = num_envs, horizon, half_width
-        self.autoreset, self.cells = autoreset, math.ceil(self.finish / CELL)
+        super().__init__(num_envs, autoreset)
+        self.horizon, self.half_width = horizon, half_width
+        self.cells = math.ceil(self.finish / CELL)
         self.obs_space = spaces.Dict(
             {
                 "car": spaces.Box(-np.inf, np.inf, (6,)),
@@ -114,54 +111,15 @@ class Race(Saved):
         )
         self.act_space: spaces.Space = spaces.Box(-1, 1, (2,))
         self._draw = np.zeros(num_envs)
+        self._car, self._farthest = np.zeros((num_envs, 6)), np.zeros(num_envs)
+        self._elapsed = np.zeros(num_envs, np.int64)
         self.reset(0)
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
         """Begin an episode everywhere; `seed` is of where cars start, None goes on with that."""
-        N = self.num_envs
         if seed is not None:
-            self._draw = derive_many(seed, "race", N) / 2.0**31
-        self._car, self._farthest = np.zeros((N, 6)), np.zeros(N)
-        self._elapsed, self._over = np.zeros(N, np.int64), np.zeros(N, bool)
-        self._open(np.ones(N, bool))
-        return self._obs(), self._info()
-
-    def step(self, action: Tensor) -> Step:
-        """Step with `action` [N, 2] float32: throttle and steering, clipped to -1 and 1."""
-        inputs = checked_actions(action, self.act_space, self.num_envs) * np.array((1.0, _STEER))
-        valid = ~self._over  # next-step autoreset: this call resets those that are over
-        road = (self.track.ends, self.track.curvature, self.half_width, self.finish)
-        cars = self._car[valid]
-        drive(cars, inputs[valid], *road, _DT, _SUBSTEPS)
-        self._car[valid] = cars
-        self._farthest = np.maximum(self._farthest, self._car[:, 0])
-        self._elapsed += 1
-        self._open(~valid)
-        off = valid & (np.abs(self._car[:, 1]) > self.half_width)
-        won = valid & ~off & (self._car[:, 0] >= self.finish)
-        done = off | won | valid & (self._elapsed >= self.horizon)
-        reward = (1.0 * won - off - 0.01 * valid).astype(np.float32)
-        obs, info = self._obs(), self._info()
-        same = self.autoreset == "same_step"
-        final_ids = torch.from_numpy(done.nonzero()[0] if same else np.arange(0))
-        final_obs, final_info = take(obs, final_ids), take(info, final_ids)
-        if same and len(final_ids):
-            self._open(done)
-            obs, info = self._obs(), self._info()
-        if not same:
-            self._over = done
-        return Step(
-            obs=obs,
-            info=info,
-            reward=torch.from_numpy(reward),
-            terminated=torch.from_numpy(done.copy()),
-            truncated=torch.zeros(self.num_envs, dtype=torch.bool),
-            valid=torch.from_numpy(valid),
-            is_first=torch.from_numpy(done.copy() if same else ~valid),
-            final_ids=final_ids,
-            final_obs=final_obs,
-            final_info=final_info,
-        )
+            self._draw = derive_many(seed, "race", self.num_envs) / 2.0**31
+        return self._begin_all()
 
     def render(self, env_id: int = 0) -> np.ndarray:
         """The road from above, x to the right and y up, the car lit. [H, W, 3] uint8."""
@@ -177,15 +135,30 @@ class Race(Saved):
             picture[height - 1 - y.clip(0, height - 1), x.clip(0, width - 1)] = colour
         return picture
 
-    def _open(self, rows: np.ndarray) -> None:
-        """Begin episodes in the `rows` [N] bool."""
+    def _advance(self, actions: np.ndarray, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        road = (self.track.ends, self.track.curvature, self.half_width, self.finish)
+        rows = valid.numpy()
+        cars = self._car[rows]
+        drive(cars, (actions * np.array((1.0, _STEER)))[rows], *road, _DT, _SUBSTEPS)
+        self._car[rows] = cars
+        self._farthest = np.maximum(self._farthest, self._car[:, 0])
+        self._elapsed += 1
+        off = np.abs(self._car[:, 1]) > self.half_width
+        won = ~off & (self._car[:, 0] >= self.finish)
+        done = torch.from_numpy(off | won | (self._elapsed >= self.horizon))
+        reward = torch.from_numpy((1.0 * won - off - 0.01).astype(np.float32))
+        return reward, done, torch.zeros(self.num_envs, dtype=torch.bool)
+
+    def _begin(self, ids: Tensor) -> None:
+        rows = ids.numpy()
         self._car[rows] = 0
         self._car[rows, 1] = 0.2 * self._draw[rows] - 0.1
         self._farthest[rows], self._elapsed[rows] = 0, 0
         self._draw[rows] = (self._draw[rows] + _GOLDEN) % 1
 
     def _shown(self, ids: Tensor) -> tuple[Obs, Obs]:
-        return take(self._obs(), ids), take(self._info(), ids)
+        obs, info = self._obs(), self._info()
+        return (obs, info) if ids is self._all else (take(obs, ids), take(info, ids))
 
     def _obs(self) -> Obs:
         s, d, mu, *velocity = self._car.T

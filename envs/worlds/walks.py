@@ -1,9 +1,8 @@
-"""Grids in which an agent walks, and is paid nothing: worlds for rewards that are set functions."""
+"""Grid environments without a reward of their own, for rewards that are set functions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,19 +10,18 @@ from gymnasium import spaces
 from torch import Tensor
 
 from firstlight.envs.seeding import derive_many
-from firstlight.envs.types import Obs, Step
-from firstlight.envs.vec import checked_actions
-from firstlight.envs.worlds.array_backed import Saved
+from firstlight.envs.types import Obs
+from firstlight.envs.worlds.array_backed import ArrayBacked, Autoreset
 
 MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
 """Stay, right, up, left, down, as steps in x and y; the order of Submodular RL's released code."""
 
 
-class Walks(Saved):
+class Walks(ArrayBacked):
     """Walks of `horizon` moves over a grid (the tabular tasks of Prajapat et al. 2024).
 
     Five actions: stay, or a cell on in one of four directions; a move into a wall or over the edge
-    is none. The environment's reward is 0: what a walk is worth says a reward module. The horizon
+    is none. The environment's reward is 0: a reward module rates the walk. The horizon
     belongs to the task and time is shown, so an episode *terminates* there and nothing comes after.
 
     A policy sees where it is and when, each as a number of its own (encoders make it one-hot). That
@@ -51,7 +49,7 @@ class Walks(Saved):
     [[0, 1], [1, 0]]
     """
 
-    _rows = ("cell", "elapsed", "over", "noise", "visited")
+    _saved = ("cell", "elapsed", "over", "noise", "visited")
 
     def __init__(
         self,
@@ -64,10 +62,8 @@ class Walks(Saved):
         start: int = 34,
         slip: float = 0.0,
         history: bool = False,
-        autoreset: Literal["same_step", "next_step"] = "same_step",
+        autoreset: Autoreset = "same_step",
     ):
-        if autoreset not in ("same_step", "next_step"):
-            raise ValueError(f"autoreset is 'same_step' or 'next_step', not {autoreset!r}")
         if min(num_envs, width, height, horizon) < 1 or not 0 <= slip <= 1:
             raise ValueError(
                 f"num_envs {num_envs}, width {width}, height {height} and horizon {horizon} are at "
@@ -78,8 +74,8 @@ class Walks(Saved):
         cells = self.walls.size
         if not 0 <= start < cells or self.walls.flat[start]:
             raise ValueError(f"start {start} is no free cell of {cells}, numbered from 0")
-        self.num_envs, self.horizon, self.start = num_envs, horizon, start
-        self.slip, self.history, self.autoreset = slip, history, autoreset
+        super().__init__(num_envs, autoreset)
+        self.horizon, self.start, self.slip, self.history = horizon, start, slip, history
         self.successor = successors(self.walls)  # [cells, 5]
         seen: dict[str, spaces.Space] = {
             "cell": spaces.Discrete(cells),
@@ -97,55 +93,15 @@ class Walks(Saved):
         )
         self.act_space: spaces.Space = spaces.Discrete(len(MOVES))
         self._noise = torch.zeros(num_envs, dtype=torch.int64)
+        self._cell, self._elapsed = torch.zeros_like(self._noise), torch.zeros_like(self._noise)
+        self._visited = torch.zeros(num_envs, cells if history else 0, dtype=torch.uint8)
         self.reset(0)
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
         """Begin an episode everywhere; `seed` is of the slips, None goes on with theirs."""
-        N = self.num_envs
         if seed is not None:
-            self._noise = torch.from_numpy(derive_many(seed, "walks", N))
-        self._cell = torch.full((N,), self.start)
-        self._elapsed = torch.zeros(N, dtype=torch.int64)
-        self._over = torch.zeros(N, dtype=torch.bool)
-        self._visited = torch.zeros(N, self.walls.size if self.history else 0, dtype=torch.uint8)
-        self._mark(torch.ones(N, dtype=torch.bool))
-        every = torch.arange(N)
-        return self._obs(every), self._info(every)
-
-    def step(self, action: Tensor) -> Step:
-        """Step with `action` [N] int64 of 0 to 4."""
-        checked_actions(action, self.act_space, self.num_envs)
-        valid = ~self._over  # next-step autoreset: this call resets those that are over
-        if self.slip:
-            action = self._slipped(action, valid)
-        self._cell = torch.where(valid, self.successor[self._cell, action], self.start)
-        self._elapsed = torch.where(valid, self._elapsed + 1, 0)
-        self._mark(~valid)
-        done = valid & (self._elapsed >= self.horizon)
-        final_ids = torch.zeros(0, dtype=torch.int64)
-        if self.autoreset == "same_step":
-            final_ids = done.nonzero()[:, 0]
-        final_obs, final_info = self._obs(final_ids), self._info(final_ids)
-        if self.autoreset == "next_step":
-            self._over, is_first = done, ~valid
-        else:
-            is_first = done
-            self._cell = torch.where(done, self.start, self._cell)
-            self._elapsed = torch.where(done, 0, self._elapsed)
-            self._mark(done)
-        every = torch.arange(self.num_envs)
-        return Step(
-            obs=self._obs(every),
-            info=self._info(every),
-            reward=torch.zeros(self.num_envs),
-            terminated=done,
-            truncated=torch.zeros(self.num_envs, dtype=torch.bool),
-            valid=valid,
-            is_first=is_first.clone(),
-            final_ids=final_ids,
-            final_obs=final_obs,
-            final_info=final_info,
-        )
+            self._noise = torch.from_numpy(derive_many(seed, "walks", self.num_envs))
+        return self._begin_all()
 
     def render(self, env_id: int = 0) -> np.ndarray:
         """The grid, x to the right and y down: walls grey, the agent lit. [H, W, 3] uint8."""
@@ -154,24 +110,33 @@ class Walks(Saved):
         cells[y, x] = (250, 210, 80)
         return np.kron(cells, np.ones((12, 12, 1), np.uint8))
 
+    def _advance(self, actions: np.ndarray, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        action = torch.from_numpy(actions)
+        if self.slip:
+            action = self._slipped(action, valid)
+        self._cell = self.successor[self._cell, action]
+        self._elapsed = self._elapsed + 1
+        self._visited = self._visited.clone()
+        self._mark_visited()
+        never = torch.zeros(self.num_envs, dtype=torch.bool)
+        return torch.zeros(self.num_envs), self._elapsed >= self.horizon, never
+
+    def _begin(self, ids: Tensor) -> None:
+        self._cell = self._cell.index_fill(0, ids, self.start)
+        self._elapsed = self._elapsed.index_fill(0, ids, 0)
+        self._visited = self._visited.index_fill(0, ids, 0)
+        self._mark_visited()
+
     def _shown(self, ids: Tensor) -> tuple[Obs, Obs]:
-        return self._obs(ids), self._info(ids)
-
-    def _obs(self, ids: Tensor) -> Obs:
-        obs = {"cell": self._cell[ids], "time": self._elapsed[ids]}
-        return obs | ({"visited": self._visited[ids]} if self.history else {})
-
-    def _info(self, ids: Tensor) -> Obs:
         cell = self._cell[ids]
         x = torch.div(cell, self.height, rounding_mode="floor")
-        return {"cell": cell, "position": torch.stack([x, cell % self.height], -1)}
+        obs = {"cell": cell, "time": self._elapsed[ids]}
+        obs |= {"visited": self._visited[ids]} if self.history else {}
+        return obs, {"cell": cell.clone(), "position": torch.stack([x, cell % self.height], -1)}
 
-    def _mark(self, opens: Tensor) -> None:
-        """Count the cells at hand as visited, where an episode `opens` [N] as the only ones."""
-        if not self.history:
-            return
-        self._visited = self._visited * ~opens[:, None]
-        self._visited[torch.arange(self.num_envs), self._cell] = 1
+    def _mark_visited(self) -> None:
+        if self.history:
+            self._visited[self._all, self._cell] = 1
 
     def _slipped(self, action: Tensor, valid: Tensor) -> Tensor:
         """Replace some of the actions [N]; the noise of rows that are not `valid` stays."""

@@ -109,7 +109,7 @@ def test_the_world_goes_on_from_its_saved_state():
         assert all(torch.equal(a, b) for a, b in zip(told, again, strict=True))
 
 
-def test_a_point_is_a_moment_to_come_back_to():
+def test_restore_sets_environments_back_to_snapshots():
     world = GridWorld("MiniGrid-DoorKey-8x8-v0", num_envs=3, full_grid=True)
     world.reset(0)
     points = world.snapshots()
@@ -121,7 +121,7 @@ def test_a_point_is_a_moment_to_come_back_to():
     assert not lost.any()
     assert np.array_equal(info["full_grid"], before[[2, 1]])
     assert np.array_equal(world._look(world._all)["full_grid"][[2, 0]], before[[2, 1]])
-    with pytest.raises(ValueError, match="saved arrays"):
+    with pytest.raises(ValueError, match="has no arrays"):
         world.restore(ids, [Snapshot(seed=0), Snapshot(seed=1)])
 
 
