@@ -16,7 +16,7 @@ from firstlight.scripts.errors import say
 
 if TYPE_CHECKING:
     from firstlight.agents.diagnostics.doctor import Evidence
-    from firstlight.agents.diagnostics.run_diagnostics import Examination
+    from firstlight.agents.diagnostics.run_diagnostics import DiagnosticsResult
 
 _COLUMNS = ("source", "weight", "paid a step", "share", "falls with visits", "without it", "is")
 
@@ -32,7 +32,7 @@ def doctor(cfg: DictConfig) -> int:
     """
     import torch
 
-    from firstlight.agents.diagnostics.run_diagnostics import examine
+    from firstlight.agents.diagnostics.run_diagnostics import run_diagnostics
     from firstlight.scripts.build import build, make_vec
 
     if cfg.num_threads is not None:
@@ -44,13 +44,13 @@ def doctor(cfg: DictConfig) -> int:
         run = build(OmegaConf.merge(cfg, nowhere), vec)  # type: ignore[arg-type]
         names = ", ".join(run.modules) or "no module"
         say(f"doctor: trying {names}, for about {cfg.doctor_seconds:g} seconds")
-        seen = examine(run, total_steps=cfg.total_steps, seconds=cfg.doctor_seconds)
+        seen = run_diagnostics(run, total_steps=cfg.total_steps, seconds=cfg.doctor_seconds)
     for line in report(seen):
         say(line, sys.stdout)
     return len(seen.findings)
 
 
-def report(seen: Examination) -> list[str]:
+def report(seen: DiagnosticsResult) -> list[str]:
     """Lines of text: a table with one for each source, and a sentence for each defect."""
     from firstlight.agents.diagnostics.doctor import shares_of
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -67,7 +68,7 @@ def check_state(name: str, state: Any, *, infinite: bool = False) -> None:
 @contextmanager
 def whole(learner: Learner) -> Iterator[None]:
     """Inside, an update is made as a whole or not at all, memory and finite numbers permitting."""
-    before = copied(learner.state_dict())
+    before = copy.deepcopy(learner.state_dict())
     try:
         yield
         check_state("learner", learner.state_dict())
@@ -75,17 +76,6 @@ def whole(learner: Learner) -> Iterator[None]:
         if isinstance(error, NonFiniteError) or is_out_of_memory(error):
             learner.load_state_dict(before)
         raise
-
-
-def copied(state: Any) -> Any:
-    """A nested state with tensors of its own."""
-    if isinstance(state, Tensor):
-        return state.detach().clone()
-    if isinstance(state, Mapping):
-        return {key: copied(item) for key, item in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(copied(item) for item in state)
-    return state
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_module
 
 from firstlight.agents.algorithms.ppo import PPO
 from firstlight.agents.diagnostics.doctor import Evidence, Finding, Sizes, diagnose, shares_of
-from firstlight.agents.diagnostics.run_diagnostics import digest, examine, rank_correlation
+from firstlight.agents.diagnostics.run_diagnostics import digest, rank_correlation, run_diagnostics
 from firstlight.agents.policy import ActorCritic
 from firstlight.agents.trainer import Trainer
 from firstlight.envs import minigrid
@@ -90,7 +90,7 @@ def own(rule, **options):
 
 
 def examined(*args, iterations=12, **options):
-    return examine(make(*args, **options), total_steps=10**6, iterations=iterations)
+    return run_diagnostics(make(*args, **options), total_steps=10**6, iterations=iterations)
 
 
 def kinds(seen):
@@ -133,7 +133,7 @@ def test_a_count_that_has_faded_after_long_is_still_well():
 def test_a_count_per_episode_is_well_though_the_policy_no_longer_wanders(scope):
     run = make({"count": lambda vec: HashCount(vec.obs_space, scope=scope)}, vec=Chain(N, length=3))
     run.learner.lr = 3e-3
-    seen = examine(run, total_steps=10**6, iterations=60)
+    seen = run_diagnostics(run, total_steps=10**6, iterations=60)
     assert run.episodes.metrics()["rollout/return_mean"] > 0.9
     assert seen.findings == []
 
@@ -187,7 +187,7 @@ def test_a_drowned_task_reward_is_named_whether_it_was_ever_paid_or_not(length):
     assert kinds(seen) == {("reward", "drowned")}
     (finding,) = seen.findings
     assert "'count' drowns it" in finding.sentence
-    assert ("has not yet" in finding.sentence) == (length == 12)
+    assert ("none yet" in finding.sentence) == (length == 12)
 
 
 def test_a_drowned_module_is_named():
@@ -228,7 +228,7 @@ def test_the_first_update_is_the_one_that_the_run_makes(combine):
 
 def test_being_watched_changes_nothing_of_a_run():
     watched, alone = (make({"count": count, "rnd": rnd}) for _ in range(2))
-    seen = examine(watched, total_steps=10**6, iterations=4)
+    seen = run_diagnostics(watched, total_steps=10**6, iterations=4)
     alone.run(seen.steps)
     assert watched.steps == alone.steps
     one, two = (copy.deepcopy(run.state_dict()) for run in (watched, alone))
@@ -239,7 +239,7 @@ def test_being_watched_changes_nothing_of_a_run():
 
 def test_time_ends_an_examination_but_not_before_there_is_something_to_see():
     run = make({"count": count})
-    seen = examine(run, total_steps=10**6, seconds=0)
+    seen = run_diagnostics(run, total_steps=10**6, seconds=0)
     assert len(seen.evidence["count"].sizes) == 4
     assert seen.steps == 4 * N * T
 
