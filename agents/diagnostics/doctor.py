@@ -155,9 +155,7 @@ def _constant(seen: Evidence) -> str | None:
         sizes.high - sizes.low > _FLAT * max(abs(sizes.low), abs(sizes.high)) for sizes in nonzero
     ):
         return None
-    return (
-        f"it has the same value in every step of a rollout, {nonzero[-1].high:.3g} in the last one"
-    )
+    return f"every step of a rollout has the same value, {nonzero[-1].high:.3g} in the last one"
 
 
 def _exploding(seen: Evidence) -> str | None:
