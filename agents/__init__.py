@@ -11,7 +11,7 @@ from firstlight.agents.algorithms.ppo import PPO
 from firstlight.agents.algorithms.subpo import SubPO
 from firstlight.agents.diagnostics.pictures import HeatMaps
 from firstlight.agents.diagnostics.reward_video import record_rewards
-from firstlight.agents.diagnostics.run_diagnostics import examine
+from firstlight.agents.diagnostics.run_diagnostics import run_diagnostics
 from firstlight.agents.evaluation import evaluate, record
 from firstlight.agents.policy import ActorCritic, Policy
 from firstlight.agents.session.callbacks import Evaluate, StopAt
@@ -40,9 +40,9 @@ __all__ = [
     "Trainer",
     "TwinMLP",
     "evaluate",
-    "examine",
     "load",
     "rebuildable",
     "record",
     "record_rewards",
+    "run_diagnostics",
 ]

@@ -1,4 +1,4 @@
-"""A trained agent anywhere else: load a run, act on observations."""
+"""Load the agent of a run and act on single observations."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def load(
     which: Literal["best", "newest"] = "best",
     seed: int = 0,
 ) -> Agent:
-    """The agent of a run, on the CPU; needs no environment and no configuration.
+    """Load the agent of a run on the CPU, without environment or configuration.
 
     Args:
         run_or_checkpoint: a run directory or one of its checkpoints.
-        policy: filled with the parameters and used; needed only for a policy that could not be
-            described, or to save `allow`. By default the policy is made from its description.
-        allow: packages beside firstlight that its description may name.
-        which: of a run, the best checkpoint if there is one, or the newest.
+        policy: loaded with the parameters. Needed only for a policy that is not rebuildable, or to
+            avoid `allow`. By default the policy is made from its description in the checkpoint.
+        allow: packages beside firstlight whose classes the description may name.
+        which: for a run, the best checkpoint if there is one, or the newest.
         seed: of sampled actions.
 
     Raises:
-        CheckpointError: if there is no whole checkpoint, or the policy does not fit it.
-        SpecError: if the description names what `allow` does not.
+        CheckpointError: if there is no complete checkpoint, or the policy does not fit it.
+        SpecError: if the description names a class outside of firstlight and `allow`.
     """
     path = _find(Path(run_or_checkpoint), which)
     state = checkpoint.load(path)
@@ -49,7 +49,7 @@ def load(
         raise CheckpointError(f"{path} holds no policy") from None
     if policy is None:
         if spec is None:
-            raise CheckpointError(f"{path} does not say how to make its policy: pass policy=...")
+            raise CheckpointError(f"{path} has no description of its policy: pass policy=...")
         policy = rebuild(spec, allow)
     assert isinstance(policy, nn.Module)
     try:
@@ -61,12 +61,12 @@ def load(
 
 
 class Agent:
-    """Acts on observations as an environment gives them: numpy in and numpy out.
+    """Acts on observations of one or several Gymnasium environments: numpy in and numpy out.
 
     Args:
         policy: on the CPU, in evaluation mode.
         seed: of sampled actions.
-        step: environment steps that it was trained for.
+        step: environment steps of training.
     """
 
     def __init__(self, policy: Any, *, seed: int = 0, step: int = 0):
@@ -86,18 +86,19 @@ class Agent:
         """Choose an action for one observation, or one for each of N.
 
         Args:
-            obs: an array, or a (nested) dict of arrays; fields that the policy does not know are
-                ignored. Each of the shape that `obs_space` says, or all with an N in front.
-            state: what the last call gave; None when an episode begins.
-            deterministic: the likeliest action instead of a sampled one.
-            is_first: [N] bool, which of N observations begin an episode; default all if there is no
+            obs: an array, or a (nested) dict of arrays, each of its shape in `obs_space`, or all
+                with an additional first axis N. Fields that the policy does not know are ignored.
+            state: returned by the last call; None when an episode begins.
+            deterministic: take the most likely action instead of a sampled one.
+            is_first: [N] bool, which of N observations begin an episode; default all without a
                 `state`, else none.
 
         Returns:
-            Action, fit for the environment, [...] or [N, ...]; and the state for the next call.
+            Action in the environment's action space, [...] or [N, ...]; and the state for the next
+            call.
 
         Raises:
-            ValueError: naming a field that is missing, or of a wrong shape or kind.
+            ValueError: for a field that is missing, or of a wrong shape or dtype.
         """
         fields, batched = _batch(obs, self.obs_space)
         num_envs = len(next(iter(fields.values())))
@@ -107,7 +108,7 @@ class Agent:
         if state is None:
             state = self.policy.initial_state(num_envs)
         if first.shape[1] != num_envs or any(len(part) != num_envs for part in state.values()):
-            raise ValueError(f"state or is_first is not of {num_envs} environments, as obs is")
+            raise ValueError(f"state or is_first is not of {num_envs} environments, but obs is")
         with torch.no_grad():
             out = self.policy({name: field[None] for name, field in fields.items()}, state, first)
             action = out.dist.mode() if deterministic else out.dist.sample(self._generator)
@@ -116,7 +117,7 @@ class Agent:
 
 
 def _find(path: Path, which: str) -> Path:
-    """The checkpoint to load."""
+    """Find the checkpoint to load."""
     if which not in ("best", "newest"):
         raise ValueError(f"which is {which!r}, expected 'best' or 'newest'")
     if (path / "manifest.json").exists():
@@ -125,12 +126,12 @@ def _find(path: Path, which: str) -> Path:
     found = checkpoint.best(folder) if which == "best" else None
     found = found or checkpoint.newest(folder)
     if found is None:
-        raise CheckpointError(f"{path} is neither a checkpoint nor a run that has a whole one")
+        raise CheckpointError(f"{path} is neither a checkpoint nor a run with a complete one")
     return found
 
 
 def _batch(obs: Any, space: spaces.Dict) -> tuple[Obs, bool]:
-    """Tensors [N, ...] of the fields that `space` has, and whether `obs` had the N."""
+    """Make tensors [N, ...] of the fields in `space`; also return whether `obs` had an axis N."""
     given = _flatten(obs) if isinstance(obs, Mapping | tuple) else {"obs": obs}
     arrays: dict[str, np.ndarray] = {}
     for name, field in space.spaces.items():
@@ -151,7 +152,7 @@ def _batch(obs: Any, space: spaces.Dict) -> tuple[Obs, bool]:
 
 
 def _flatten(obs: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves of a nested observation under dotted names."""
+    """Collect the arrays of a nested observation under dotted names."""
     if isinstance(obs, Mapping):
         items = [(str(key), value) for key, value in obs.items()]
     elif isinstance(obs, tuple):
@@ -165,19 +166,19 @@ def _flatten(obs: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _cast(name: str, array: np.ndarray, space: spaces.Space) -> np.ndarray:
-    """`array` in the dtype that the policy was trained on; never silently another number."""
+    """Cast `array` to the dtype of training, or raise ValueError if that changes a number."""
     dtype = np.dtype(np.float32 if space.dtype == np.float64 else space.dtype)
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"observation {name!r} holds no numbers but {array.dtype}")
+        raise ValueError(f"observation {name!r} is {array.dtype}, expected numbers")
     with np.errstate(invalid="ignore"):
         cast = array.astype(dtype)
     if dtype.kind != "f" and not np.array_equal(cast, array):
-        raise ValueError(f"observation {name!r} holds numbers that are no {dtype}")
+        raise ValueError(f"observation {name!r} has numbers that do not fit {dtype}")
     return cast
 
 
 def _to_space(action: np.ndarray, space: spaces.Space) -> np.ndarray:
-    """Actions of a policy, [N] or [N, A], as the environment wants them, [N, ...]."""
+    """Convert actions of a policy, [N] or [N, A], to the action space, [N, ...]."""
     shaped = action.reshape(len(action), *(space.shape or ()))
     if isinstance(space, spaces.Box):
         shaped = np.clip(shaped, space.low, space.high)

@@ -1,4 +1,4 @@
-"""How good a frozen policy is, by the environment's own reward."""
+"""Evaluate a policy by the environment's own reward, and record videos."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Evaluation:
     Args:
         return_mean: over episodes.
         return_std: over episodes.
-        success_rate: over those whose success is known, None if there are none.
-        episodes: how many.
+        success_rate: over episodes with known success, None if there are none.
+        episodes: number of episodes.
         length_mean: over episodes.
         returns: of each episode.
-        reported: means over episodes of what the environment reports of them, as ``NAME_mean``.
+        reported: means over episodes of the channels in `VecEnv.reported`, as ``NAME_mean``.
     """
 
     return_mean: float
@@ -45,7 +45,7 @@ class Evaluation:
 
     @classmethod
     def of(cls, episodes: list[Episode]) -> Evaluation:
-        """Summary of at least one episode."""
+        """Summarise at least one episode."""
         returns = [episode.ret for episode in episodes]
         known = [episode.success for episode in episodes if episode.success is not None]
         return cls(
@@ -62,34 +62,33 @@ class Evaluation:
 def evaluate(
     policy: Actor, vec: VecEnv, *, episodes: int = 100, seed: int, deterministic: bool = False
 ) -> Evaluation:
-    """Run `policy`, frozen, for `episodes` whole episodes.
+    """Run a policy for a number of whole episodes, without gradients and in evaluation mode.
 
-    How many episodes each environment contributes is settled beforehand and does not depend on how
-    they go. To take whichever end first would favour short ones, which in one task are the
-    successes and in the next the early deaths.
+    How many episodes each environment contributes is fixed beforehand. Taking those that end first
+    would favour short ones, which are successes in one task and early failures in another.
 
     Args:
-        policy: left in the mode that it came in; draws from a generator of its own.
-        vec: reset with `seed`, and left in the middle of an episode.
-        episodes: at least 1; environment i plays the episodes i, i + N, i + 2 N, ...
+        policy: its training mode is restored; actions are drawn from a separate generator.
+        vec: reset with `seed`; episodes are open afterwards.
+        episodes: at least 1; environment i runs the episodes i, i + N, i + 2 N, ...
         seed: of the environments and of sampled actions.
-        deterministic: the likeliest actions instead of sampled ones.
+        deterministic: take the most likely actions instead of sampled ones.
     """
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}, expected at least 1")
     quota = [len(range(i, episodes, vec.num_envs)) for i in range(vec.num_envs)]
-    played: list[list[Episode]] = [[] for _ in quota]
-    tally = EpisodeAccumulator(vec.num_envs, vec.success_threshold)
-    told = ("success", *vec.reported)
+    finished: list[list[Episode]] = [[] for _ in quota]
+    open_episodes = EpisodeAccumulator(vec.num_envs, vec.success_threshold)
+    names = ("success", *vec.reported)
     with frozen(policy):
         for step in _play(policy, vec, vec.reset(seed)[0], seed, deterministic):
-            for env_id, episode in _ends(tally, told, step):
-                if len(played[env_id]) < quota[env_id]:
-                    played[env_id].append(episode)
-            if sum(map(len, played)) == episodes:
+            for env_id, episode in _ended(open_episodes, names, step):
+                if len(finished[env_id]) < quota[env_id]:
+                    finished[env_id].append(episode)
+            if sum(map(len, finished)) == episodes:
                 break
     n = vec.num_envs
-    return Evaluation.of([played[i % n][i // n] for i in range(episodes)])
+    return Evaluation.of([finished[i % n][i // n] for i in range(episodes)])
 
 
 def record(
@@ -104,33 +103,35 @@ def record(
     scale: float = 1.0,
     fps: float = 10,
 ) -> list[Episode]:
-    """Write a GIF of `policy` in environment 0.
+    """Write a GIF of a policy in environment 0.
 
     Args:
         policy: as in `evaluate`.
-        vec: reset with `seed`; needs to be able to `render`.
+        vec: reset with `seed`; must be able to `render`.
         path: of the GIF.
-        episodes: to show.
+        episodes: number of episodes.
         seed: of the environments and of sampled actions.
-        deterministic: the likeliest actions instead of sampled ones.
-        max_steps: to show at most.
-        scale: factor on height and width.
+        deterministic: take the most likely actions instead of sampled ones.
+        max_steps: maximum number of steps.
+        scale: factor of height and width.
         fps: frames per second.
 
     Returns:
         The episodes that ended.
     """
-    tally = EpisodeAccumulator(vec.num_envs, vec.success_threshold)
-    told = ("success", *vec.reported)
+    open_episodes = EpisodeAccumulator(vec.num_envs, vec.success_threshold)
+    names = ("success", *vec.reported)
     ended: list[Episode] = []
     vec.enable_rendering()
     obs, _ = vec.reset(seed)
     frames = [vec.render(0)]
     with frozen(policy):
         for step in _play(policy, vec, obs, seed, deterministic):
-            ended += [episode for env_id, episode in _ends(tally, told, step) if env_id == 0]
+            ended += [
+                episode for env_id, episode in _ended(open_episodes, names, step) if env_id == 0
+            ]
             if len(ended) == episodes and bool(step.is_first[0]):
-                break  # what there is to see already belongs to the next episode
+                break  # the picture shows the next episode already
             frames.append(vec.render(0))
             if len(ended) == episodes or len(frames) > max_steps:
                 break
@@ -139,9 +140,8 @@ def record(
 
 
 def _play(policy: Actor, vec: VecEnv, obs: Obs, seed: int, deterministic: bool) -> Iterator[Step]:
-    """Step `vec`, which was just reset and showed `obs`, for ever."""
-    parameter = next(policy.parameters(), None) if isinstance(policy, nn.Module) else None
-    device = torch.device("cpu") if parameter is None else parameter.device
+    """Step `vec` endlessly, from the observation `obs` of a reset on."""
+    device = device_of(policy)
     actions = generator(seed, "evaluation", device)
     state: Any = policy.initial_state(vec.num_envs)
     is_first = torch.ones(vec.num_envs, dtype=torch.bool)
@@ -154,27 +154,34 @@ def _play(policy: Actor, vec: VecEnv, obs: Obs, seed: int, deterministic: bool) 
         obs, state, is_first = step.obs, out.state, step.is_first
 
 
-def _ends(
-    tally: EpisodeAccumulator, names: tuple[str, ...], step: Step
+def _ended(
+    open_episodes: EpisodeAccumulator, names: tuple[str, ...], step: Step
 ) -> list[tuple[int, Episode]]:
-    told = {name: step.info[name] for name in names if name in step.info}
-    for name in told:
+    """Count a step and return the episodes that it ended, each with its environment."""
+    channels = {name: step.info[name] for name in names if name in step.info}
+    for name in channels:
         if len(step.final_ids):
-            told[name] = told[name].clone()
-            told[name][step.final_ids] = step.final_info[name]
+            channels[name] = channels[name].clone()
+            channels[name][step.final_ids] = step.final_info[name]
     done = step.terminated | step.truncated
-    tally.drop(step.crashed_ids.numpy())
-    return tally.add(
+    open_episodes.drop(step.crashed_ids.numpy())
+    return open_episodes.add(
         step.reward.numpy(),
         done.numpy(),
         step.valid.numpy(),
-        {k: v.numpy() for k, v in told.items()},
+        {k: v.numpy() for k, v in channels.items()},
     )
+
+
+def device_of(policy: Actor) -> torch.device:
+    """Return the device of a policy's parameters; the CPU if it has none."""
+    parameter = next(policy.parameters(), None) if isinstance(policy, nn.Module) else None
+    return torch.device("cpu") if parameter is None else parameter.device
 
 
 @contextmanager
 def frozen(policy: Any) -> Iterator[None]:
-    """Evaluation mode and no gradients; then each module in the mode that it had."""
+    """Use evaluation mode and no gradients; restore the mode of each submodule afterwards."""
     modes = {}
     if isinstance(policy, nn.Module):
         modes = {module: module.training for module in policy.modules()}

@@ -10,7 +10,7 @@ Layer = TypeVar("Layer", bound=nn.Linear | nn.Conv2d)
 
 
 def orthogonal(layer: Layer, gain: float = 2**0.5) -> Layer:
-    """Give the layer an orthogonal weight and a bias of 0 (Engstrom et al. 2020); return it."""
+    """Initialise a layer with an orthogonal weight and a bias of 0 (Engstrom et al. 2020)."""
     nn.init.orthogonal_(layer.weight, gain)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -1,6 +1,6 @@
-"""Old import paths of firstlight, as saved runs and users' YAML still hold them, and the new ones.
+"""Map import paths of older versions, in saved runs and users' YAML, to the current ones.
 
-The only table of names in the project: everything else is found by its import path.
+The only table of names in the project: everything else is located by its import path.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ NAMES: dict[str, str] = {
 
 
 def current(target: str) -> str:
-    """Translate an import path of an older version; any other is returned as it is.
+    """Translate an import path of an older version; return any other unchanged.
 
     >>> current("firstlight.agents.encoders.Grid")
     'firstlight.networks.encoders.Grid'

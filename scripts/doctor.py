@@ -24,7 +24,7 @@ def doctor(cfg: DictConfig) -> int:
     """
     import torch
 
-    from firstlight.agents.diagnostics.run_diagnostics import examine
+    from firstlight.agents.diagnostics.run_diagnostics import run_diagnostics
     from firstlight.scripts.build import build, make_vec
     from firstlight.scripts.report.doctor_table import report
 
@@ -37,7 +37,7 @@ def doctor(cfg: DictConfig) -> int:
         run = build(OmegaConf.merge(cfg, unsaved), vec)  # type: ignore[arg-type]
         names = ", ".join(run.modules) or "no module"
         print_line(f"doctor: trying {names}, for about {cfg.doctor_seconds:g} seconds")
-        seen = examine(run, total_steps=cfg.total_steps, seconds=cfg.doctor_seconds)
+        seen = run_diagnostics(run, total_steps=cfg.total_steps, seconds=cfg.doctor_seconds)
     for line in report(seen):
         print_line(line, sys.stdout)
     return len(seen.findings)

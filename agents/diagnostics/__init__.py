@@ -1,1 +1,1 @@
-"""Tools that show what rewards do: doctor, heat maps, reward video."""
+"""Diagnostics of reward sources: doctor, heat maps, reward video."""

@@ -1,4 +1,4 @@
-"""What is wrong with reward sources, judged by what they gave in a short run."""
+"""Diagnose defects of reward sources from what was recorded in a short run."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from typing import Literal
 import numpy as np
 
 TASK = "reward"
-"""The source that is the environment's own."""
+"""Name of the source that is the environment's own reward."""
 
 GROWTH = 100.0
-"""A bonus that becomes so many times what it was at the beginning explodes."""
+"""A bonus that grows by this factor counts as exploding."""
 HUGE = 1e3
-"""So does one of which a step, scaled, is worth this: no value head learns such returns."""
+"""So does a bonus with this mean absolute scaled value: value heads cannot learn such returns."""
 FAINT = 1e-3
-"""A module that never has a larger share than this of what all sources pay is drowned."""
+"""A module whose share of the total reward never exceeds this counts as drowned."""
 DROWNED = 1e-2
-"""The task is drowned if it mostly has a smaller share than this."""
+"""The task counts as drowned if its median share is below this."""
 FALLS = -0.03
-"""Rank correlation of visits and bonus up to which a bonus is said to fall with visits."""
+"""Largest rank correlation of visits and bonus at which a bonus counts as falling with visits."""
 
 _FLAT = 1e-6  # relative spread of a constant
-_BEGIN = 3  # iterations that a bonus may take to find its size
+_BEGIN = 3  # iterations that define the initial size of a bonus
 
 Kind = Literal["dead", "constant", "exploding", "drowned", "not novel"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One defect.
+    """A defect of a reward source.
 
     Args:
-        source: name of the module, "reward", or "update" where nobody knows.
-        kind: which.
-        sentence: what was seen, for people.
+        source: name of the module, "reward", or "update" if the source is unknown.
+        kind: of the defect.
+        sentence: description for people.
     """
 
     source: str
@@ -46,16 +46,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a source gave in one iteration, over valid rows.
+    """Magnitudes of a source in one iteration, over valid rows.
 
     Args:
-        low: least raw value.
-        high: greatest raw value.
-        raw: mean absolute raw value of the rows that were paid anything.
+        low: minimum raw value.
+        high: maximum raw value.
+        raw: mean absolute raw value over rows where it is not 0.
         scaled: mean absolute value after transform, clip and budget.
-        weighted: mean absolute value of what it contributes, see `Rewards`: the same times the
-            weight; of sources that are joined an equal part of their bonus.
-        paid: the same of the rows that were paid anything.
+        weighted: mean absolute contribution, see `Rewards`: the same times the weight; for joined
+            sources an equal part of their bonus.
+        nonzero: the same over rows where it is not 0.
     """
 
     low: float
@@ -63,23 +63,23 @@ class Sizes:
     raw: float
     scaled: float
     weighted: float
-    paid: float
+    nonzero: float
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was seen of one source.
+    """What was recorded of one source.
 
     Args:
-        weight: the largest that it has during training.
+        weight: its largest weight during training.
         sizes: of each iteration, None where its weight was 0.
-        novelty: whether it says of itself that it falls with visits.
-        rank: rank correlation of the visits to a state, in the run or in the episode, and the
-            bonus there, whichever is less; None if there is no telling.
-        horizon: steps that its return looks ahead, or the length of an episode if that is less; 1
-            where its advantages are normalised, and only its weight counts.
+        novelty: whether the module declares that its bonus falls with visits.
+        rank: rank correlation of the visits to a state and the bonus there, the smaller one of
+            visits in the run and in the episode; None if it is not defined.
+        horizon: effective horizon of its discount in steps, at most the length of an episode; 1
+            where its advantages are normalised, so that only its weight counts.
         without: hash of the parameters after the first update, made without this source.
-        error: what was not finite.
+        error: message about a value that was not finite.
     """
 
     weight: float
@@ -92,23 +92,23 @@ class Evidence:
 
     @property
     def counted(self) -> list[Sizes]:
-        """Of the iterations in which it counted."""
+        """The sizes of iterations with a weight other than 0."""
         return [sizes for sizes in self.sizes if sizes is not None]
 
 
 def diagnose(evidence: Mapping[str, Evidence], first: str | None = None) -> list[Finding]:
-    """Name what is wrong with reward sources.
+    """Find defects of reward sources.
 
     Args:
-        evidence: by source; ``"reward"`` is the task's own.
+        evidence: by source; ``"reward"`` is the environment's.
         first: hash of the parameters after the first update with every source.
 
     Returns:
         Findings, those of a module in the order dead, constant, exploding, drowned, not novel; a
-        source that is dead has no other.
+        dead source has no other.
 
-    >>> paid = Sizes(low=0.5, high=0.5, raw=0.5, scaled=0.5, weighted=0.5, paid=0.5)
-    >>> [f.kind for f in diagnose({"flat": Evidence(1.0, [paid, paid])})]
+    >>> half = Sizes(low=0.5, high=0.5, raw=0.5, scaled=0.5, weighted=0.5, nonzero=0.5)
+    >>> [f.kind for f in diagnose({"flat": Evidence(1.0, [half, half])})]
     ['constant']
     """
     findings: list[Finding] = []
@@ -136,26 +136,26 @@ def _dead(seen: Evidence, first: str | None) -> str | None:
     if seen.error is not None:
         return None
     if seen.weight == 0:
-        return "its weight is 0, so that it is never computed"
+        return "its weight is 0, so it is never computed"
     if not seen.counted:
-        return None  # its weight is 0 so far, and will not always be
+        return None  # its weight is 0 so far, but not for the whole of training
     if all(sizes.low == sizes.high == 0 for sizes in seen.counted):
-        return "it pays 0 in every step"
+        return "it is 0 in every step"
     if all(sizes.scaled == 0 for sizes in seen.counted):
-        return "what it pays becomes 0 by its transform, clip or budget"
+        return "its transform, clip or budget makes it 0 in every step"
     start = seen.sizes[0]
     if first is not None and first == seen.without and start is not None and start.weighted > 0:
-        return "it pays, but the first update is the same without it"
+        return "it is not 0, but the first update is the same without it"
     return None
 
 
 def _constant(seen: Evidence) -> str | None:
-    paid = [sizes for sizes in seen.counted if sizes.raw > 0]
-    if not paid or any(
-        sizes.high - sizes.low > _FLAT * max(abs(sizes.low), abs(sizes.high)) for sizes in paid
+    nonzero = [sizes for sizes in seen.counted if sizes.raw > 0]
+    if not nonzero or any(
+        sizes.high - sizes.low > _FLAT * max(abs(sizes.low), abs(sizes.high)) for sizes in nonzero
     ):
         return None
-    return f"every step of a rollout is paid the same, in the last {paid[-1].high:.3g}"
+    return f"every step of a rollout has the same value, {nonzero[-1].high:.3g} in the last one"
 
 
 def _exploding(seen: Evidence) -> str | None:
@@ -166,10 +166,10 @@ def _exploding(seen: Evidence) -> str | None:
         return None
     begin, most = max(raw[:_BEGIN]), max(raw[_BEGIN:], default=0.0)
     if most > GROWTH * begin:
-        return f"a step that is paid was worth {begin:.3g} at first and {most:.3g} later"
+        return f"its mean absolute value grew from {begin:.3g} to {most:.3g}"
     scaled = max(sizes.scaled for sizes in seen.counted)
     if scaled > HUGE:
-        return f"a step is worth {scaled:.3g} after scaling: no value head learns such returns"
+        return f"its mean is {scaled:.3g} after scaling: value heads cannot learn such returns"
     return None
 
 
@@ -177,7 +177,7 @@ def _faint(name: str, evidence: Mapping[str, Evidence]) -> str | None:
     shares = [share[name] for share in shares_of(evidence) if name in share]
     if not shares or max(shares) == 0 or max(shares) >= FAINT:
         return None
-    return f"its share of what all sources pay is never more than {max(shares):.2g}"
+    return f"its share of the total reward is never more than {max(shares):.2g}"
 
 
 def _task_drowned(evidence: Mapping[str, Evidence]) -> str | None:
@@ -185,12 +185,16 @@ def _task_drowned(evidence: Mapping[str, Evidence]) -> str | None:
     if not shares or (mine := float(np.median([share[TASK] for share in shares]))) >= DROWNED:
         return None
     task = evidence[TASK]
-    unpaid = all(sizes.paid == 0 for sizes in task.counted)
-    known = f", if it pays {abs(task.weight):.3g} once, which it has not yet" if unpaid else ""
+    unseen = all(sizes.nonzero == 0 for sizes in task.counted)
+    known = (
+        f", assuming one reward of {abs(task.weight):.3g}: there has been none yet"
+        if unseen
+        else ""
+    )
     others = {name for share in shares for name in share} - {TASK}
     mean = {name: np.mean([share.get(name, 0.0) for share in shares]) for name in sorted(others)}
     loudest = max(mean, key=lambda name: float(mean[name]))
-    return f"its share of what all sources pay is {mine:.2g}{known}; {loudest!r} drowns it"
+    return f"its share of the total reward is {mine:.2g}{known}; {loudest!r} drowns it"
 
 
 def _not_novel(seen: Evidence) -> str | None:
@@ -200,14 +204,14 @@ def _not_novel(seen: Evidence) -> str | None:
 
 
 def shares_of(evidence: Mapping[str, Evidence]) -> Iterator[dict[str, float]]:
-    """Share of each source in what they pay as far as they look ahead, iteration by iteration.
+    """Yield the share of each source in the total reward within its horizon, per iteration.
 
-    A reward that comes once in an episode counts whole, and one that has not come yet as if it came
-    once and were its weight: a task is not drowned for being rare.
+    A reward that occurs once in an episode counts in full, and one that has not occurred yet counts
+    once, with its weight: a task is not drowned because it is rare.
     """
     task = evidence.get(TASK, Evidence(0.0))
-    paid = [sizes.paid for sizes in task.counted if sizes.paid > 0]
-    once = float(np.mean(paid)) if paid else abs(task.weight)
+    nonzero = [sizes.nonzero for sizes in task.counted if sizes.nonzero > 0]
+    once = float(np.mean(nonzero)) if nonzero else abs(task.weight)
     for i in range(max((len(seen.sizes) for seen in evidence.values()), default=0)):
         reach = {}
         for name, seen in evidence.items():

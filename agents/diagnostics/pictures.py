@@ -1,4 +1,4 @@
-"""Pictures of what rewards pay, by position: drawn with numpy and Pillow, for people."""
+"""Heat maps of rewards by position, drawn with numpy and Pillow."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from firstlight.envs.types import Rollout
 from firstlight.envs.vec import VecEnv
 
 CHANNELS = ("agent_pos", "position")
-"""Info channels that tell where an agent is, the first that exists is taken."""
+"""Info channels with the position of the agent, in order of preference."""
 
 VISITS = "visits"
 
 _COLOURS = np.array(  # from the lowest value to the highest, even in lightness
     [(38, 22, 82), (46, 78, 140), (36, 134, 140), (88, 186, 96), (250, 226, 70)], np.float64
 )
-_UNKNOWN = (228, 228, 228)
-_SIDE = 256  # pixels of the longer side of a map, about
-_LEAST = 220  # pixels of width, so that the words fit
+_UNVISITED = (228, 228, 228)
+_SIDE = 256  # approximate pixels of the longer side of a map
+_MIN_WIDTH = 220  # pixels, so that the text fits
 _LINE = 16  # pixels of a line of text
 
 
 class HeatMaps:
-    """Draws where each reward is paid: the mean of each source by position, as a callback.
+    """Callback that draws the mean of each reward source by position, and the number of visits.
 
-    What a step paid counts where the step led to. Means are over every rollout since the picture
-    before, raw, of all environments together; a map of visits, in powers of ten, stands beside
-    them. The first picture comes with the first rollout that was rated, further ones by the clock,
-    since drawing takes time that training could use, and a last one at the end.
+    A reward is counted at the position its step led to. Means are of raw values, over all
+    environments and all rollouts since the previous pictures; visits are coloured on a logarithmic
+    scale. The first pictures come with the first rollout that has rewards, further ones at wall
+    clock intervals, because drawing takes training time, and the last ones at the end.
 
-    With a run directory they are left as ``pictures/step_N_SOURCE.png`` and shown in TensorBoard.
+    In a run directory they are written as ``pictures/step_N_SOURCE.png`` and to TensorBoard.
 
     Args:
-        vec: the environments that are trained on.
+        vec: the training environments.
         channel: name of an info channel with the position, a number or two (column and row);
-            default the first of `CHANNELS` that is there.
+            default the first of `CHANNELS` that exists.
         cell: width of a cell of the map in units of the position.
-        every_seconds: of wall clock between pictures.
+        every_seconds: wall clock time between pictures.
 
     Attributes:
-        maps: of the latest pictures, by source: [H, W] float64, NaN where nobody was.
+        maps: the latest maps by source: [H, W] float64, NaN where no agent has been.
         origin: position (column, row) of the first cell of each map.
 
     Raises:
-        ValueError: if there is no such channel, or it is no position.
+        ValueError: if there is no such channel, or its shape is not that of a position.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class HeatMaps:
         self._due = -float("inf")
 
     def __call__(self, run: Any, metrics: Mapping[str, float]) -> None:
-        """Count the rollout at hand, and draw when it is time."""
+        """Count the current rollout, and draw if pictures are due."""
         if run.data is not None:
             self._count(run.data)
         over = run.stopping or run.steps >= run.total_steps
@@ -103,10 +103,10 @@ class HeatMaps:
 
 
 def position_channel(info_space: spaces.Dict, name: str | None = None) -> str:
-    """The info channel that tells where an agent is: `name`, or the first of `CHANNELS`.
+    """Choose the info channel with the agent's position: `name`, or the first of `CHANNELS`.
 
     Raises:
-        ValueError: if there is none, or it holds neither one number nor two.
+        ValueError: if there is none, or it has neither one number nor two.
 
     >>> position_channel(spaces.Dict({"position": spaces.Discrete(9)}))
     'position'
@@ -115,29 +115,31 @@ def position_channel(info_space: spaces.Dict, name: str | None = None) -> str:
     found = next((channel for channel in CHANNELS if channel in known), None)
     chosen = found if name is None else name
     if chosen is None or chosen not in known:
-        wanted = f"no {name!r}" if name else f"neither {' nor '.join(map(repr, CHANNELS))}"
-        has = f"it has {', '.join(map(repr, known))}" if known else "it has nothing"
-        raise ValueError(f"a map needs positions, and the environment's info has {wanted}: {has}")
+        missing = f"no {name!r}" if name else f"neither {' nor '.join(map(repr, CHANNELS))}"
+        has = f"it has {', '.join(map(repr, known))}" if known else "it is empty"
+        raise ValueError(
+            f"a map needs positions, but the info of the environment has {missing}: {has}"
+        )
     shape = known[chosen].shape
     if shape not in ((), (2,)):
-        raise ValueError(f"info {chosen!r} has shape {shape}: a position is a number, or two")
+        raise ValueError(f"info {chosen!r} has shape {shape}, expected one number () or two (2,)")
     return chosen
 
 
 def positions(rollout: Rollout, channel: str, cell: float = 1.0) -> Tensor:
-    """Column and row [T, N, 2] int64, on the CPU, of where each step truly led.
+    """Compute column and row [T, N, 2] int64, on the CPU, of each step's true successor.
 
     Args:
-        rollout: whose info has the channel.
+        rollout: with the channel in its info.
         channel: [T+1, N] (a column) or [T+1, N, 2].
         cell: width of a cell.
     """
-    only = dataclasses.replace(  # the other channels may be large
+    reduced = dataclasses.replace(  # other channels may be large
         rollout,
         info={channel: rollout.info[channel]},
         final_info={channel: rollout.final_info[channel]},
     )
-    at = only.next_info()[channel].cpu()
+    at = reduced.next_info()[channel].cpu()
     if cell != 1.0 or at.is_floating_point():
         at = torch.floor(at / cell)
     at = at.long()
@@ -145,13 +147,13 @@ def positions(rollout: Rollout, channel: str, cell: float = 1.0) -> Tensor:
 
 
 class _Sums:
-    """Sum and number of values by cell, over the smallest rectangle that has held them all."""
+    """Sum and number of values per cell, in the smallest rectangle that contains all cells."""
 
     def __init__(self) -> None:
         self.low, self.total, self.count = (0, 0), np.zeros((0, 0)), np.zeros((0, 0))
 
     def add(self, cells: np.ndarray, values: np.ndarray) -> None:
-        """Count values [R] at `cells` [R, 2] int64, column and row; at least one."""
+        """Add values [R] at `cells` [R, 2] int64, column and row; at least one."""
         low, high = cells.min(0), cells.max(0) + 1
         if self.count.size:
             rows, columns = self.count.shape
@@ -161,7 +163,7 @@ class _Sums:
         if (rows, columns) != self.count.shape:
             left, top = np.subtract(self.low, low) if self.count.size else (0, 0)
             self.total, self.count = (
-                _placed(old, int(top), int(left), (rows, columns))
+                _padded(old, int(top), int(left), (rows, columns))
                 for old in (self.total, self.count)
             )
         self.low = (int(low[0]), int(low[1]))
@@ -170,20 +172,20 @@ class _Sums:
         self.count += np.bincount(flat, minlength=rows * columns).reshape(rows, columns)
 
 
-def _placed(old: np.ndarray, top: int, left: int, shape: tuple[int, int]) -> np.ndarray:
-    """`old` inside zeros of `shape`."""
+def _padded(old: np.ndarray, top: int, left: int, shape: tuple[int, int]) -> np.ndarray:
+    """Copy `old` into zeros of `shape`."""
     new = np.zeros(shape)
     new[top : top + old.shape[0], left : left + old.shape[1]] = old
     return new
 
 
 def draw_map(values: np.ndarray, title: str, *, log: bool = False) -> np.ndarray:
-    """A picture of a map: cells from dark (lowest) to yellow (highest), with a scale below.
+    """Draw a map: cells from dark (lowest) to yellow (highest), with a scale below.
 
     Args:
-        values: [H, W], NaN where nothing is known, which is drawn in grey.
-        title: above the map.
-        log: colours follow the logarithm; positive values only.
+        values: [H, W], NaN for unvisited cells, drawn in grey.
+        title: text above the map.
+        log: colour by the logarithm; for positive values only.
 
     Returns:
         [h, w, 3] uint8.
@@ -193,10 +195,10 @@ def draw_map(values: np.ndarray, title: str, *, log: bool = False) -> np.ndarray
     side = max(2, _SIDE // max(values.shape))
     cells = np.kron(_coloured(values, low, high, log), np.ones((side, side, 1), np.uint8))
     height, width = cells.shape[:2]
-    canvas = np.full((height + 3 * _LINE + 8, max(width, _LEAST) + 16, 3), 255, np.uint8)
+    canvas = np.full((height + 3 * _LINE + 8, max(width, _MIN_WIDTH) + 16, 3), 255, np.uint8)
     left = (canvas.shape[1] - width) // 2
     canvas[_LINE + 8 : _LINE + 8 + height, left : left + width] = cells
-    below, ramp = height + _LINE + 14, np.linspace(0, 1, max(width, _LEAST))
+    below, ramp = height + _LINE + 14, np.linspace(0, 1, max(width, _MIN_WIDTH))
     canvas[below : below + 8, 8:-8] = _coloured(ramp[None], 0.0, 1.0, log=False)
     image = Image.fromarray(canvas)
     draw = ImageDraw.Draw(image)
@@ -214,9 +216,14 @@ def write(
     *,
     right: bool = False,
 ) -> None:
-    """Write `text` from (or, with `right`, up to) `at`, in few colours, so that a GIF stays small.
+    """Write `text` without antialiasing, which keeps GIFs small.
 
-    What Pillow's own font cannot show is left out.
+    Args:
+        draw: of the image.
+        at: column and row of the upper left corner, with `right` of the upper right one.
+        text: characters that Pillow's default font lacks are left out.
+        colour: RGB.
+        right: align to the right.
     """
     draw.fontmode = "1"
     font = ImageFont.load_default(11)
@@ -225,7 +232,7 @@ def write(
 
 
 def short(value: float) -> str:
-    """A number in few characters.
+    """Format a number in few characters.
 
     >>> short(0.0123456), short(12345.678), short(3e9)
     ('0.0123', '12,346', '3e+09')
@@ -234,12 +241,12 @@ def short(value: float) -> str:
 
 
 def _coloured(values: np.ndarray, low: float, high: float, log: bool) -> np.ndarray:
-    """[H, W] to colours [H, W, 3] uint8."""
+    """Map values [H, W] to colours [H, W, 3] uint8."""
     if log and low > 0:
         values, low, high = np.log(values), float(np.log(low)), float(np.log(high))
     share = (values - low) / (high - low) if high > low else np.where(np.isnan(values), values, 0.0)
     stops = np.linspace(0, 1, len(_COLOURS))
     bands = [np.interp(np.nan_to_num(share), stops, band) for band in _COLOURS.T]
     colours = np.stack(bands, -1)
-    colours[np.isnan(share)] = _UNKNOWN
+    colours[np.isnan(share)] = _UNVISITED
     return colours.round().astype(np.uint8)

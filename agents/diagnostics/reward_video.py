@@ -1,4 +1,4 @@
-"""A film of an episode, with every reward drawn beneath the frames."""
+"""Video of an episode with every reward source drawn below the frames."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torch import Tensor, nn
+from torch import Tensor
 
 from firstlight.agents.diagnostics.pictures import short, write
-from firstlight.agents.evaluation import frozen
+from firstlight.agents.evaluation import device_of, frozen
 from firstlight.envs.runner import Actor, Runner
 from firstlight.envs.seeding import generator
 from firstlight.envs.types import Obs, Rollout, State, Step
@@ -26,8 +26,8 @@ from firstlight.envs.wrapper import VecWrapper
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.mixer import Component, RewardMixer, Rewards
 
-_WIDTH = 256  # pixels that the words need
-_WORDS, _PLOT, _GAP = 13, 24, 5  # heights of a strip's parts
+_WIDTH = 256  # pixels that the text needs
+_TEXT, _PLOT, _GAP = 13, 24, 5  # heights in pixels of the parts of a strip
 _DARK, _PALE = (18, 18, 22), (225, 225, 225)
 _FLOOR, _CURSOR = (70, 70, 78), (255, 255, 255)
 _HUES = ((250, 214, 80), (90, 200, 250), (255, 130, 100), (130, 230, 130), (220, 150, 255))
@@ -49,34 +49,34 @@ def record_rewards(
 ) -> Rewards:
     """Write a GIF of an episode in environment 0, with a strip under the frames for each source.
 
-    A strip shows a source over the time of the episode, on a scale of its own: weight times scaled
-    value, as it counts. A cursor goes along; beside the name stands what is paid at its step. The
-    frame shows where that step led; frame 0 is the beginning, and a last observation that the
-    environment hid is shown as the one before it.
+    A strip shows weight times scaled value of a source over the episode, on its own scale. A cursor
+    marks the current step; its value is written beside the name. The frame shows the state after
+    that step; frame 0 is the initial state, and a last observation that autoreset replaced is shown
+    as the frame before it.
 
-    The rewards are those that a run with these `modules` would have given for this episode, had it
-    come next. Modules and mixer are copied: nothing of a run changes.
+    The rewards are those that a run with these `modules` would have given if this episode had come
+    next. Modules and mixer are copied, so the run is not changed.
 
     Args:
-        policy: on one device with the modules; left in the mode that it came in.
-        vec: environments of its own, wrapped by the modules that wish it, and able to `render`.
+        policy: on the device of the modules; its training mode is restored.
+        vec: separate environments, wrapped by the modules' `wrap`, that can `render`.
         modules: name to reward module.
-        mixer: with a term for each of them.
+        mixer: with a term for each module.
         path: of the GIF.
         seed: of the environments and of sampled actions.
-        progress: of training, in [0, 1], for weights that follow a schedule.
-        deterministic: the likeliest actions instead of sampled ones.
-        max_steps: to show at most.
+        progress: of training, in [0, 1], for weights with a schedule.
+        deterministic: take the most likely actions instead of sampled ones.
+        max_steps: maximum number of steps.
         scale: factor on height and width of the frames.
         fps: frames per second.
 
     Returns:
-        The rewards of the T steps that are shown; its `parts` hold each source, [T, N].
+        The rewards of the T steps shown; its `parts` hold each source, [T, N].
     """
     modules, mixer = copy.deepcopy((dict(modules), mixer))
     vec.enable_rendering()
     with frozen(policy):
-        rollout, frames = _film(policy, vec, seed, deterministic, max_steps)
+        rollout, frames = _record_episode(policy, vec, seed, deterministic, max_steps)
     live = {name: m for name, m in modules.items() if mixer.active(name, progress)}
     rewards = mixer(rollout, {n: m.compute(rollout) for n, m in live.items()}, progress)
     strips = Strips(rewards.components)
@@ -86,29 +86,29 @@ def record_rewards(
 
 
 class Strips:
-    """Draws what each source pays over an episode.
+    """Draws the rewards of each source over an episode.
 
     Args:
-        parts: source name to what it gave, of which column 0 is drawn.
+        parts: source name to its rewards; column 0 is drawn.
     """
 
     def __init__(self, parts: Mapping[str, Component]):
         self.parts = dict(parts)
-        self.paid = {  # [T] each
+        self.contributions = {  # [T] each
             name: np.nan_to_num((part.weight * part.scaled[:, 0]).double().cpu().numpy())
             for name, part in self.parts.items()
         }
         self._plots: dict[int, np.ndarray] = {}
 
     def under(self, frame: np.ndarray, step: int) -> np.ndarray:
-        """A frame with the strips beneath it.
+        """Draw the strips below a frame.
 
         Args:
             frame: [H, W, 3] uint8.
-            step: steps taken before it; the cursor stands at the last of them.
+            step: number of steps taken before it; the cursor marks the last of them.
 
         Returns:
-            [h, w, 3] uint8; all of one size for frames of one size.
+            [h, w, 3] uint8, of the same size for frames of the same size.
         """
         height, width = frame.shape[:2]
         wide = max(width, _WIDTH)
@@ -121,42 +121,42 @@ class Strips:
         image = Image.fromarray(canvas)
         draw = ImageDraw.Draw(image)
         for row, name in enumerate(self.parts):
-            top = height + row * (_WORDS + _PLOT + _GAP)
-            write(draw, (wide - 2, top), self._words(name, step - 1), _PALE, right=True)
+            top = height + row * (_TEXT + _PLOT + _GAP)
+            write(draw, (wide - 2, top), self._caption(name, step - 1), _PALE, right=True)
             if step > 0:
-                x = min(math.ceil((step - 1) * wide / len(self.paid[name])), wide - 1)
-                draw.line([(x, top + _WORDS), (x, top + _WORDS + _PLOT)], fill=_CURSOR)
+                x = min(math.ceil((step - 1) * wide / len(self.contributions[name])), wide - 1)
+                draw.line([(x, top + _TEXT), (x, top + _TEXT + _PLOT)], fill=_CURSOR)
         return np.asarray(image)
 
-    def _words(self, name: str, t: int) -> str:
+    def _caption(self, name: str, t: int) -> str:
         if t < 0:
             return ""
         part = self.parts[name]
         scaled = float(part.scaled[t, 0])
         if part.weight == 1:
             return short(scaled)
-        return f"{short(part.weight)} * {short(scaled)} = {short(self.paid[name][t])}"
+        return f"{short(part.weight)} * {short(scaled)} = {short(self.contributions[name][t])}"
 
     def _draw(self, width: int) -> np.ndarray:
-        """Everything but the cursor and what it points at, [h, width, 3]."""
-        pitch = _WORDS + _PLOT + _GAP
-        canvas = np.full((pitch * len(self.paid), width, 3), _DARK, np.uint8)
-        if not self.paid:
+        """Draw everything but the cursor and the value at it, [h, width, 3]."""
+        pitch = _TEXT + _PLOT + _GAP
+        canvas = np.full((pitch * len(self.contributions), width, 3), _DARK, np.uint8)
+        if not self.contributions:
             return canvas
-        for row, values in enumerate(self.paid.values()):
-            top = row * pitch + _WORDS
+        for row, values in enumerate(self.contributions.values()):
+            top = row * pitch + _TEXT
             plot = _bars(values, width, _HUES[row % len(_HUES)])
             canvas[top : top + _PLOT] = plot
         image = Image.fromarray(canvas)
         draw = ImageDraw.Draw(image)
-        for row, (name, values) in enumerate(self.paid.items()):
+        for row, (name, values) in enumerate(self.contributions.items()):
             most = short(float(values[np.abs(values).argmax()]))
             write(draw, (2, row * pitch), f"{name}, to {most}", _HUES[row % len(_HUES)])
         return np.asarray(image)
 
 
 def _bars(values: np.ndarray, width: int, hue: tuple[int, int, int]) -> np.ndarray:
-    """Values [T] as bars from 0, on their own scale, [_PLOT, width, 3]."""
+    """Draw values [T] as bars from 0 on their own scale, [_PLOT, width, 3]."""
     plot = np.full((_PLOT, width, 3), _DARK, np.uint8)
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
     span = (high - low) or 1.0
@@ -174,7 +174,7 @@ def _bars(values: np.ndarray, width: int, hue: tuple[int, int, int]) -> np.ndarr
 
 
 def _columns(steps: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """First step, and the one after the last, that each of `width` columns of pixels shows."""
+    """Compute the first step of each of `width` columns of pixels, and the one after the last."""
     edges = np.arange(width + 1) * steps // width
     return edges[:-1], np.maximum(edges[1:], edges[:-1] + 1)
 
@@ -187,8 +187,8 @@ def _scaled(frame: np.ndarray, scale: float) -> np.ndarray:
     return np.asarray(Image.fromarray(np.ascontiguousarray(frame)).resize((width, height), kind))
 
 
-class _Watched(VecWrapper):
-    """Environments that begin with a seed of the film's own, and keep their pictures."""
+class _FrameRecorder(VecWrapper):
+    """Resets the environments with a fixed seed, and stores the frames of environment 0."""
 
     def __init__(self, vec: VecEnv, seed: int):
         super().__init__(vec)
@@ -202,13 +202,13 @@ class _Watched(VecWrapper):
 
     def _transform_step(self, step: Step, action: Tensor) -> Step:
         over = bool((step.terminated | step.truncated)[0])
-        hidden = over and bool(step.is_first[0])  # what is to see belongs to the next episode
+        hidden = over and bool(step.is_first[0])  # the picture shows the next episode already
         self.frames.append(self.frames[-1] if hidden else self._vec.render(0))
         return step
 
 
-class _Likeliest:
-    """A policy that takes its likeliest actions."""
+class _Deterministic:
+    """Wraps a policy so that it takes its most likely actions."""
 
     def __init__(self, policy: Actor):
         self.policy = policy
@@ -222,36 +222,35 @@ class _Likeliest:
         return SimpleNamespace(dist=dist, value=out.value, state=out.state)
 
 
-def _film(
+def _record_episode(
     policy: Actor, vec: VecEnv, seed: int, deterministic: bool, max_steps: int
 ) -> tuple[Rollout, list[np.ndarray]]:
-    """An episode of environment 0 as a rollout of T steps, and its T + 1 frames."""
-    parameter = next(policy.parameters(), None) if isinstance(policy, nn.Module) else None
-    device = torch.device("cpu") if parameter is None else parameter.device
-    watched = _Watched(vec, seed)
+    """Run an episode of environment 0. Returns its T steps as a rollout, and T + 1 frames."""
+    device = device_of(policy)
+    recorder = _FrameRecorder(vec, seed)
     actions = generator(seed, "evaluation", device)  # so that `record` shows the same
-    runner = Runner(watched, seed=seed, device=device, generator=actions)
-    actor = _Likeliest(policy) if deterministic else policy
+    runner = Runner(recorder, seed=seed, device=device, generator=actions)
+    actor = _Deterministic(policy) if deterministic else policy
     steps: list[Rollout] = []
     over = False
     while not over and len(steps) < max_steps:
         steps.append(runner.collect(actor, 1))
         over = bool((steps[-1].terminated | steps[-1].truncated)[0, 0])
-    return _joined(steps).to(device), watched.frames
+    return _concatenate(steps).to(device), recorder.frames
 
 
-def _joined(parts: Sequence[Rollout]) -> Rollout:
-    """Rollouts that follow each other as one."""
+def _concatenate(parts: Sequence[Rollout]) -> Rollout:
+    """Concatenate consecutive rollouts."""
 
     def rows(name: str) -> Any:
-        """A field whose parts stand one after the other."""
+        """Concatenate a field [T, ...] of all parts."""
         fields = [getattr(part, name) for part in parts]
         if isinstance(fields[0], dict):
             return {key: torch.cat([field[key] for field in fields]) for key in fields[0]}
         return torch.cat(fields)
 
     def moments(fields: Sequence[Tensor]) -> Tensor:
-        """A field [T+1, ...] whose last row is the next part's first."""
+        """Concatenate fields [T+1, ...], of which the last row is the first of the next part."""
         return torch.cat([*(field[:-1] for field in fields), fields[-1][-1:]])
 
     names = ("action", "log_prob", "reward", "terminated", "truncated", "valid")

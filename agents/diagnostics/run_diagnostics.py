@@ -1,4 +1,4 @@
-"""A short run in which every reward source is watched, for `diagnose` to judge."""
+"""Record every reward source in a short training run, for `diagnose`."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from firstlight.envs.types import Rollout
 from firstlight.intrinsic.memory import EpisodicVisits, StateKeys, VisitTable
 from firstlight.intrinsic.mixer import Component
 
-_ROWS = 1024  # of an iteration that enter the rank correlation
-_LEAST = 4  # iterations that are watched, however little time there is
+_ROWS = 1024  # per iteration that enter the rank correlation
+_MIN_ITERATIONS = 4  # recorded even if the time is up
 
 
 @dataclass(frozen=True)
-class Examination:
-    """What was seen, and what is wrong.
+class DiagnosticsResult:
+    """Result of `run_diagnostics`.
 
     Args:
         evidence: by source, "reward" first.
         first: hash of the parameters after the first update, with every source; None if there was
             no update.
-        findings: what is wrong; empty if all is well.
-        steps: environment steps that it took.
-        seconds: that it took.
+        findings: defects; empty if there are none.
+        steps: environment steps taken.
+        seconds: duration.
     """
 
     evidence: Mapping[str, Evidence]
@@ -48,41 +48,40 @@ class Examination:
     seconds: float
 
 
-def examine(
+def run_diagnostics(
     run: Trainer, *, total_steps: int, seconds: float = 60.0, iterations: int | None = None
-) -> Examination:
-    """Train for a while, all modules together, and judge every reward source.
+) -> DiagnosticsResult:
+    """Train for a short time with all modules and diagnose every reward source.
 
     Args:
-        run: not begun, and best without a run directory; it is spent afterwards.
-        total_steps: of the training that is meant, which schedules follow; at most so many are
-            taken.
-        seconds: after which to stop, warm-up included.
-        iterations: after which to stop if that comes first.
+        run: a new trainer, preferably without a run directory; do not use it afterwards.
+        total_steps: of the intended training, for schedules; also the maximum taken here.
+        seconds: time limit, warm-up included.
+        iterations: maximum number of iterations after warm-up; None for no maximum.
     """
     began = time.perf_counter()
-    watch = Watch(run, seconds=seconds, iterations=iterations)
+    recorder = SourceRecorder(run, seconds=seconds, iterations=iterations)
     error: str | None = None
     try:
-        run.run(total_steps, [watch])
+        run.run(total_steps, [recorder])
     except NonFiniteError as raised:
         error = str(raised)
-    evidence = watch.evidence(error)
-    findings = diagnose(evidence, watch.first)
+    evidence = recorder.evidence(error)
+    findings = diagnose(evidence, recorder.first)
     if error is not None and not any(seen.error for seen in evidence.values()):
         findings.append(Finding("update", "exploding", error))
-    return Examination(
-        evidence, watch.first, findings, run.session.steps, time.perf_counter() - began
+    return DiagnosticsResult(
+        evidence, recorder.first, findings, run.session.steps, time.perf_counter() - began
     )
 
 
-class Watch:
-    """A callback that remembers what each source gave, and stops the run when it has seen enough.
+class SourceRecorder:
+    """Callback that records every reward source, and stops the run at a limit.
 
     Args:
-        run: that is about to begin.
-        seconds: from now on.
-        iterations: that were rated.
+        run: about to begin.
+        seconds: time limit from now on.
+        iterations: maximum number of iterations with rewards.
 
     Attributes:
         first: hash of the parameters after the first update.
@@ -96,24 +95,24 @@ class Watch:
         self._visits = _Visits(run.vec.obs_space)
         self._without: dict[str, str] = {}
         self._before = copy.deepcopy(run.learner.state_dict()), copy.deepcopy(run.mixer)
-        self._level = {stream.name for stream in run.mixer.streams if stream.normalize}
+        self._normalized = {stream.name for stream in run.mixer.streams if stream.normalize}
         self._seen, self._ends, self._rows = 0, 0, 0
 
     def __call__(self, run: Any, metrics: Mapping[str, float]) -> bool:
-        """Look at the iteration at hand. True when it is enough."""
+        """Record the current iteration. Returns True when a limit is reached."""
         last = run.data
         if last is not None:
             if self._seen == 0:
                 self._compare_first_updates(last)
-            self._look(last)
-        late = time.perf_counter() >= self._until and self._seen >= _LEAST
+            self._record(last)
+        late = time.perf_counter() >= self._until and self._seen >= _MIN_ITERATIONS
         return late or self._seen == self.iterations
 
     def evidence(self, error: str | None = None) -> dict[str, Evidence]:
-        """What was seen of each source, "reward" first.
+        """Return what was recorded of each source, "reward" first.
 
         Args:
-            error: that ended the run; it belongs to the source that it names.
+            error: message of the error that ended the run; it is recorded for the source it names.
         """
         length = self._rows / max(self._ends, 1)
         return {
@@ -122,7 +121,9 @@ class Watch:
                 sizes=tuple(self._sizes[name]),
                 novelty=name != TASK and self.run.modules[name].novelty,
                 rank=self._visits.rank(name),
-                horizon=1.0 if name in self._level else max(1.0, min(length, _reach(term.gamma))),
+                horizon=1.0
+                if name in self._normalized
+                else max(1.0, min(length, _horizon(term.gamma))),
                 without=self._without.get(name),
                 error=error if error is not None and _names(error, name) else None,
             )
@@ -130,15 +131,15 @@ class Watch:
             if name == TASK or name in self.run.modules
         }
 
-    def _look(self, last: IterationData) -> None:
+    def _record(self, last: IterationData) -> None:
         rollout = last.rollout
         for name, sizes in self._sizes.items():
             part = last.rewards.components.get(name)
             if part is None:
                 sizes.append(None)
                 continue
-            given, level = last.rewards.contributed[name], name in self._level
-            sizes.append(_sizes(part, given, rollout, level))
+            contributed, normalized = last.rewards.contributed[name], name in self._normalized
+            sizes.append(_sizes(part, contributed, rollout, normalized))
         bonus = {name: part.raw for name, part in last.rewards.components.items() if name != TASK}
         self._visits.add(rollout, bonus)
         self._seen += 1
@@ -146,15 +147,15 @@ class Watch:
         self._ends += int((rollout.terminated | rollout.truncated)[rollout.valid].sum())
 
     def _compare_first_updates(self, last: IterationData) -> None:
-        """Make the first update once more with every source, and without each module."""
+        """Repeat the first update with every source, and without each module."""
         learner, random = self.run.learner, global_rng_state()
         now, (before, mixer) = copy.deepcopy(learner.state_dict()), self._before
 
-        def parameters(silent: str | None) -> str:
-            """Hash after the update, as if `silent` had weight 0."""
+        def parameters(disabled: str | None) -> str:
+            """Hash the parameters after the update, with weight 0 for `disabled`."""
             mixed = copy.deepcopy(mixer)
-            if silent is not None:
-                mixed.terms[silent] = dataclasses.replace(mixed.terms[silent], weight=0.0)
+            if disabled is not None:
+                mixed.terms[disabled] = dataclasses.replace(mixed.terms[disabled], weight=0.0)
             learner.load_state_dict(copy.deepcopy(before))
             set_global_rng_state(random)
             try:
@@ -171,10 +172,9 @@ class Watch:
 
 
 class _Visits:
-    """How often each state was visited, beside what was paid there, of some rows of a run.
+    """Visit counts and bonuses of a sample of steps.
 
-    Both in the run and in the episode: a bonus that forgets at the end of each falls with the
-    latter only.
+    Visits are counted in the run and in the episode: an episodic bonus falls with the latter only.
     """
 
     def __init__(self, obs_space: spaces.Dict):
@@ -186,7 +186,7 @@ class _Visits:
         self._rows: dict[str, list[np.ndarray]] = {}  # [3, R] each: visits, visits, bonus
 
     def add(self, rollout: Rollout, bonus: Mapping[str, Tensor]) -> None:
-        """Count a rollout's true successors; bonus [T, N] each."""
+        """Count the true successors of a rollout; bonus [T, N] each."""
         valid = rollout.valid.cpu()
         here, after = self.keys(rollout)
         counts = self.run.count(after, valid), self.episode.count(here, after, rollout)
@@ -197,7 +197,7 @@ class _Visits:
             self._rows.setdefault(name, []).append(torch.stack(columns).numpy())
 
     def rank(self, name: str) -> float | None:
-        """Rank correlation of visits and bonus; None if one of them is always the same."""
+        """Compute the rank correlation of visits and bonus; None if either is constant."""
         if name not in self._rows:
             return None
         run, episode, bonus = np.concatenate(self._rows[name], axis=1)
@@ -206,7 +206,9 @@ class _Visits:
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Spearman's, of two [R]; equal values share the mean of their ranks. None if one is constant.
+    """Compute Spearman's rank correlation of two [R], with mean ranks for ties.
+
+    None if one of them is constant.
 
     >>> rank_correlation(np.array([1, 2, 4, 4]), np.array([9.0, 1.0, 0.5, 0.5]))
     -1.0
@@ -218,7 +220,7 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float | None:
 
 
 def digest(policy: Any) -> str:
-    """Hash of a policy's parameters, eight hexadecimal digits."""
+    """Hash a policy's parameters, eight hexadecimal digits."""
     total = hashlib.sha256()
     for name, tensor in sorted(policy.state_dict().items()):
         total.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
@@ -230,13 +232,13 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
-def _reach(gamma: float) -> float:
-    """Steps that a discount looks ahead."""
+def _horizon(gamma: float) -> float:
+    """Effective horizon of a discount in steps."""
     return 1 / max(1 - gamma, 1e-6)
 
 
-def _sizes(part: Component, contributed: Tensor, rollout: Rollout, level: bool) -> Sizes:
-    """What a source gave; `level` if its stream is normalised, so that only its weight counts."""
+def _sizes(part: Component, contributed: Tensor, rollout: Rollout, normalized: bool) -> Sizes:
+    """Summarise a source in one iteration; `normalized` if the advantages of its stream are."""
     valid = rollout.valid
     if not bool(valid.any()):
         return Sizes(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -249,11 +251,11 @@ def _sizes(part: Component, contributed: Tensor, rollout: Rollout, level: bool) 
         raw=(size.sum() / (size > 0).sum().clamp(min=1)).item(),
         scaled=scaled.mean().item(),
         weighted=weighted,
-        paid=weighted if level else (given.sum() / (given > 0).sum().clamp(min=1)).item(),
+        nonzero=weighted if normalized else (given.sum() / (given > 0).sum().clamp(min=1)).item(),
     )
 
 
 def _names(error: str, source: str) -> bool:
-    """Whether an error says that it comes from this source."""
-    begins = ("reward of",) if source == TASK else (f"bonus {source!r}", f"module {source!r}")
-    return error.startswith(begins)
+    """Check whether an error message names this source."""
+    prefixes = ("reward of",) if source == TASK else (f"bonus {source!r}", f"module {source!r}")
+    return error.startswith(prefixes)

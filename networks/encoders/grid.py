@@ -1,4 +1,4 @@
-"""The encoder for MiniGrid-style symbolic grids: strong for its cost."""
+"""The encoder for symbolic grids as in MiniGrid."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _PLAIN, _COLOURED = (EMPTY, WALL, GOAL, LAVA), (FLOOR, KEY, BALL, BOX)
 
 
 def cell_ids() -> tuple[np.ndarray, int]:
-    """Numbers of what MiniGrid can show in a cell, and how many numbers there are.
+    """Assign ids to the contents of a MiniGrid cell; also return the number of ids.
 
-    A cell has up to two: its kind (object and state), and, where it has a colour, its content
-    (object, colour and state). What is learnt of open doors so holds for a colour seldom seen.
+    A cell has up to two ids: its kind (object and state), and, if it has a colour, its content
+    (object, colour and state). So what is learnt about open doors applies to rare colours too.
 
     Returns:
-        [16, 8, 4, 2] int32, -1 for none (both for a cell out of view); kind 0 is a code that
+        [16, 8, 4, 2] int32, -1 for none (both for a cell out of view); id 0 is for codes that
         MiniGrid does not use.
     """
     ids, number = np.full((16, 8, 4, 2), -1, np.int32), itertools.count(1)
@@ -59,15 +59,16 @@ def cell_ids() -> tuple[np.ndarray, int]:
 
 @rebuildable
 class Grid(Encoder):
-    """Table rows for what each cell shows, summed, then one more layer.
+    """Sums one table row for each id of each cell, then applies one more layer.
 
-    This is a first layer over one-hot cells that touches only the ones: a grid of 49 cells costs
-    about 49 additions of rows, of cells in view only, instead of a product with a matrix of
-    thousands of columns. `cell_ids` says which rows. Other fields enter by a linear layer.
+    This is a first linear layer over one-hot cells that computes only with the ones: a grid of 49
+    cells costs about 49 additions of rows, and only for cells in view, instead of a product with a
+    matrix of thousands of columns. `cell_ids` defines the rows. Other fields enter by a linear
+    layer.
 
     Args:
         obs_space: of one environment, with a field `key`, Box uint8 [H, W, 3].
-        hidden: width.
+        hidden: width of the features.
         key: name of the grid field.
     """
 
@@ -89,7 +90,7 @@ class Grid(Encoder):
         self.out_dim = hidden
 
     def forward(self, obs: Obs) -> Tensor:
-        """Fields [B, ...] to [B, hidden]."""
+        """Encode fields [B, ...] as [B, hidden]."""
         image = obs[self.key].flatten(1, 2)  # [B, H, W, 3] -> [B, cells, 3]
         total = self._sum_cpu(image) if image.device.type == "cpu" else self._sum(image)
         if self.rest is not None and self.rest_linear is not None:

@@ -1,7 +1,7 @@
-"""Sums of table rows chosen by the cells of symbolic grids, and their gradient, on the CPU.
+"""Sums of table rows selected by the cells of symbolic grids, and their gradient, on the CPU.
 
 Kernels release the GIL; the callers split the work over threads so that every number is summed in
-one fixed order whatever the number of threads.
+a fixed order that does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _pool = ThreadPoolExecutor(thread_name_prefix="grid")
 
 @numba.njit(cache=True, nogil=True)
 def lookup(image, lut, num_ids, rows, counts):
-    """Table rows of what each grid shows, ``cell * num_ids + lut[object, colour, state]``.
+    """Find the table rows for each grid, ``cell * num_ids + lut[object, colour, state]``.
 
     Args:
         image: [B, C, 3] uint8.
@@ -38,7 +38,9 @@ def lookup(image, lut, num_ids, rows, counts):
                 code = obj << 5 | np.int64(image[b, c, 1] & 7) << 2 | np.int64(image[b, c, 2] & 3)
                 for f in range(numbers.shape[1]):
                     k = numbers[code, f]
-                    rows[b, count] = c * num_ids + k  # written over where it is none: no branch
+                    rows[b, count] = (
+                        c * num_ids + k
+                    )  # overwritten if there is none: avoids a branch
                     count += k >= 0
         counts[b] = count
 
@@ -62,13 +64,13 @@ def scatter(rows, counts, grad, table_grad, start, stop):
     for b in range(rows.shape[0]):
         for i in range(counts[b]):
             k = rows[b, i]
-            if start <= k < stop:  # the rest is another part's
+            if start <= k < stop:  # the others belong to another thread
                 for h in range(grad.shape[1]):
                     table_grad[k, h] += grad[b, h]
 
 
 def _split(count: int, work) -> None:
-    """Run ``work(start, stop)`` over [0, count) in as many parts as torch uses threads."""
+    """Run ``work(start, stop)`` over [0, count), in one part for each thread of torch."""
     parts = torch.get_num_threads()
     bounds = [count * i // parts for i in range(parts + 1)]
     rest = [_pool.submit(work, bounds[i], bounds[i + 1]) for i in range(1, parts)]
@@ -78,7 +80,7 @@ def _split(count: int, work) -> None:
 
 
 def lookup_rows(image: np.ndarray, lut: np.ndarray, num_ids: int) -> tuple[np.ndarray, np.ndarray]:
-    """[B, C, 3] uint8 to rows [B, C * F] and counts [B], see `lookup`."""
+    """Find rows [B, C * F] and counts [B] for grids [B, C, 3] uint8, see `lookup`."""
     rows = np.empty((len(image), image.shape[1] * lut.shape[3]), np.int32)
     counts = np.empty(len(image), np.int32)
     lookup(image, lut, num_ids, rows, counts)
@@ -88,7 +90,7 @@ def lookup_rows(image: np.ndarray, lut: np.ndarray, num_ids: int) -> tuple[np.nd
 def gather_rows(
     rows: np.ndarray, counts: np.ndarray, table: np.ndarray, bias: np.ndarray
 ) -> np.ndarray:
-    """Rows [B, R] and counts [B] of a table [K, H], and a bias [H], to sums [B, H]."""
+    """Sum rows [B, R], of which counts [B] are used, of a table [K, H], and a bias [H]: [B, H]."""
     out = np.empty((len(rows), table.shape[1]), np.float32)
     if len(rows) < _MIN_ROWS:
         gather(rows, counts, table, bias, out, 0, len(rows))
@@ -100,9 +102,9 @@ def gather_rows(
 def scatter_rows(
     rows: np.ndarray, counts: np.ndarray, grad: np.ndarray, num_rows: int
 ) -> np.ndarray:
-    """Rows [B, R], counts [B] and the gradient [B, H] of the sums to the table's [K, H].
+    """Compute the gradient [K, H] of the table from the gradient [B, H] of the sums.
 
-    Threads share the table's rows out, so they never meet.
+    Each thread has its own rows of the table, so no two write to the same one.
     """
     out = np.zeros((num_rows, grad.shape[1]), np.float32)
     if len(rows) < _MIN_ROWS:
@@ -113,9 +115,9 @@ def scatter_rows(
 
 
 class SumRows(torch.autograd.Function):
-    """``bias + sum of table rows``, with gradients for table and bias.
+    """Computes ``bias + sum of table rows``, with gradients for table and bias.
 
-    ``apply(rows, counts, table, bias)`` takes what `gather` takes, as tensors, to [B, H].
+    ``apply(rows, counts, table, bias)`` takes the arguments of `gather` as tensors, returns [B, H].
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The encoder for vectors, and for anything small enough to be flattened."""
+"""Encoders for vectors and other fields that are small enough to be flattened."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from firstlight.networks.spec import rebuildable
 
 
 class Flat(Encoder):
-    """Joins every field into one float vector; Discrete fields become one-hot.
+    """Concatenates all fields into one float vector; Discrete fields become one-hot.
 
     Args:
         obs_space: of one environment. The field "action_mask" is left out.
@@ -31,7 +31,7 @@ class Flat(Encoder):
         self.out_dim = sum(_width(name, space) for name, space in self.fields.items())
 
     def forward(self, obs: Obs) -> Tensor:
-        """Fields [B, ...] to [B, out_dim] float32."""
+        """Flatten fields [B, ...] to [B, out_dim] float32."""
         parts = []
         for name, space in self.fields.items():
             field = obs[name]
@@ -47,7 +47,7 @@ class Flat(Encoder):
 
 
 def _one_hot(ids: Tensor, n: int) -> Tensor:
-    """[B] int64 to [B, n] float32; torch's own looks for the greatest number first."""
+    """Encode [B] int64 as one-hot [B, n] float32, without the maximum that torch's own computes."""
     return torch.zeros(len(ids), n, device=ids.device).scatter_(1, ids[:, None], 1.0)
 
 
@@ -88,23 +88,23 @@ class MLP(Encoder):
         self.out_dim = widths[-1]
 
     def forward(self, obs: Obs) -> Tensor:
-        """Fields [B, ...] to [B, out_dim]."""
+        """Encode fields [B, ...] as [B, out_dim]."""
         return self.layers(self.flat(obs))
 
 
 @rebuildable
 class TwinMLP(TwinEncoder):
-    """Two `MLP`s of one shape, for the policy and for the values, computed side by side.
+    """Two separate `MLP`s of one shape, for the policy and for the values, computed together.
 
-    The same networks as two `MLP`s, in half as many operations.
+    The same networks as two `MLP`s, with half as many operations.
 
     Args:
         obs_space: of one environment.
-        hidden: width of each layer of each, one or more.
+        hidden: width of each layer, one or more.
         activation: class of the nonlinearity after each layer.
 
     Raises:
-        ValueError: without a layer.
+        ValueError: if `hidden` is empty.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class TwinMLP(TwinEncoder):
     ):
         super().__init__()
         if not hidden:
-            raise ValueError("a TwinMLP needs a layer")
+            raise ValueError(f"hidden is {hidden}, a TwinMLP needs at least one layer")
         pair = [MLP(obs_space, hidden=hidden, activation=activation) for _ in range(2)]
         self.flat, self.out_dim, self.activation = pair[0].flat, pair[0].out_dim, activation()
         linear = [[layer for layer in mlp.layers if isinstance(layer, nn.Linear)] for mlp in pair]
@@ -128,7 +128,7 @@ class TwinMLP(TwinEncoder):
         self.biases = nn.ParameterList(torch.zeros(2, 1, w.shape[2]) for w in self.weights)
 
     def forward(self, obs: Obs) -> Tensor:
-        """Fields [B, ...] to [2, B, out_dim]: the policy's features and the values'."""
+        """Encode fields [B, ...] as [2, B, out_dim]: the policy's features, then the values'."""
         hidden = self.flat(obs).expand(2, -1, -1)  # [B, in] -> [2, B, in]
         for weight, bias in zip(self.weights, self.biases, strict=True):
             hidden = self.activation(torch.baddbmm(bias, hidden, weight))

@@ -1,4 +1,4 @@
-"""The encoder for NetHack and MiniHack: surroundings, map, bottom line, message, inventory."""
+"""The encoder for NetHack and MiniHack."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _KNOWN = ("glyphs", "blstats", "message", "inv_glyphs")
 
 @rebuildable
 class NetHack(Encoder):
-    """Looks closely at what is around the hero, coarsely at the whole level, and reads.
+    """Encodes the hero's surroundings, the map, the bottom line, the message and the inventory.
 
-    Glyphs have an embedding, shared by three views: a crop centred on the hero, through a
-    convolution that keeps each cell apart; the whole map, through one of large patches; and the
-    inventory, summed. The bottom line enters by `statistics`, the message by a convolution over
-    its characters and the maximum over its length. What the observation lacks is left out.
+    Glyphs have an embedding that three views share: a crop centred on the hero, through a
+    convolution that keeps cells apart; the whole map, through a convolution with large patches; and
+    the inventory, summed. The bottom line enters by `statistics`, the message by a convolution over
+    its characters and a maximum over its length. Fields that the observation lacks are left out.
 
-    Blank stone, and so what lies beyond the map, is all zeros. On the CPU the convolutions look
-    up rows of tables (`nethack_kernels`), elsewhere they are torch's; both give the same.
+    Blank stone, and so everything outside the map, is all zeros. On the CPU the convolutions look
+    up rows of tables (`nethack_kernels`), elsewhere they are torch's; the results are the same.
 
     Args:
         obs_space: of one environment, with `glyphs` int16 [H, W] and `blstats` [26 or 27];
-            `message` uint8 [M] and `inv_glyphs` int16 [I] are used if they are there.
+            `message` uint8 [M] and `inv_glyphs` int16 [I] are optional.
         hidden: width of the features.
         crop_size: rows and columns around the hero, odd.
-        embedding: width of a glyph's.
-        whole_map: look at the whole map too.
+        embedding: width of the embedding of a glyph.
+        whole_map: encode the whole map too.
 
     Raises:
-        ValueError: without `glyphs` and `blstats`, or with a field that would go unseen.
+        ValueError: without `glyphs` and `blstats`, or with a field that it does not use.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class NetHack(Encoder):
         self.join = _linear(width, hidden)
 
     def forward(self, obs: Obs) -> Tensor:
-        """Fields [B, ...] to [B, hidden]."""
+        """Encode fields [B, ...] as [B, hidden]."""
         glyphs, blstats = obs["glyphs"], obs["blstats"]
         parts = (self._look_up if glyphs.device.type == "cpu" else self._convolve)(glyphs, blstats)
         parts.append(self.line(statistics(blstats)))
@@ -92,7 +92,7 @@ class NetHack(Encoder):
         return torch.relu(self.join(torch.cat(parts, 1)))
 
     def _look_up(self, glyphs: Tensor, blstats: Tensor) -> list[Tensor]:
-        """What `near` and `far` see."""
+        """Compute the features of `near` and `far` by table look-ups."""
         glyphs = glyphs.contiguous()
         numbers, chosen = number_glyphs(glyphs.numpy(), len(self.glyphs.weight), STONE)
         rows = self.glyphs.weight[torch.from_numpy(chosen)]  # [G, E]
@@ -103,7 +103,7 @@ class NetHack(Encoder):
         return parts
 
     def _convolve(self, glyphs: Tensor, blstats: Tensor) -> list[Tensor]:
-        """The same by torch alone."""
+        """Compute the same with torch's convolutions."""
         parts = [self.near.convolve(self.glyphs(crop(glyphs, blstats, self.size, STONE)))]
         if self.far is not None:
             parts.append(self.far.convolve(self.glyphs(glyphs.long())))
@@ -111,7 +111,7 @@ class NetHack(Encoder):
 
 
 class _Patches(nn.Module):
-    """A convolution over embedded glyphs, then a linear layer over all it gives."""
+    """A convolution over embedded glyphs, then a linear layer over its outputs."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class _Patches(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def look_up(self, glyphs: Tensor, corner: Tensor, numbers: np.ndarray, rows: Tensor) -> Tensor:
-        """Maps [B, H, W] from `corner` [B, 2] on, by `number_glyphs`, to [B, width].
+        """Encode maps [B, H, W], from `corner` [B, 2] on, as [B, width].
 
         `rows` [G, E] are the embeddings of the glyphs that have a number.
         """
@@ -154,7 +154,7 @@ class _Patches(nn.Module):
         return self._join(seen.view(len(glyphs), len(self.weight)))
 
     def convolve(self, embedded: Tensor) -> Tensor:
-        """The same, from the embeddings [B, H, W, E] of every cell."""
+        """Compute the same from the embeddings [B, H, W, E] of all cells."""
         padded = nn.functional.pad(embedded.permute(0, 3, 1, 2), self.padding)  # [B, E, H, W]
         seen = self.conv(padded).permute(0, 2, 3, 1)  # [B, C, h, w] -> [B, h, w, C]
         return self._join(seen.flatten(1))
@@ -164,7 +164,7 @@ class _Patches(nn.Module):
 
 
 class _Characters(nn.Module):
-    """A sentence [B, M] uint8, zeros after its end, as [B, width]: what stands in it anywhere."""
+    """Encodes texts [B, M] uint8, zero after their end, as [B, width], wherever words stand."""
 
     def __init__(self, width: int, embedding: int = 16, places: int = 5):
         super().__init__()
@@ -178,19 +178,19 @@ class _Characters(nn.Module):
         return torch.relu(best(message) + self.bias)
 
     def look_up(self, message: Tensor) -> Tensor:
-        """The greatest answer of each channel, [B, width]."""
+        """Compute the maximum of each channel, [B, width], by table look-ups."""
         table = tabulate(self.letters.weight, self.conv.weight)  # [256, K, C]
         return BestWindows.apply(message.contiguous(), table)
 
     def convolve(self, message: Tensor) -> Tensor:
-        """The same by torch alone."""
+        """Compute the same with torch's convolution."""
         return self.conv(self.letters(message.long()).transpose(1, 2)).amax(
             2
         )  # over [B, C, M + K + 1]
 
 
 def tabulate(codes: Tensor, weight: Tensor) -> Tensor:
-    """What each code adds at each place of a kernel.
+    """Multiply embeddings by the weights of each place of a kernel.
 
     Args:
         codes: [G, E], embeddings.
@@ -204,16 +204,18 @@ def tabulate(codes: Tensor, weight: Tensor) -> Tensor:
 
 
 def check_fields(
-    who: str, fields: dict[str, spaces.Space], needed: tuple[str, ...], known: tuple[str, ...]
+    encoder: str, fields: dict[str, spaces.Space], needed: tuple[str, ...], known: tuple[str, ...]
 ) -> None:
-    """Raise ValueError for a field that is missing, or that the encoder would not see."""
+    """Raise ValueError for a field that is missing, or that the encoder does not use."""
     for name in needed:
         if name not in fields:
-            raise ValueError(f"the encoder {who} needs the observation {name!r}: add it to keys")
+            raise ValueError(
+                f"the encoder {encoder} needs the observation {name!r}: add it to keys"
+            )
     for name in fields:
         if name not in known:
             raise ValueError(
-                f"the encoder {who} does not look at {name!r}: leave it out of keys, or take "
+                f"the encoder {encoder} does not use {name!r}: remove it from keys, or choose "
                 "another encoder"
             )
 

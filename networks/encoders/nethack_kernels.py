@@ -1,4 +1,4 @@
-"""Which glyphs a batch shows and where, and windows over messages, on the CPU.
+"""Table look-ups in place of convolutions over glyphs and messages, on the CPU.
 
 A convolution over embedded codes adds, for each place of its kernel, a row of one table: the
 embeddings times the weights of that place. Few of NetHack's glyphs occur in a batch, and most of a
@@ -17,7 +17,7 @@ from torch import Tensor
 
 @numba.njit(cache=True, nogil=True)
 def mark(glyphs, present):
-    """``present[g] = True`` for each g of `glyphs` [C]. Returns whether all have a place."""
+    """Set ``present[g] = True`` for each g of `glyphs` [C]. Returns whether all are in range."""
     for g in glyphs:
         if g < 0 or g >= present.shape[0]:
             return False
@@ -27,14 +27,14 @@ def mark(glyphs, present):
 
 @numba.njit(cache=True, nogil=True)
 def patches(glyphs, corner, numbers, places, kernel, stride, rows, counts):
-    """Table rows of what each patch of a map shows, ``numbers[glyph] * places + place``.
+    """Find the table rows for each patch of a map, ``numbers[glyph] * places + place``.
 
     Args:
         glyphs: [B, H, W] integers.
-        corner: [B, 2] int64, row and column where the first patch begins; it may lie outside.
+        corner: [B, 2] int64, row and column of the first patch; may be outside.
         numbers: [G] int32, from 0 on, and -1 for a glyph without a row.
         places: cells of a patch.
-        kernel: height and width of a patch; what lies beyond the map shows nothing.
+        kernel: height and width of a patch; cells outside the map are ignored.
         stride: steps from a patch to the next.
         rows: [B, h, w, places] int32, of which the first `counts` are filled.
         counts: [B, h, w] int32, filled.
@@ -59,7 +59,7 @@ def patches(glyphs, corner, numbers, places, kernel, stride, rows, counts):
 
 @numba.njit(cache=True, nogil=True)
 def best_windows(text, table, best, at):
-    """The greatest sum of table rows over a text's windows, 0 at least, and where it stands.
+    """Find the maximum, at least 0, of sums of table rows over a text's windows, and its window.
 
     Args:
         text: [B, M] uint8; 0 adds nothing.
@@ -90,7 +90,7 @@ def best_windows(text, table, best, at):
 
 @numba.njit(cache=True, nogil=True)
 def scatter_windows(text, at, grad, table_grad):
-    """``table_grad[letter, p, c] += grad[b, c]`` for each letter of the windows in `at`."""
+    """Add ``grad[b, c]`` to ``table_grad[letter, p, c]`` for each letter of the windows in `at`."""
     places = table_grad.shape[1]
     length = text.shape[1]
     for b in range(text.shape[0]):
@@ -103,18 +103,18 @@ def scatter_windows(text, at, grad, table_grad):
 
 
 def number_glyphs(glyphs: np.ndarray, num_glyphs: int, blank: int) -> tuple[np.ndarray, np.ndarray]:
-    """Number the glyphs that occur, in rising order.
+    """Number the glyphs that occur, in increasing order.
 
     Args:
         glyphs: integers of any shape.
-        num_glyphs: how many there are.
-        blank: a glyph that gets no number.
+        num_glyphs: number of all glyphs.
+        blank: glyph without a number.
 
     Returns:
         Numbers [num_glyphs] int32, -1 for none, and the glyphs that have one [G] int64.
 
     Raises:
-        IndexError: for a glyph that is none.
+        IndexError: for a glyph out of range.
     """
     present = np.zeros(num_glyphs, np.bool_)
     if not mark(glyphs.ravel(), present):
@@ -135,7 +135,7 @@ def patch_rows(
     stride: tuple[int, int],
     shape: tuple[int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [B * h * w, P] and counts [B * h * w] of `shape` patches, see `patches`."""
+    """Compute rows [B * h * w, P] and counts [B * h * w] of `shape` patches, see `patches`."""
     places, size = kernel[0] * kernel[1], (len(glyphs), *shape)
     rows, counts = np.empty((*size, places), np.int32), np.empty(size, np.int32)
     patches(glyphs, corner, numbers, places, kernel, stride, rows, counts)

@@ -1,4 +1,4 @@
-"""What encoders of NetHack's observations are made of."""
+"""Parts shared by the encoders of NetHack observations."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SCORE, HP, MAX_HP, DEPTH, GOLD, ENERGY, MAX_ENERGY, ARMOUR = 9, 10, 11, 12, 13, 
 EXPERIENCE_LEVEL, EXPERIENCE, TIME, HUNGER, BURDEN, DUNGEON, CONDITION = 18, 19, 20, 21, 22, 23, 25
 CONDITIONS = 13
 
-# what `statistics` takes: fields with the factors that scale them, those without an upper end, and
-# codes with the values that each can have
+# inputs of `statistics`: fields with their scale factors, unbounded fields, and codes with the
+# number of values of each
 _SCALED = {X: 1 / 79, Y: 1 / 21, ARMOUR: 1 / 10, EXPERIENCE_LEVEL: 1 / 30, DEPTH: 1 / 50}
 _SCALED |= dict.fromkeys(ATTRIBUTES, 1 / 18)
 _MANY = (SCORE, HP, MAX_HP, GOLD, ENERGY, EXPERIENCE, TIME)
@@ -32,13 +32,13 @@ STATISTICS = 3 + len(_SCALED) + len(_MANY) + len(_VALUES) + CONDITIONS
 
 
 def crop(field: Tensor, blstats: Tensor, size: tuple[int, int], outside: int) -> Tensor:
-    """The part of a map around the hero, who stands at row and column ``size // 2``.
+    """Cut out the part of a map around the hero, who is at row and column ``size // 2``.
 
     Args:
         field: [B, H, W] integers.
-        blstats: [B, 26 or 27], columns X and Y say where the hero stands.
+        blstats: [B, 26 or 27], columns X and Y are the hero's position.
         size: rows and columns of the part.
-        outside: number for cells beyond the map.
+        outside: number for cells outside the map.
 
     Returns:
         [B, *size] int64.
@@ -54,7 +54,7 @@ def crop(field: Tensor, blstats: Tensor, size: tuple[int, int], outside: int) ->
 
 
 def statistics(blstats: Tensor) -> Tensor:
-    """The bottom line as features of about unit size: ratios, logarithms and one-hot codes.
+    """Turn the bottom line into features of about unit size: ratios, logarithms, one-hot codes.
 
     Args:
         blstats: [B, 26 or 27] integers.

@@ -40,10 +40,10 @@ class ONINet(Encoder):
 
     Args:
         obs_space: of one environment, with `chars` and `colors` uint8 [21, 79], `blstats` and
-            `message`; `glyphs` may be there and goes unseen.
+            `message`; `glyphs` is allowed and not used.
 
     Raises:
-        ValueError: if one of those is missing, or there are others.
+        ValueError: if one of those is missing, or there are further fields.
     """
 
     out_dim = 512 + 128 + LINE + 128
@@ -78,14 +78,14 @@ class ONINet(Encoder):
                 orthogonal(layer)
 
     def forward(self, obs: Obs) -> Tensor:
-        """Fields [B, ...] to [B, 794]."""
+        """Encode fields [B, ...] as [B, 794]."""
         scaled = (obs["blstats"][:, :LINE].float() * self.scales).clamp(-5, 5)
         message = obs["message"].float() / 255
         parts = [self.convs(self.picture(obs)), self.line(scaled), scaled, self.text(message)]
         return torch.cat(parts, 1)
 
     def picture(self, obs: Obs) -> Tensor:
-        """The characters around the hero, [B, 3, 72, 72] from 0 to 1."""
+        """Draw the characters around the hero, [B, 3, 72, 72] from 0 to 1."""
         blstats, size = obs["blstats"], (SIZE, SIZE)
         ink = self.font[crop(obs["chars"], blstats, size, ord(" "))]  # [B, 12, 12, 6, 6]
         colour = self.palette[crop(obs["colors"], blstats, size, 0) & 15]  # [B, 12, 12, 3]
@@ -95,7 +95,7 @@ class ONINet(Encoder):
 
 
 def small_letters() -> np.ndarray:
-    """The characters at 6 x 6 pixels, [256, 6, 6] float32, by the mean over rows of our font."""
+    """Shrink our font to 6 x 6 pixels, [256, 6, 6] float32, by means over rows."""
     font = letters().astype(np.float32)  # [256, 11, 6]
     edges = np.linspace(0, font.shape[1], PIXELS + 1).round().astype(int)
     rows = [font[:, a:b].mean(1) for a, b in itertools.pairwise(edges)]

@@ -1,4 +1,4 @@
-"""The encoder for pictures."""
+"""The encoder for images."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from firstlight.networks.spec import rebuildable
 
 @rebuildable
 class Pixel(Encoder):
-    """The convolutions of Mnih et al. 2015 over uint8 frames, scaled to [0, 1].
+    """Convolutional network of Mnih et al. 2015 over uint8 frames, scaled to [0, 1].
 
     Args:
         obs_space: of one environment, with a field `key`, Box uint8 [C, H, W] (H, W at least 36).
-        key: name of the picture field; other fields are not seen.
+        key: name of the image field; other fields are not used.
         out_dim: width of the last layer.
     """
 
@@ -44,5 +44,5 @@ class Pixel(Encoder):
         self.linear = orthogonal(nn.Linear(width, out_dim))
 
     def forward(self, obs: Obs) -> Tensor:
-        """Fields [B, ...] to [B, out_dim]."""
+        """Encode fields [B, ...] as [B, out_dim]."""
         return torch.relu(self.linear(self.convs(obs[self.key].float() / 255)))

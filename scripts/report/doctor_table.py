@@ -11,13 +11,13 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from firstlight.agents.diagnostics.doctor import Evidence
-    from firstlight.agents.diagnostics.run_diagnostics import Examination
+    from firstlight.agents.diagnostics.run_diagnostics import DiagnosticsResult
 
 _WORDS = ("source", "falls with visits", "without it", "verdict")  # columns aligned to the left
 _COLUMNS = ("source", "weight", "per step", "share", *_WORDS[1:])
 
 
-def report(seen: Examination) -> list[str]:
+def report(seen: DiagnosticsResult) -> list[str]:
     """Format the result of an examination as lines of text."""
     from firstlight.agents.diagnostics.doctor import shares_of
 

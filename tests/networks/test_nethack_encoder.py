@@ -191,7 +191,7 @@ def test_the_picture_of_oni_is_the_crop_drawn_character_by_character():
     ("kind", "keys", "complaint"),
     [
         (NetHack, ("glyphs", "message"), "needs the observation 'blstats'"),
-        (NetHack, (*PLAIN, "chars"), "does not look at 'chars'"),
+        (NetHack, (*PLAIN, "chars"), "does not use 'chars'"),
         (ONINet, PLAIN, "needs the observation 'chars'"),
     ],
 )

@@ -6,15 +6,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from uncompiled import compiled, passes_uncompiled
+from python_kernels import use_python_kernels
 
-from firstlight.networks.encoders import NetHack
-from firstlight.networks.encoders.nethack_kernels import (
-    BestWindows,
-    best_windows,
-    number_glyphs,
-    patch_rows,
-)
+from firstlight.networks.encoders import NetHack, nethack_kernels
 from firstlight.networks.encoders.nethack_parts import STONE
 
 H, W, GLYPHS = 21, 79, 5976
@@ -115,21 +109,32 @@ def test_a_glyph_that_is_none_is_refused():
             NetHack(SPACE, hidden=32)(obs)
 
 
+@pytest.fixture(params=["compiled", "python"])
+def kernels(request, monkeypatch):
+    """Test a kernel both as compiled and as the Python function that it is compiled from."""
+    if request.param == "python":
+        use_python_kernels(monkeypatch, nethack_kernels)
+
+
+@pytest.mark.usefixtures("kernels")
 def test_kernels_number_the_glyphs_that_occur():
     glyphs = np.array([[7, 3, 9], [3, 7, 0]], np.int16)
-    numbers, chosen = number_glyphs(glyphs, 11, 9)
+    numbers, chosen = nethack_kernels.number_glyphs(glyphs, 11, 9)
     assert chosen.tolist() == [0, 3, 7]
     assert numbers[chosen].tolist() == [0, 1, 2]
     assert (np.delete(numbers, chosen) == -1).all()
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("stride", [(1, 1), (2, 3)])
 def test_kernels_find_the_rows_of_every_patch(stride):
     rng = np.random.default_rng(0)
     glyphs = rng.integers(0, 5, (3, 6, 7)).astype(np.int16)
     corner = np.array([[0, 0], [-2, 3], [4, -1]])
     numbers, kernel, shape = np.array([-1, 0, 1, -1, 2], np.int32), (2, 3), (4, 3)
-    rows, counts = patch_rows(glyphs, corner, numbers, kernel=kernel, stride=stride, shape=shape)
+    rows, counts = nethack_kernels.patch_rows(
+        glyphs, corner, numbers, kernel=kernel, stride=stride, shape=shape
+    )
     for n, (b, i, j) in enumerate(product(range(3), range(4), range(3))):
         wanted = []
         for u, v in product(range(2), range(3)):
@@ -139,12 +144,13 @@ def test_kernels_find_the_rows_of_every_patch(stride):
         assert rows[n, : counts[n]].tolist() == wanted
 
 
+@pytest.mark.usefixtures("kernels")
 def test_kernels_read_the_best_window():
     rng = np.random.default_rng(0)
     text = levels()["message"].numpy()[:4, :12]
     table = rng.normal(size=(256, 3, 5)).astype(np.float32)
     best, at = np.empty((4, 5), np.float32), np.empty((4, 5), np.int32)
-    best_windows(text, table, best, at)
+    nethack_kernels.best_windows(text, table, best, at)
     for b, c in product(range(4), range(5)):
         sums = {12: 0.0}  # the empty window
         for start in range(-2, 12):
@@ -153,11 +159,6 @@ def test_kernels_read_the_best_window():
         assert best[b, c] == pytest.approx(max(sums.values()), rel=1e-5)
         assert sums[at[b, c]] == pytest.approx(max(sums.values()), rel=1e-5)
     tensor = torch.from_numpy(table).requires_grad_()
-    BestWindows.apply(torch.from_numpy(text), tensor).sum().backward()
+    nethack_kernels.BestWindows.apply(torch.from_numpy(text), tensor).sum().backward()
     # the sum of the best is linear in the table, so its gradient gives it back
     assert float((tensor.grad * tensor.detach()).sum()) == pytest.approx(best.sum(), rel=1e-4)
-
-
-@compiled
-def test_they_pass_uncompiled_too():
-    passes_uncompiled(__file__, "kernels_", count=4)

@@ -10,7 +10,7 @@ from command_line import command
 from hydra import compose, initialize_config_module
 
 from firstlight.agents.diagnostics.doctor import Evidence
-from firstlight.agents.diagnostics.run_diagnostics import Examination
+from firstlight.agents.diagnostics.run_diagnostics import DiagnosticsResult
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.scripts import train
 from firstlight.scripts.report.doctor_table import report
@@ -99,7 +99,7 @@ def test_bad_options_are_one_line(words, empty):
 
 def test_an_unknown_correlation_is_shown_as_unknown():
     evidence = {"reward": Evidence(1.0), "count": Evidence(0.01, novelty=True)}
-    lines = report(Examination(evidence, "5fe7cbe8", [], 100, 2.0))
+    lines = report(DiagnosticsResult(evidence, "5fe7cbe8", [], 100, 2.0))
     assert lines[0] == "100 environment steps in 2 seconds"
     (row,) = [line for line in lines if line.startswith("count")]
     assert row.split() == ["count", "0.01", "0", "0.0%", "unknown", "-", "ok"]
