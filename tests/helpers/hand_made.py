@@ -17,15 +17,14 @@ def rollout(
     finals: Mapping[tuple[int, int], Obs] | None = None,
     env_ids: Tensor | None = None,
 ) -> Rollout:
-    """A rollout that shows `obs` [T+1, N, ...].
+    """Build a rollout with observations `obs` [T+1, N, ...].
 
     Args:
-        obs: what is seen.
-        info: side channels.
+        obs: observations.
+        info: info channels.
         is_first: [T+1, N] bool; default only the first row.
         valid: [T, N] bool; default all.
-        finals: (t, n) to the last observation of the episode that was cut there, hidden by the
-            first one of the next.
+        finals: (t, n) to the true last observation of an episode that is truncated there.
         env_ids: [N]; default 0 to N-1.
     """
     T, N = next(iter(obs.values())).shape[:2]
@@ -67,7 +66,7 @@ def rollout(
 def random_rollout(
     numbers: torch.Generator, T: int, N: int, num_states: int, *, opens: float = 0.1
 ) -> Rollout:
-    """A random walk over numbered states, {"obs": [T+1, N] int64}, with ends, resets and holes."""
+    """Build a random walk over numbered states, with episode ends, resets and invalid rows."""
 
     def chance(p: float, *shape: int) -> Tensor:
         return torch.rand(shape, generator=numbers) < p
@@ -85,5 +84,11 @@ def random_rollout(
 
 
 def state_of(x: Tensor) -> Obs:
-    """Observations under the name that a plain Box has."""
+    """Observations under the key of a plain Box space."""
     return {"obs": x}
+
+
+def noise(rollout: Rollout, seed: int = 0, low: float = 0.0) -> Tensor:
+    """Uniform random bonuses [T, N] between `low` and 1."""
+    numbers = torch.Generator().manual_seed(seed)
+    return low + (1 - low) * torch.rand(rollout.reward.shape, generator=numbers)

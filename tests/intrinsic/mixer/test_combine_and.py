@@ -4,21 +4,10 @@ import math
 
 import pytest
 import torch
+from hand_made import noise
 
-from firstlight import envs
 from firstlight.intrinsic import Linear, RewardMixer, Sum, Term
 from firstlight.intrinsic.mixer import Krc, Product
-
-
-@pytest.fixture
-def rollout():
-    vec = envs.Chain(6, length=3, autoreset="next_step")
-    return envs.Runner(vec).collect(envs.RandomActor(vec.act_space), 40)
-
-
-def noise(rollout, seed=0, low=0.0):
-    numbers = torch.Generator().manual_seed(seed)
-    return low + (1 - low) * torch.rand(rollout.reward.shape, generator=numbers)
 
 
 @pytest.mark.parametrize("heads", [True, False])

@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 import torch
+from hand_made import noise
 
 from firstlight import envs
 from firstlight.agents import MLP, PPO, ActorCritic, Trainer
@@ -31,17 +32,6 @@ EVERY = {
     "equality": lambda: Lagrangian(thresholds={"b": 0.5}, equality=True, per="step"),
 }
 every = pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
-
-
-@pytest.fixture
-def rollout():
-    vec = envs.Chain(6, length=3, autoreset="next_step")
-    return envs.Runner(vec).collect(envs.RandomActor(vec.act_space), 40)
-
-
-def noise(rollout, seed=0, low=0.0):
-    numbers = torch.Generator().manual_seed(seed)
-    return low + (1 - low) * torch.rand(rollout.reward.shape, generator=numbers)
 
 
 def make_policy(vec, num_streams=1, seed=0):

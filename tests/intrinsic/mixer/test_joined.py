@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hand_made import noise
 
-from firstlight import envs
 from firstlight.intrinsic import Heads, RewardMixer, Sum, Term
 from firstlight.intrinsic.mixer import Krc, Product, ShareCap
 
@@ -17,19 +17,6 @@ JOINING = {
     "krc, one head": lambda: Krc(heads=False),
 }
 joining = pytest.mark.parametrize("make", JOINING.values(), ids=JOINING)
-
-
-@pytest.fixture
-def rollout():
-    vec = envs.Chain(6, length=2, autoreset="next_step")
-    rollout = envs.Runner(vec).collect(envs.RandomActor(vec.act_space), 40)
-    assert not rollout.valid.all()
-    assert rollout.reward.any()
-    return rollout
-
-
-def noise(rollout, seed=0):
-    return torch.rand(rollout.reward.shape, generator=torch.Generator().manual_seed(seed))
 
 
 def metrics_of(rollout, terms, combine, bonus):
@@ -89,7 +76,11 @@ def test_shares_do_not_depend_on_units_that_cancel_in_the_bonus(rollout, make):
 @joining
 def test_the_correlation_with_the_bonus_is_high_for_the_deciding_factor(rollout, make):
     gate = (noise(rollout) < 0.1).float()
-    bonus = {"gate": gate, "wide": 0.5 + noise(rollout, 1), "flat": torch.full_like(gate, 0.3)}
+    bonus = {
+        "gate": gate,
+        "wide": 0.5 + noise(rollout, 1),
+        "flat": torch.full_like(gate, 0.3),
+    }
     mixer = RewardMixer({name: Term() for name in bonus}, make())
     rewards = mixer(rollout, bonus)
     metrics = mixer.update(rollout, rewards)
@@ -149,7 +140,10 @@ def test_an_exploding_joint_bonus_is_limited_to_its_share(rollout, make, capped)
 
 @joining
 def test_a_budget_keeps_signs_and_proportions_of_the_joint_bonus(rollout, make):
-    bonus = {"a": noise(rollout) - 0.5, "b": (noise(rollout, 1) - 0.3).clamp(min=0) * 1e4}
+    bonus = {
+        "a": noise(rollout) - 0.5,
+        "b": (noise(rollout, 1) - 0.3).clamp(min=0) * 1e4,
+    }
     free = RewardMixer({"a": Term(), "b": Term()}, make())(rollout, bonus).contributed["a"]
     terms = {"a": Term(), "b": Term(budget=ShareCap(share=0.2))}
     held = RewardMixer(terms, make())(rollout, bonus).contributed["a"]

@@ -6,21 +6,11 @@ import math
 import hand_made
 import pytest
 import torch
+from hand_made import noise
 
 from firstlight import envs
 from firstlight.intrinsic import RewardMixer, Term
 from firstlight.intrinsic.mixer import Lagrangian, ThresholdSearch
-
-
-@pytest.fixture
-def rollout():
-    vec = envs.Chain(6, length=3, autoreset="next_step")
-    return envs.Runner(vec).collect(envs.RandomActor(vec.act_space), 40)
-
-
-def noise(rollout, seed=0, low=0.0):
-    numbers = torch.Generator().manual_seed(seed)
-    return low + (1 - low) * torch.rand(rollout.reward.shape, generator=numbers)
 
 
 def bandit(mixer, pays, iterations=600, entropy=0.1, N=256):

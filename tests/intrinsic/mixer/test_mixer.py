@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hand_made import noise
 
-from firstlight.envs import Chain, RandomActor, Runner
 from firstlight.intrinsic import (
     Heads,
     Linear,
@@ -22,17 +22,6 @@ from firstlight.intrinsic import (
 )
 from firstlight.intrinsic import mixer as mixer_package
 from firstlight.intrinsic.mixer import EpisodeCap, SoftMin, ZScore
-
-
-@pytest.fixture
-def rollout():
-    return Runner(Chain(6, length=3, autoreset="next_step")).collect(
-        RandomActor(Chain().act_space), 40
-    )
-
-
-def noise(rollout, seed=0):
-    return torch.rand(rollout.reward.shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_sum_is_a_hand_added_reward_bit_for_bit(rollout):

@@ -6,20 +6,10 @@ import math
 import pytest
 import torch
 
-from firstlight import envs
 from firstlight.intrinsic import Heads, RewardMixer, Term
 from firstlight.intrinsic.mixer import EpisodeCap, Lagrangian, ShareCap
 
 MIXED = {"reward": Term(weight=2.0), "a": Term(weight=0.5), "b": Term(weight=-0.25)}
-
-
-@pytest.fixture
-def rollout():
-    vec = envs.Chain(6, length=2, autoreset="next_step")
-    rollout = envs.Runner(vec).collect(envs.RandomActor(vec.act_space), 40)
-    assert not rollout.valid.all()
-    assert rollout.reward.any()
-    return rollout
 
 
 def noise(rollout, seed=0, K=None):
