@@ -107,7 +107,7 @@ def test_what_raises_costs_its_own_episode_and_no_worker(caplog):
     assert 5 < vec.restarts == ledger.lost == lost < 60  # 20 are expected
     assert ledger.valid == 250 * N - lost
     assert pids(vec) == before
-    assert caplog.text.count("action 0) raised; it is made anew") == lost
+    assert caplog.text.count("action 0) raised; it is made again") == lost
     vec.close()
 
 
@@ -238,7 +238,7 @@ def test_a_death_outside_of_a_step_is_raised_and_the_next_step_gets_over_it(vec)
     ledger = Ledger(1, vec.reset(1)[0])
     points = vec.snapshots()
     os.kill(pids(vec)[0], signal.SIGKILL)
-    with pytest.raises(OSError, match="worker 0 of Counting died of SIGKILL in points"):
+    with pytest.raises(OSError, match="worker 0 of Counting died of SIGKILL in snapshots"):
         vec.state_dict()  # so a save is skipped
     ledger.add(vec.step(still()))
     assert ledger.lost == 2
