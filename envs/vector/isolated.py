@@ -43,7 +43,8 @@ class Isolated(VecEnv):
     is started, and the step is a row that is not `valid`, in which every environment begins an
     episode from a new seed and is in `Step.crashed_ids`. The runner counts the row before as
     truncated, so that no return crosses the crash. Each death is logged with its cause and counted
-    in `restarts`. Exceptions of the environments, such as ValueError for an impossible action, are raised here.
+    in `restarts`. Exceptions of the environments, such as ValueError for an impossible action, are
+    raised here.
 
     Data goes through a pipe, which slows small environments down. A script that uses this class
     must guard its main part by ``if __name__ == "__main__"``, as with any child process.
