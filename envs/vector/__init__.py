@@ -1,1 +1,1 @@
-"""Ways of stepping many environments at once: Gymnasium, EnvPool, processes."""
+"""Vector environments: Gymnasium, EnvPool, one child process, and a pool of worker processes."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-import copyreg
 import io
 import os
-import pickle
 import signal
 import threading
 import time
 import traceback
-from collections import ChainMap
 from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -24,6 +22,7 @@ CLOSE = "close"  # the call after which the child ends
 UNREQUESTED = -1  # number of a message that answers no call
 
 _CHECK_PARENT_SECONDS = 0.5
+_PROTOCOL = 5  # of messages
 
 Served = TypeVar("Served")
 
@@ -118,21 +117,21 @@ def portable(error: Exception) -> Exception:
 
 
 def dumps(value: Any) -> bytes:
-    """Pickle `value`, its tensors as arrays, which is several times faster.
+    """Serialise `value` as `Connection.send` does, but tensors as arrays, which is faster.
 
     >>> loads(dumps({"a": (torch.zeros(2), 3)}))
     {'a': (tensor([0., 0.]), 3)}
     """
     buffer = io.BytesIO()
-    pickler = pickle.Pickler(buffer, pickle.HIGHEST_PROTOCOL)
-    pickler.dispatch_table = _DISPATCH
+    pickler: Any = ForkingPickler(buffer, _PROTOCOL)
+    pickler.dispatch_table[Tensor] = _reduce_tensor  # a table of this pickler alone
     pickler.dump(value)
     return buffer.getvalue()
 
 
 def loads(message: bytes) -> Any:
-    """Unpickle what `dumps` pickled."""
-    return pickle.loads(message)
+    """Return the value of a message of `dumps`."""
+    return ForkingPickler.loads(message)
 
 
 def _reduce_tensor(tensor: Tensor) -> tuple[Callable[[np.ndarray], Tensor], tuple[np.ndarray]]:
@@ -141,6 +140,3 @@ def _reduce_tensor(tensor: Tensor) -> tuple[Callable[[np.ndarray], Tensor], tupl
 
 def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array)
-
-
-_DISPATCH: Any = ChainMap({Tensor: _reduce_tensor}, copyreg.dispatch_table)

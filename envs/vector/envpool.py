@@ -17,7 +17,7 @@ from torch import Tensor
 from firstlight.envs.seeding import derive_many
 from firstlight.envs.types import Obs, Step, map_obs
 from firstlight.envs.vec import VecEnv, checked_actions, dotted, lawful, leaves
-from firstlight.envs.vector.envpool_threads import Freed, threads, wait_asleep
+from firstlight.envs.vector.envpool_threads import ClosedPool, threads, wait_asleep
 from firstlight.envs.vector.isolated import Isolated
 
 _NO_IDS = torch.zeros(0, dtype=torch.int64)
@@ -34,14 +34,14 @@ def make(
     isolated: bool = False,
     **options: Any,
 ) -> VecEnv:
-    """`num_envs` native environments of one EnvPool task.
+    """Make `num_envs` native environments of one EnvPool task.
 
     Args:
         id: see `EnvPoolVec`.
         num_envs: `N`.
-        num_threads: of EnvPool; 0 lets it choose.
-        isolated: run them in a process of its own, so that an abort in C++ is not the run's end.
-        **options: of `EnvPoolVec`.
+        num_threads: threads of EnvPool; 0 lets it choose.
+        isolated: run them in a child process, so that an abort in C++ does not end the run.
+        **options: further keywords of `EnvPoolVec`.
     """
     factory = functools.partial(
         EnvPoolVec, id, num_envs=num_envs, num_threads=num_threads, **options
@@ -52,32 +52,30 @@ def make(
 class EnvPoolVec(VecEnv):
     """`num_envs` native environments of one EnvPool task.
 
-    EnvPool resets on the call *after* an episode's end: that call's row is not `valid`, the
-    observation before it is the true last one, so nothing is ever hidden. Actions are checked
-    here because an impossible one aborts the process inside EnvPool. Each environment has a seed
-    of its own derived from the run's; EnvPool fixes seeds at construction, so `reset(seed)` builds
-    the pool anew (some milliseconds).
+    EnvPool resets an environment in the call *after* the end of its episode. The row of that call
+    is not `valid`, and the observation before it is the true last one. Actions are checked here,
+    because an impossible one aborts the process inside EnvPool. Each environment has its own seed,
+    derived from the run's. EnvPool takes seeds at construction only, so `reset(seed)` makes a new
+    pool (some milliseconds).
 
-    EnvPool keeps its state in C++ and cannot be set back: `resume` is "dropped".
+    Steps read the arrays of EnvPool's C++ by their names, without its conversion to nested
+    dictionaries, which takes a tenth of a step of 64 small environments.
 
-    Steps go past EnvPool's own conversion of actions and answers to nested dictionaries, a tenth of
-    a step of 64 small environments, by the names of fields that its C++ gives.
-
-    Nested observations get dotted names, int32 becomes int64 and float64 float32, whole-numbered
-    action boxes become MultiDiscrete, and an info field `success` or `is_success` becomes the
-    channel "success". What each family of tasks shows is in docs/environments.md.
+    Nested observations get dotted names, int32 becomes int64 and float64 float32, action boxes of
+    integers become MultiDiscrete, and an info field `success` or `is_success` becomes the side
+    channel "success". docs/environments.md lists the fields of each family of tasks.
 
     Args:
         id: EnvPool's name of the task, such as "MiniGrid-DoorKey-8x8-v0".
         num_envs: `N`.
-        num_threads: of EnvPool; 0 lets it choose.
-        obs_keys: observation fields to show; default all but MiniGrid's `mission`, which is text.
-        info_keys: info fields to carry as side channels; default every numeric one.
+        num_threads: threads of EnvPool; 0 lets it choose.
+        obs_keys: observation fields; default all but MiniGrid's `mission`, which is text.
+        info_keys: info fields that become side channels; default every numeric one.
         success_threshold: see `VecEnv`.
         **options: EnvPool's own keywords, such as `max_episode_steps`.
 
     Raises:
-        ValueError: if there is no such task or field, or the task has several players.
+        ValueError: for an unknown task or field, or a task with several players.
     """
 
     def __init__(
@@ -99,7 +97,7 @@ class EnvPoolVec(VecEnv):
         self.num_envs, self.success_threshold = num_envs, success_threshold
         self._make = {"task_id": id, "num_envs": num_envs, "num_threads": num_threads, **options}
         self._rendering = False
-        self._pool: Any = Freed()
+        self._pool: Any = ClosedPool()
         self._build(0)
         players = self._pool.config["max_num_players"]
         if players > 1:
@@ -107,8 +105,8 @@ class EnvPoolVec(VecEnv):
         found = {dotted(path): (path, s) for path, s in leaves(self._pool.observation_space)}
         shown = obs_keys or [name for name, (path, _) in found.items() if not _TEXT & {*path}]
         shown = _known(id, "observation", shown, found)
-        self.obs_space = spaces.Dict({name: _shown(found[name][1]) for name in shown})
-        self.act_space = _taken(self._pool.action_space)
+        self.obs_space = spaces.Dict({name: _obs_space(found[name][1]) for name in shown})
+        self.act_space = _action_space(self._pool.action_space)
         _, info = self._pool.reset()
         fields = {
             k: v for k, v in info.items() if k not in _BOOKKEEPING and isinstance(v, np.ndarray)
@@ -133,12 +131,12 @@ class EnvPoolVec(VecEnv):
         self._action_dtype = [*self._pool.spec.action_array_spec.values()][-1].dtype
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
-        """Begin an episode everywhere, on a pool built from `seed` if one is given."""
+        """Begin an episode everywhere, in a new pool if `seed` is given."""
         if seed is not None:
             self._build(seed)
         self._pool._reset(self._env_ids)
         self._over = np.zeros(self.num_envs, bool)
-        now = self._shown(self._pool._recv())
+        now = self._fields(self._pool._recv())
         self._nothing = [map_obs(lambda field: field[:0].clone(), fields) for fields in now]
         return now
 
@@ -148,23 +146,23 @@ class EnvPoolVec(VecEnv):
         return self.recv()
 
     def send(self, action: Tensor) -> None:
-        """Begin a step in EnvPool's threads."""
+        """Start a step in EnvPool's threads."""
         array = checked_actions(action, self.act_space, self.num_envs)
         array = array.astype(self._action_dtype, order="C", copy=False)
         self._pool._send([self._env_ids, self._env_ids, array])
 
     def recv(self) -> Step:
-        """Wait for the step begun by `send`."""
+        """Wait for the step started by `send`."""
         fields = self._pool._recv()
         done, truncated = fields[self._done], fields[self._truncated]
         started, self._over = self._over, done | truncated
-        paid = fields[self._reward].astype(np.float32)
-        paid[started] = 0  # some tasks pay for the reset itself
-        obs, info = self._shown(fields)
+        reward = fields[self._reward].astype(np.float32)
+        reward[started] = 0  # some tasks give a reward for the reset itself
+        obs, info = self._fields(fields)
         return Step(
             obs=obs,
             info=info,
-            reward=torch.from_numpy(paid),
+            reward=torch.from_numpy(reward),
             terminated=torch.from_numpy(done & ~truncated),
             truncated=torch.from_numpy(truncated),
             valid=torch.from_numpy(~started),
@@ -178,20 +176,20 @@ class EnvPoolVec(VecEnv):
         """Picture of one environment, [H, W, 3] uint8. Call `enable_rendering` before `reset`."""
         if not self._rendering:
             raise RuntimeError(
-                "call enable_rendering() before reset(); EnvPool decides at construction"
+                "EnvPool prepares rendering at construction: call enable_rendering() before reset()"
             )
         return self._pool.render(env_ids=[env_id])[0]
 
     def enable_rendering(self) -> None:
-        """Build the pool anew, able to render."""
+        """Make a new pool that can render."""
         self._rendering = True
         self.reset(self._seed)
 
     def close(self) -> None:
         """Free the pool. May be called again."""
-        if not isinstance(self._pool, Freed):
+        if not isinstance(self._pool, ClosedPool):
             wait_asleep(self._threads)
-            self._pool = Freed()
+            self._pool = ClosedPool()
 
     def __del__(self) -> None:
         if "_pool" in self.__dict__:
@@ -206,19 +204,21 @@ class EnvPoolVec(VecEnv):
         self._pool = envpool.make_gymnasium(**self._make, **mode, seed=seeds)
         self._threads = threads() - before
         if self._pool.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
-            raise ValueError(f"this EnvPool resets in another way: {self._pool.metadata}")
+            raise ValueError(
+                f"the autoreset mode must be NEXT_STEP, its metadata are {self._pool.metadata}"
+            )
 
-    def _shown(self, fields: list[np.ndarray]) -> tuple[Obs, Obs]:
-        """Observations and side channels among what EnvPool's C++ answers."""
-        obs = {name: _tensor(fields[i]) for name, i in self._obs.items()}
-        info = {name: _tensor(fields[i]) for name, i in self._info.items()}
+    def _fields(self, arrays: list[np.ndarray]) -> tuple[Obs, Obs]:
+        """Observations and side channels from the arrays of EnvPool's C++."""
+        obs = {name: _tensor(arrays[i]) for name, i in self._obs.items()}
+        info = {name: _tensor(arrays[i]) for name, i in self._info.items()}
         if self._success is not None:
-            info["success"] = torch.from_numpy((fields[self._success] > 0).astype(np.int8))
+            info["success"] = torch.from_numpy((arrays[self._success] > 0).astype(np.int8))
         return obs, info
 
 
 def _path(key: str) -> tuple[str, ...]:
-    """Where EnvPool's Python puts a field of its C++, such as "info:agent_pos"."""
+    """Path in EnvPool's nested dictionaries of a field of its C++, such as "info:agent_pos"."""
     return tuple(key.replace(":", ".").split("."))
 
 
@@ -232,7 +232,7 @@ def _known(
 
 @functools.cache
 def _dtype(dtype: np.dtype) -> np.dtype:
-    """What a field of this dtype becomes."""
+    """Dtype of the tensor of a field."""
     return np.dtype(np.int64) if dtype == np.int32 else lawful(dtype)
 
 
@@ -241,7 +241,7 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 
 def _bounds(box: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Low and high; where EnvPool has none it says the least positive and the greatest number."""
+    """Bounds of a box; EnvPool gives its smallest positive or largest number for no bound."""
     if box.dtype.kind != "f":
         return box.low, box.high
     limits = np.finfo(box.dtype)
@@ -250,8 +250,8 @@ def _bounds(box: Any) -> tuple[np.ndarray, np.ndarray]:
     return low, np.where(box.high == limits.max, np.inf, box.high)
 
 
-def _shown(space: Any) -> spaces.Space:
-    """The space of an observation as a tensor shows it."""
+def _obs_space(space: Any) -> spaces.Space:
+    """Space of an observation field as a tensor."""
     if not isinstance(space, spaces.Box):
         return space
     dtype: Any = _dtype(np.dtype(space.dtype))
@@ -259,8 +259,8 @@ def _shown(space: Any) -> spaces.Space:
     return spaces.Box(low, high, space.shape, dtype.type)
 
 
-def _taken(space: Any) -> spaces.Space:
-    """The space of actions as a policy takes it."""
+def _action_space(space: Any) -> spaces.Space:
+    """Space of a policy's actions."""
     if not isinstance(space, spaces.Box):
         return space
     dtype: Any = np.dtype(space.dtype)
@@ -271,7 +271,7 @@ def _taken(space: Any) -> spaces.Space:
 
 
 def _space_of(array: np.ndarray) -> spaces.Box:
-    """Box of one environment's info field, unbounded within its dtype."""
+    """Box of one environment's info field, bounded by its dtype only."""
     dtype: Any = _dtype(array.dtype)
     limits: Any = np.finfo(np.float32)
     if dtype.kind != "f":

@@ -1,4 +1,4 @@
-"""When EnvPool's threads sleep: only then is it safe to free a pool."""
+"""Wait until EnvPool's threads sleep, because freeing a pool before can hang the process."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from typing import Any
 _TASKS = Path("/proc/self/task")
 
 
-class Freed:
-    """Stands where a pool was; whoever asks it for anything is told that it is closed."""
+class ClosedPool:
+    """Stand-in for a freed pool; any use of it raises ValueError."""
 
     def __getattr__(self, name: str) -> Any:
-        raise ValueError("this vector of environments is closed")
+        raise ValueError("this vector environment is closed: call reset(seed) to open it again")
 
 
 def threads() -> set[int]:
-    """Ids of this process's threads; none where the system does not list them."""
+    """Ids of this process's threads; none if the system does not list them."""
     with contextlib.suppress(OSError):
         return {int(name) for name in os.listdir(_TASKS)}
     return set()
 
 
 def wait_asleep(ids: Iterable[int], seconds: float = 5.0) -> bool:
-    """Wait until each thread of `ids` sleeps or has ended. Returns whether they do.
+    """Wait until each thread of `ids` sleeps or has ended. Returns False after `seconds`.
 
-    A thread of EnvPool 1.2.5 keeps a stock of buffers. A pool that is freed sets a flag and takes
-    one more buffer, without letting go of Python's lock. Was the thread interrupted after it had
-    put its first buffer there, and did a `recv` take that one, then it sees the flag, puts no
-    other, and the process stands still for ever. Once it sleeps, its stock is full.
+    A thread of EnvPool 1.2.5 keeps a queue of buffers filled. Freeing a pool sets a stop flag and
+    takes one more buffer from the queue, while it holds Python's lock. If the thread was
+    interrupted after its first buffer, and a `recv` has taken that buffer, it sees the flag, adds
+    no other, and the process waits for ever. A thread that sleeps has filled its queue.
     """
     if not _TASKS.exists():
         time.sleep(0.01)  # it needs some microseconds

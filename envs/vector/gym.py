@@ -1,4 +1,4 @@
-"""Any Gymnasium environment as a `VecEnv`."""
+"""Gymnasium environments as a `VecEnv`."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ Factory = Callable[[], gymnasium.Env]
 
 
 class GymVec(VecEnv):
-    """Gymnasium environments stepped together, each reset with a seed of its own every episode.
+    """Gymnasium environments stepped together; every episode has its own seed.
 
-    Text fields are not shown to the policy; a plain Box or Discrete observation becomes the field
-    ``"obs"``, nested fields get dotted names, dtypes become `lawful`. The info channel
-    ``"success"`` carries the environment's ``info["success"]`` or ``info["is_success"]`` (-1 where
-    it gives none).
+    Text fields are left out; a plain Box or Discrete observation becomes the field ``"obs"``,
+    nested fields get dotted names, dtypes become those of `lawful`. The side channel
+    ``"success"`` has the environment's ``info["success"]`` or ``info["is_success"]`` (-1 if
+    it has none).
 
     Args:
         factories: one callable per environment; with `asynchronous` they must pickle.
-        asynchronous: step in one process per environment.
+        asynchronous: step each environment in its own process.
         success_threshold: see `VecEnv`.
-        info_space: further info fields to carry as side channels, one environment's spaces.
+        info_space: further info fields that become side channels, spaces of one environment.
         reported: see `VecEnv`.
 
     >>> vec = GymVec([lambda: gymnasium.make("CartPole-v1")] * 2)
@@ -78,7 +78,7 @@ class GymVec(VecEnv):
         self._episode = np.zeros(self.num_envs, np.int64)
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
-        """Begin an episode everywhere; `seed` begins a new sequence of episode seeds."""
+        """Begin an episode everywhere; `seed` starts a new sequence of episode seeds."""
         if seed is not None:
             self._seed = seed
             self._episode[:] = 0
@@ -115,36 +115,36 @@ class GymVec(VecEnv):
 
     def snapshots(self) -> list[Snapshot]:
         """Seed and actions of each open episode."""
-        return list(self._vec.call("recorded"))
+        return list(self._vec.call("snapshot"))
 
-    def restore(self, env_ids: Tensor, points: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
-        """Live the episodes of `points` again; each worker process does its own."""
+    def restore(self, env_ids: Tensor, snapshots: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
+        """Set environments back by replaying seeds and actions, in parallel if `asynchronous`."""
         ids = env_ids.tolist()
-        answers = list(self._vec.call("replay", dict(zip(ids, points, strict=True))))
-        lost = np.zeros(self.num_envs, bool)
-        lost[[i for i in ids if answers[i] is None]] = True
-        if lost.any():
-            begun = self._vec.call("begin", self._next_seeds(lost))
-            answers = [b if gone else a for a, b, gone in zip(answers, begun, lost, strict=True)]
+        replayed = list(self._vec.call("replay", dict(zip(ids, snapshots, strict=True))))
+        restarted = np.zeros(self.num_envs, bool)
+        restarted[[i for i in ids if replayed[i] is None]] = True
+        if restarted.any():
+            begun = self._vec.call("reset_from", self._next_seeds(restarted))
+            replayed = [new or old for old, new in zip(replayed, begun, strict=True)]
         obs = {
-            name: _tensor(np.stack([dig(answers[i][0], path) for i in ids]), space)
+            name: _tensor(np.stack([dig(replayed[i][0], path) for i in ids]), space)
             for name, (path, space) in self._fields.items()
         }
         infos: dict[str, Any] = {}
         for i in ids:
-            infos = self._vec._add_info(infos, answers[i][1], i)
-        return obs, take(self._info(infos), env_ids), torch.from_numpy(lost)[env_ids]
+            infos = self._vec._add_info(infos, replayed[i][1], i)
+        return obs, take(self._info(infos), env_ids), torch.from_numpy(restarted)[env_ids]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where each environment stands, and how many episodes it began."""
-        points = [dataclasses.asdict(point) for point in self.snapshots()]
-        return {"seed": self._seed, "episode": self._episode.copy(), "points": points}
+        """Snapshot of each environment, and the number of episodes that it began."""
+        snapshots = [dataclasses.asdict(snapshot) for snapshot in self.snapshots()]
+        return {"seed": self._seed, "episode": self._episode.copy(), "points": snapshots}
 
     def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
-        """Take such a state back, episode by episode."""
+        """Load what `state_dict` returned, by replay. Returns what `restore` does."""
         self._seed, self._episode = state["seed"], state["episode"].copy()
-        points = [Snapshot(**point) for point in state["points"]]
-        return self.restore(torch.arange(self.num_envs), points)
+        snapshots = [Snapshot(**fields) for fields in state["points"]]
+        return self.restore(torch.arange(self.num_envs), snapshots)
 
     def render(self, env_id: int = 0) -> np.ndarray:
         """Picture of one environment made with `render_mode="rgb_array"`, [H, W, 3] uint8."""
@@ -204,7 +204,7 @@ class _Single:
 
 
 def _refused(vector: VectorEnv) -> ValueError:
-    """Why no vector environment is taken: each resets itself, and few say how, or keep seeds."""
+    """Error for a vector environment, which resets itself and may ignore seeds."""
     return ValueError(
         f"GymVec resets and seeds single environments itself: give it a function that makes one "
         f"for each, as in GymVec([make] * 16), not a {type(vector).__name__} "
@@ -223,7 +223,7 @@ def _vector(factories: Sequence[Factory], asynchronous: bool) -> SyncVectorEnv |
 
 
 def _end_workers(vec: AsyncVectorEnv, seconds: float = SHUTDOWN_SECONDS) -> None:
-    """Close, join and kill by one deadline; Gymnasium's own would wait for ever."""
+    """Ask workers to end, and kill the rest after `seconds`; Gymnasium would wait for ever."""
     if vec.closed:
         return
     vec.closed = True
@@ -243,7 +243,7 @@ def _end_workers(vec: AsyncVectorEnv, seconds: float = SHUTDOWN_SECONDS) -> None
 
 
 def _end_at_exit(vec: weakref.ref[AsyncVectorEnv]) -> None:
-    """Kill what nobody closed, before multiprocessing waits for it."""
+    """Kill workers that were not closed, before multiprocessing waits for them."""
     if (alive := vec()) is not None:
         _end_workers(alive, seconds=0.0)
 
@@ -260,12 +260,12 @@ def make(
     success_threshold: float | None = None,
     **options: Any,
 ) -> GymVec:
-    """`num_envs` copies of a registered Gymnasium environment.
+    """Make `num_envs` copies of a registered Gymnasium environment.
 
     Args:
         id: as in `gymnasium.make`; "module:Name-v0" imports the module first.
         num_envs: `N`.
-        asynchronous: one process per environment.
+        asynchronous: step each environment in its own process.
         success_threshold: see `VecEnv`.
         **options: keywords of the environment.
     """

@@ -1,4 +1,4 @@
-"""Environments in a process of their own, whose death is not the run's."""
+"""Environments in a child process, so that their crash does not end the run."""
 
 from __future__ import annotations
 
@@ -37,27 +37,28 @@ log = logging.getLogger(__name__)
 
 
 class Isolated(VecEnv):
-    """Any `VecEnv` in a child process; if the child dies, its open episodes do and no more.
+    """Any `VecEnv` in a child process; if the child dies, only its open episodes are lost.
 
-    A death in `step` (a C++ abort, a kill, no answer for `timeout` seconds) is answered by a child
-    begun anew and a row that is not `valid`, in which every environment opens an episode from a new
-    seed and is among `Step.crashed_ids`: the runner counts the row before as truncated, so nothing
-    bootstraps across. Each death is logged with its cause, and counted in `restarts`. Exceptions
-    of the environments, such as ValueError for an impossible action, are raised here as they are.
+    If the child dies in `step` (a C++ abort, a kill, no answer for `timeout` seconds), a new child
+    is started, and the step is a row that is not `valid`, in which every environment begins an
+    episode from a new seed and is in `Step.crashed_ids`. The runner counts the row before as
+    truncated, so that no return crosses the crash. Each death is logged with its cause and counted
+    in `restarts`. Exceptions of the environments, such as ValueError for an impossible action, are
+    raised here.
 
-    Data goes through a pipe, which costs small environments some of their speed. A script that uses
-    this must guard its main part by ``if __name__ == "__main__"``, as with any such process.
+    Data goes through a pipe, which slows small environments down. A script that uses this class
+    must guard its main part by ``if __name__ == "__main__"``, as with any child process.
 
     Args:
         factory: makes the `VecEnv`; must pickle, so it is a function at the top of a module, a
             class, or a `functools.partial` of one.
-        max_restarts: deaths in a row (fewer than 1,000 steps apart) that are got over.
-        timeout: seconds after which a child that has not answered is ended; its stack is shown. To
-            make the environments it has five minutes.
+        max_restarts: number of deaths in a row (fewer than 1,000 steps apart) that may happen.
+        timeout: time limit for an answer, in seconds; a child that exceeds it prints its traceback
+            and is replaced. The time limit for making the environments is five minutes.
         start_method: of multiprocessing.
 
     Attributes:
-        restarts: how often the child was begun anew.
+        restarts: number of children that were replaced.
 
     >>> import functools
     >>> from firstlight.envs.worlds.chain import Chain
@@ -85,13 +86,13 @@ class Isolated(VecEnv):
             setattr(self, name, value)  # those that `_attributes` lists
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
-        """Begin an episode everywhere; in a new child if the old one is dead."""
+        """Begin an episode everywhere, in a new child if the old one is dead."""
         if seed is not None:
             self._seed = seed
         try:
             return self._call("reset", seed)
         except WorkerDiedError as death:
-            return self._begin_anew(death)
+            return self._restart(death)
 
     def step(self, action: Tensor) -> Step:
         """Step with `action` [N] int64 or [N, A] float32."""
@@ -99,32 +100,32 @@ class Isolated(VecEnv):
         return self.recv()
 
     def send(self, action: Tensor) -> None:
-        """Let the child begin a step."""
+        """Start a step in the child."""
         self._request("step", action)
 
     def recv(self) -> Step:
-        """Wait for the step begun by `send`."""
+        """Wait for the step started by `send`."""
         try:
             step = self._result(self.timeout)
         except WorkerDiedError as death:
-            return self._lost(*self._begin_anew(death))
+            return self._crashed(*self._restart(death))
         self._steps += 1
         return step
 
     def snapshots(self) -> list[Snapshot]:
-        """Where each environment stands."""
+        """Snapshot of each environment."""
         return self._call("snapshots")
 
     def restore(self, env_ids: Tensor, snapshots: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
-        """Set environments back to saved moments."""
+        """Set environments back to snapshots."""
         return self._call("restore", env_ids, list(snapshots))
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the environments stand, and what decides the seed after the next death."""
+        """State of the environments, and what the seed after the next death depends on."""
         return {"envs": self._call("state_dict"), "seed": self._seed, "restarts": self.restarts}
 
     def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
-        """Take such a state back."""
+        """Load what `state_dict` returned. Returns what `restore` does."""
         self._seed, self.restarts = state["seed"], state["restarts"]
         return self._call("load_state_dict", state["envs"])
 
@@ -133,17 +134,17 @@ class Isolated(VecEnv):
         return self._call("render", env_id)
 
     def enable_rendering(self) -> None:
-        """Make ready for `render`, where that has to be said beforehand."""
+        """Prepare for `render`, also in later children."""
         self._rendering = True
         self._call("enable_rendering")
 
     def close(self) -> None:
-        """End the child; one that has not ended within 5 s is killed."""
+        """End the child; kill it if it has not ended after 5 s."""
         self._closed = True
         self._finalizer()
 
-    def _lost(self, obs: Obs, info: Obs) -> Step:
-        """The row in which every environment begins again."""
+    def _crashed(self, obs: Obs, info: Obs) -> Step:
+        """Row in which every environment begins an episode after a crash."""
         no = torch.zeros(self.num_envs, dtype=torch.bool)
         return Step(
             obs=obs,
@@ -159,8 +160,8 @@ class Isolated(VecEnv):
             crashed_ids=torch.arange(self.num_envs),
         )
 
-    def _begin_anew(self, death: WorkerDiedError) -> tuple[Obs, Obs]:
-        """First observations and info from a new child.
+    def _restart(self, death: WorkerDiedError) -> tuple[Obs, Obs]:
+        """Start a new child. Returns its first observations and side channels.
 
         Raises:
             WorkerDiedError: if children died too often in a row.
@@ -171,7 +172,7 @@ class Isolated(VecEnv):
             if self._in_a_row > self.max_restarts:
                 raise WorkerDiedError(f"{self._in_a_row} deaths in a row: {death}") from death
             self.restarts += 1
-            log.warning("%s; begun anew, its open episodes are lost", death)
+            log.warning("%s; a new one was started, the open episodes are lost", death)
             try:
                 self._finalizer()
                 self._start()
@@ -182,7 +183,7 @@ class Isolated(VecEnv):
                 death = again
 
     def _start(self) -> dict[str, Any]:
-        """Begin a child. Returns the spaces and other attributes of its environments."""
+        """Start a child. Returns the attributes of its environments."""
         name = name_of(self._factory)
         self._child = ChildProcess(
             self._context,
@@ -191,7 +192,7 @@ class Isolated(VecEnv):
             factory_name=name,
             label=f"the process of {name}",
         )
-        # multiprocessing waits for its children when Python ends; this comes before
+        # when Python ends, this runs before multiprocessing waits for its children
         self._finalizer = util.Finalize(self, end_all, args=([self._child],), exitpriority=10)
         return self._result(START_SECONDS)
 

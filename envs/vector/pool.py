@@ -1,4 +1,4 @@
-"""A pool of processes that step Gymnasium environments through shared memory."""
+"""Gymnasium environments in a pool of worker processes with shared memory."""
 
 from __future__ import annotations
 
@@ -23,37 +23,36 @@ from firstlight.envs.vector.worker_pool import WorkerPool
 
 
 class PoolVec(VecEnv):
-    """`num_envs` environments in `num_workers` processes, several in each, for what holds the GIL.
+    """`num_envs` environments in `num_workers` processes, for environments that hold Python's lock.
 
-    Says what `GymVec` says for the same seeds, bit for bit. Observations, rewards, flags and
-    actions lie in shared memory without a name; a step is a ring of a bell for each worker and one
-    back. An environment with a method ``set_buffers(views: dict[str, np.ndarray])`` is given its
-    own rows there, under the names of `obs_space`, and may return them as its observation from then
-    on: what is returned is not copied then. The others' observations are copied row by row.
+    Steps are the same as those of `GymVec` with the same seeds, bit for bit. Observations, rewards,
+    flags and actions are in shared memory; a step notifies each worker once and is notified once by
+    each. A `BufferedEnv` gets its rows of that memory, under the names of `obs_space`, and so saves
+    the copy of its observations.
 
-    An environment that raises loses its episode and is made anew. A worker that dies, or gives no
-    answer for `timeout` seconds, is replaced, and all its open episodes are lost. What is lost
-    opens a new episode in a row that is not `valid` and is among `Step.crashed_ids`; a warning
-    names the environment, the episode's seed, the last action and the stack. All that is counted in
-    `restarts`. RuntimeError is raised beyond `max_restarts`, and for an environment that cannot
-    begin an episode three times in a row.
+    An environment that raises loses its episode and is made again. A worker that dies, or exceeds
+    `timeout`, is replaced, and all its open episodes are lost. An environment with a lost episode
+    begins a new one in a row that is not `valid` and is in `Step.crashed_ids`; a warning names the
+    environment, the seed of the episode, the last action and the traceback. `restarts` counts these
+    failures. RuntimeError is raised beyond `max_restarts`, and if an environment fails to begin an
+    episode three times in a row.
 
-    Besides `send` and `recv`, `send_to` acts on some environments and `recv_ready` takes whichever
-    answer first. The environments of a worker answer together: those that `recv_ready` returned may
-    be sent to again, in one call for those of one worker.
+    Besides `send` and `recv` there are `send_to`, which steps some environments, and `recv_ready`,
+    which receives those that are ready first. The environments of a worker are received together
+    and may then be sent to again, in one call for all environments of one worker.
 
-    A script that uses this must guard its main part by ``if __name__ == "__main__"``.
+    A script that uses this class must guard its main part by ``if __name__ == "__main__"``.
 
     Args:
         make: makes one environment; must pickle, so it is a function at the top of a module, a
             class, or a `functools.partial` of one.
         num_envs: `N`.
-        num_workers: processes; default is one for each CPU that may be used.
-        timeout: seconds that a worker may take for one step of all its environments. To make
-            them it has five minutes.
-        max_restarts: failures that are got over.
+        num_workers: number of processes; default one for each available CPU.
+        timeout: time limit for one step of all environments of a worker, in seconds. The time
+            limit for making them is five minutes.
+        max_restarts: number of failures that may happen.
         success_threshold: see `VecEnv`.
-        info_space: info fields to carry as side channels, one environment's spaces.
+        info_space: info fields that become side channels, spaces of one environment.
         reported: see `VecEnv`.
         start_method: of multiprocessing.
 
@@ -96,7 +95,7 @@ class PoolVec(VecEnv):
             for w, ids in enumerate(shares)
         ]
         self._pool = WorkerPool(context, tasks, timeout, max_restarts)
-        # multiprocessing waits for its children when Python ends; this comes before
+        # when Python ends, this runs before multiprocessing waits for its children
         self._finalizer = util.Finalize(self, self._pool.close, exitpriority=10)
         try:
             self._pool.start()
@@ -110,13 +109,13 @@ class PoolVec(VecEnv):
 
     @property
     def restarts(self) -> int:
-        """How many environments and workers were made anew."""
+        """Number of failures of environments and workers so far."""
         return self._pool.restarts
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
-        """Begin an episode everywhere; `seed` begins a new sequence of episode seeds."""
+        """Begin an episode everywhere; `seed` starts a new sequence of episode seeds."""
         pool = self._ready()
-        pool.receive(pool.num_pending)  # steps that nobody waited for
+        pool.receive(pool.num_pending)  # steps that were sent and not received
         if seed is not None:
             pool.seed, pool.episode[:] = seed, 0
             pool.publish_seeds()
@@ -131,18 +130,18 @@ class PoolVec(VecEnv):
         return self.recv()
 
     def send(self, action: Tensor) -> None:
-        """Let the workers begin a step of all environments."""
+        """Start a step of all environments."""
         self.send_to(torch.arange(self.num_envs), action)
 
     def recv(self) -> Step:
-        """Wait for the step begun by `send`."""
+        """Wait for the step started by `send`."""
         return self.recv_ready(self.num_envs)[1]
 
     def send_to(self, env_ids: Tensor, action: Tensor) -> None:
-        """Let some environments begin a step.
+        """Start a step of some environments.
 
         Args:
-            env_ids: [M] int64, no two alike, of workers that have nothing else to do.
+            env_ids: [M] int64, all different, of workers without a step that is not received.
             action: [M] int64 or [M, A] float32.
         """
         pool, ids = self._ready(), env_ids.numpy()
@@ -154,14 +153,14 @@ class PoolVec(VecEnv):
         for worker in pool.workers_of(ids):
             if len(worker.pending):
                 raise RuntimeError(
-                    f"environments {worker.pending.tolist()} have an answer to be received before "
-                    "others of the same worker are sent to"
+                    f"environments {worker.pending.tolist()} were sent to and not received: call "
+                    "recv_ready() before sending to environments of the same worker"
                 )
         self._memory.action[ids] = actions
         pool.request(ids, STEP)
 
     def recv_ready(self, min_envs: int = 1) -> tuple[Tensor, Step]:
-        """Wait for so many environments and take all that have answered.
+        """Wait for `min_envs` environments and receive all that are ready.
 
         Returns:
             env_ids [M] int64, ascending, and a step whose fields are [M, ...]: row m is environment
@@ -171,12 +170,12 @@ class PoolVec(VecEnv):
         if not 0 < min_envs <= pool.num_pending:
             raise RuntimeError(
                 f"{pool.num_pending} environments were sent to and not received; {min_envs} cannot "
-                "answer"
+                "be received"
             )
         ids = pool.receive(min_envs)
         at = slice(None) if len(ids) == self.num_envs else ids
         flags = (memory.terminated, memory.truncated, memory.failed)
-        terminated, truncated, lost = (field[at].copy() for field in flags)
+        terminated, truncated, crashed = (field[at].copy() for field in flags)
         over = terminated | truncated
         obs, info = self._shown(ids)
         step = Step(
@@ -185,41 +184,41 @@ class PoolVec(VecEnv):
             reward=torch.from_numpy(memory.reward[at].copy()),
             terminated=torch.from_numpy(terminated),
             truncated=torch.from_numpy(truncated),
-            valid=torch.from_numpy(~lost),
-            is_first=torch.from_numpy(over | lost),
+            valid=torch.from_numpy(~crashed),
+            is_first=torch.from_numpy(over | crashed),
             final_ids=torch.from_numpy(ids[over]),
             final_obs=_tensors(memory.final_obs, ids[over]),
             final_info=_tensors(memory.final_info, ids[over]),
-            crashed_ids=torch.from_numpy(ids[lost]),
+            crashed_ids=torch.from_numpy(ids[crashed]),
         )
         return torch.from_numpy(ids), step
 
     def snapshots(self) -> list[Snapshot]:
         """Seed and actions of each open episode."""
         pool = self._idle()
-        return [point for worker in pool.workers for point in pool.call(worker, "snapshots")]
+        return [one for worker in pool.workers for one in pool.call(worker, "snapshots")]
 
-    def restore(self, env_ids: Tensor, points: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
-        """Live the episodes of `points` again; each worker does its own."""
-        goals = dict(zip(env_ids.tolist(), points, strict=True))
-        lost = self._idle().restore(goals)
-        return *self._shown(env_ids.numpy()), torch.isin(env_ids, torch.tensor(lost))
+    def restore(self, env_ids: Tensor, snapshots: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
+        """Set environments back by replaying seeds and actions."""
+        by_env = dict(zip(env_ids.tolist(), snapshots, strict=True))
+        restarted = self._idle().restore(by_env)
+        return *self._shown(env_ids.numpy()), torch.isin(env_ids, torch.tensor(restarted))
 
     def state_dict(self) -> dict[str, Any]:
-        """Where each environment stands, the episodes it began, and the restarts."""
-        points, pool = [dataclasses.asdict(point) for point in self.snapshots()], self._pool
-        state = {"seed": pool.seed, "episode": pool.episode.copy(), "points": points}
+        """Snapshot of each environment, the number of episodes it began, and the restarts."""
+        snapshots, pool = [dataclasses.asdict(one) for one in self.snapshots()], self._pool
+        state = {"seed": pool.seed, "episode": pool.episode.copy(), "points": snapshots}
         return state | {"owed": pool.unreported.copy(), "restarts": pool.restarts}
 
     def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
-        """Take such a state back, episode by episode."""
+        """Load what `state_dict` returned, by replay. Returns what `restore` does."""
         pool = self._idle()
         pool.seed, pool.episode[:] = state["seed"], state["episode"]
         pool.restarts = state["restarts"]
         pool.publish_seeds()
-        points = [Snapshot(**point) for point in state["points"]]
-        obs, info, lost = self.restore(torch.from_numpy(self._everyone), points)
-        return obs, info, lost | torch.from_numpy(state["owed"])
+        snapshots = [Snapshot(**fields) for fields in state["points"]]
+        obs, info, restarted = self.restore(torch.from_numpy(self._everyone), snapshots)
+        return obs, info, restarted | torch.from_numpy(state["owed"])
 
     def render(self, env_id: int = 0) -> np.ndarray:
         """Picture of one environment made with `render_mode="rgb_array"`, [H, W, 3] uint8."""
@@ -231,7 +230,7 @@ class PoolVec(VecEnv):
         return np.asarray(frame)
 
     def close(self) -> None:
-        """End the workers; those that have not ended within 5 s are killed."""
+        """End the workers; kill those that have not ended after 5 s."""
         self._closed = True
         self._finalizer()
 
@@ -244,7 +243,7 @@ class PoolVec(VecEnv):
 
     def _idle(self) -> WorkerPool:
         if self._ready().num_pending:
-            raise RuntimeError("a step was sent and not received")
+            raise RuntimeError("a step was sent and not received: call recv() first")
         return self._pool
 
     def _shown(self, ids: np.ndarray) -> tuple[Obs, Obs]:
@@ -252,7 +251,7 @@ class PoolVec(VecEnv):
 
 
 def _tensors(fields: Mapping[str, np.ndarray], ids: np.ndarray) -> Obs:
-    """Copies of rows of shared memory; a whole field is copied at once."""
+    """Copy rows of shared memory; all rows of a field at once if all are wanted."""
     return {
         name: torch.from_numpy(
             (field if len(ids) == len(field) else field[ids]).astype(lawful(field.dtype))
@@ -278,14 +277,14 @@ def make(
     success_threshold: float | None = None,
     **options: Any,
 ) -> PoolVec:
-    """`num_envs` copies of a registered Gymnasium environment in a pool of processes.
+    """Make `num_envs` copies of a registered Gymnasium environment in a pool of processes.
 
     Args:
         id: as in `gymnasium.make`; "module:Name-v0" imports the module first.
         num_envs: `N`.
-        num_workers: processes; default is one for each CPU that may be used.
-        timeout: seconds that a worker may take for one step of all its environments.
-        max_restarts: failures that are got over.
+        num_workers: number of processes; default one for each available CPU.
+        timeout: time limit for one step of all environments of a worker, in seconds.
+        max_restarts: number of failures that may happen.
         success_threshold: see `VecEnv`.
         **options: keywords of the environment.
     """

@@ -41,7 +41,7 @@ from firstlight.envs.vector.replay import Recorder
 
 STEP, RESET = 1, 2  # in `SharedMemory.command`
 NO_ENV = -1  # in `SharedMemory.current`
-_ATTEMPTS = 3  # to begin an episode, each but the first in an environment made anew
+_ATTEMPTS = 3  # to begin an episode, each but the first in an environment made again
 _LONGEST_TRACEBACK = 4000  # characters
 
 Factory = Callable[[], gymnasium.Env]
@@ -121,7 +121,7 @@ class WorkerEnvironments:
             attach_buffers(env.env, self._views[i])
 
     def run_commands(self) -> None:
-        """Do what `SharedMemory.command` says, environment by environment."""
+        """Run the commands in `SharedMemory.command`, one environment after the other."""
         memory = self.memory
         for i in self.task.env_ids:
             if memory.command[i]:
@@ -140,29 +140,29 @@ class WorkerEnvironments:
 
     def snapshots(self) -> list[Snapshot]:
         """Seed and actions of each open episode."""
-        return [env.recorded() for env in self.envs.values()]
+        return [env.snapshot() for env in self.envs.values()]
 
-    def restore(self, points: Mapping[int, Snapshot]) -> list[int]:
+    def restore(self, snapshots: Mapping[int, Snapshot]) -> list[int]:
         """Restore episodes by replaying their seeds and actions.
 
         Args:
-            points: by number of the environment.
+            snapshots: by number of the environment.
 
         Returns:
-            The environments whose replay gave something else; they begin a new episode.
+            The environments whose replay differed; they begin a new episode.
         """
-        crashed = []
-        for i, point in points.items():
+        restarted = []
+        for i, snapshot in snapshots.items():
             self._set_current(i)
-            outputs = self.envs[i].replay({i: point})
+            outputs = self.envs[i].replay({i: snapshot})
             if outputs is None:
-                crashed.append(i)
+                restarted.append(i)
                 self._reset(i)
             else:
-                self.memory.seed[i] = -1 if point.seed is None else point.seed
+                self.memory.seed[i] = -1 if snapshot.seed is None else snapshot.seed
                 self._write(i, *outputs)
         self._set_current(NO_ENV)
-        return crashed
+        return restarted
 
     def render(self, env_id: int) -> Any:
         """Picture of one environment, or None."""
@@ -213,7 +213,7 @@ class WorkerEnvironments:
             self._reset(i)
 
     def _reset(self, i: int, remake: bool = False) -> None:
-        """Begin an episode; an environment that raises is made anew and gets another seed."""
+        """Begin an episode; an environment that raises is made again and gets another seed."""
         seed = int(self.memory.next_seed[i])
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -257,7 +257,7 @@ def _copy(name: str, value: Any, view: np.ndarray) -> None:
         return
     array = np.asarray(value)
     if array.shape != view.shape:
-        raise ValueError(f"{name!r} has shape {array.shape}, its space says {view.shape}")
+        raise ValueError(f"{name!r} has shape {array.shape}, its space has {view.shape}")
     np.copyto(view, array)
 
 

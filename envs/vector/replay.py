@@ -1,4 +1,4 @@
-"""Living an episode again: seed and actions are remembered, and what was answered is checked."""
+"""Restore episodes by replaying their seeds and actions, and detect a replay that differs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from firstlight.envs.vector.child_service import prepare_child_process
 
 
 class Recorder(gymnasium.Wrapper):
-    """Remembers the seed and the actions of its open episode, and a digest of every answer.
+    """Record seed and actions of the open episode, and a checksum of what the environment returned.
 
-    An environment whose episodes follow from seed and actions alone can so be brought back to
-    where another copy of it stood. One that also depends on something else answers differently
-    sooner or later, and the digest tells.
+    A replay restores an environment whose episodes depend only on seed and actions. If they depend
+    on anything else, the checksum of the replay differs.
 
     Args:
-        env: to be reset with a seed whenever an episode begins.
-        index: of this copy among the others.
+        env: environment that gets a seed at every reset.
+        index: number of this environment in its vector environment.
     """
 
     def __init__(self, env: gymnasium.Env, index: int = 0):
@@ -35,41 +34,45 @@ class Recorder(gymnasium.Wrapper):
         self._digest = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        """Begin an episode; what the last one was is forgotten."""
+        """Begin an episode, and its record."""
         # Gymnasium's vectors hand an empty dict on, in which NLE looks for options of its own
         obs, info = self.env.reset(seed=seed, options=options or None)
         self._seed, self._taken, self._digest = seed, 0, digest(obs)
         return obs, info
 
     def step(self, action: Any) -> Any:
-        """Step, and remember it."""
-        self._remember(np.asarray(action))
+        """Step, and record the action."""
+        self._record(np.asarray(action))
         answer = self.env.step(action)
         self._digest = digest(answer[:4], self._digest)
         return answer
 
-    def recorded(self) -> Snapshot:
-        """How the open episode came to where it stands."""
+    def snapshot(self) -> Snapshot:
+        """Return seed, actions and checksum of the open episode."""
         actions = torch.from_numpy(self._actions[: self._taken].copy()) if self._taken else None
         return Snapshot(seed=self._seed, actions=actions, digest=self._digest)
 
-    def replay(self, points: Mapping[int, Snapshot]) -> tuple[Any, Any] | None:
-        """Go to the point of this copy. Returns obs and info there.
+    def replay(self, snapshots: Mapping[int, Snapshot]) -> tuple[Any, Any] | None:
+        """Replay the snapshot of this environment.
 
-        None if there is no such point, or the environment answered differently this time.
+        Args:
+            snapshots: by number of the environment.
+
+        Returns:
+            Last obs and info of the replay; None if there is no snapshot, or the replay differs.
         """
-        if self._index not in points:
+        if self._index not in snapshots:
             return None
-        point = points[self._index]
+        snapshot = snapshots[self._index]
         try:
-            obs, info = self.reset(seed=point.seed)
-            for action in [] if point.actions is None else point.actions.numpy():
+            obs, info = self.reset(seed=snapshot.seed)
+            for action in [] if snapshot.actions is None else snapshot.actions.numpy():
                 obs, _, _, _, info = self.step(action)
-        except Exception:  # whatever a foreign environment raises when it has lost its way
+        except Exception:  # an environment may raise anything in a state that it should not be in
             return None
-        return (obs, info) if point.digest in (None, self._digest) else None
+        return (obs, info) if snapshot.digest in (None, self._digest) else None
 
-    def _remember(self, action: np.ndarray) -> None:
+    def _record(self, action: np.ndarray) -> None:
         if self._taken >= len(self._actions):  # no list: an episode may be millions of steps long
             more = np.empty((max(64, 2 * self._taken), *action.shape), action.dtype)
             if self._taken:
@@ -78,31 +81,30 @@ class Recorder(gymnasium.Wrapper):
         self._actions[self._taken] = action
         self._taken += 1
 
-    def begin(self, seeds: Sequence[int | None]) -> tuple[Any, Any] | None:
-        """Begin an episode if there is a seed for this copy. Returns obs and info."""
+    def reset_from(self, seeds: Sequence[int | None]) -> tuple[Any, Any] | None:
+        """Begin an episode and return obs and info; None if this environment has no seed."""
         seed = seeds[self._index]
         return None if seed is None else self.reset(seed=seed)
 
 
 class RecorderFactory:
-    """A factory of an environment with a `Recorder` around it; pickles if `factory` does.
+    """A factory of an environment in a `Recorder`; pickles if `factory` does.
 
-    In a worker process it also makes sure that the worker leaves signals to the process that trains
-    (a terminal sends Ctrl-C to both) and does not outlive it.
+    In a worker process it also calls `prepare_child_process`.
     """
 
     def __init__(self, factory: Callable[[], gymnasium.Env], index: int):
         self.factory, self.index, self.home = factory, index, os.getpid()
 
     def __call__(self) -> gymnasium.Env:
-        """Make one."""
+        """Make the environment."""
         if os.getpid() != self.home:
             prepare_child_process()
         return Recorder(self.factory(), self.index)
 
 
 def digest(value: Any, before: int = 0) -> int:
-    """A checksum of nested observations, rewards and flags, going on from `before`.
+    """Checksum of nested observations, rewards and flags, continued from the checksum `before`.
 
     >>> digest({"image": np.zeros(3), "mission": "go"}) == digest({"image": np.zeros(3)})
     False

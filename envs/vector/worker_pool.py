@@ -150,19 +150,19 @@ class WorkerPool:
         """
         return self._call(worker, method, *args, seconds=self.timeout)
 
-    def restore(self, points: Mapping[int, Snapshot]) -> list[int]:
+    def restore(self, snapshots: Mapping[int, Snapshot]) -> list[int]:
         """Restore episodes by replay.
 
         Args:
-            points: by number of the environment.
+            snapshots: by number of the environment.
 
         Returns:
             The environments whose episodes are lost; each begins a new one.
         """
-        crashed: list[int] = []
-        for worker in self.workers_of(np.array([*points])):
-            own = {i: points[i] for i in worker.task.env_ids if i in points}
-            actions = sum(len(p.actions) for p in own.values() if p.actions is not None)
+        restarted: list[int] = []
+        for worker in self.workers_of(np.array([*snapshots])):
+            own = {i: snapshots[i] for i in worker.task.env_ids if i in snapshots}
+            actions = sum(len(one.actions) for one in own.values() if one.actions is not None)
             try:
                 seconds = START_SECONDS + _REPLAY_SECONDS * actions
                 lost = self._call(worker, "restore", own, seconds=seconds)
@@ -170,9 +170,9 @@ class WorkerPool:
             except WorkerDiedError as death:
                 self._replace(worker, str(death))
                 lost = [*own]
-            crashed += lost
-        self.unreported[[*points]] = False
-        return crashed
+            restarted += lost
+        self.unreported[[*snapshots]] = False
+        return restarted
 
     def close(self) -> None:
         """End all workers and free the memory; may be called twice."""
@@ -270,7 +270,7 @@ class WorkerPool:
             if f.fatal:
                 self._end(f"{what}, as it did before: no episode can begin\n{f.traceback}")
             self._count_restart(f"{what}\n{f.traceback}")
-            log.warning("%s; it is made anew\n%s", what, f.traceback)
+            log.warning("%s; it is made again\n%s", what, f.traceback)
 
     def _count_restart(self, failure: str) -> None:
         self.restarts += 1

@@ -157,7 +157,7 @@ def test_success_under_either_name_is_the_channel_of_that_name(task):
     vec.send(torch.zeros(3, *vec.act_space.shape))
     fields = vec._pool._recv()
     fields[vec._success] = np.array([0.0, 1.0, 0.5])
-    _, info = vec._shown(fields)
+    _, info = vec._fields(fields)
     assert info["success"].tolist() == [0, 1, 1]
     assert info["success"].dtype == torch.int8
     without = opened(task, info_keys=())
@@ -174,5 +174,5 @@ def test_a_way_of_resetting_that_is_not_known_is_refused(monkeypatch):
     """Row 4 of the complaints, should EnvPool ever change."""
     pool = type(EnvPoolVec("CartPole-v1", num_envs=1)._pool)
     monkeypatch.setattr(pool, "metadata", {})
-    with pytest.raises(ValueError, match="resets in another way"):
+    with pytest.raises(ValueError, match="must be NEXT_STEP"):
         EnvPoolVec("CartPole-v1", num_envs=1)

@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -223,21 +221,6 @@ def test_closing_leaves_no_process_behind(vec):
     assert not alive(group)
     with pytest.raises(ValueError, match="is closed"):
         inner.step(still(2))
-
-
-def test_a_script_that_closes_nothing_ends():
-    code = (
-        "import functools\n"
-        "from firstlight.envs import Chain, Isolated\n"
-        "vec = Isolated(functools.partial(Chain, 2))\n"
-        "vec.reset(0)\n"
-        "print(vec._child.process.pid)\n"
-    )
-    command = [sys.executable, "-P", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(done.stdout), 0)
 
 
 def test_envpool_makes_either():

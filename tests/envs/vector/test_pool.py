@@ -103,7 +103,9 @@ def test_it_says_what_gymvec_says(name):
         there.close()
 
 
-@pytest.mark.parametrize("options", [{"num_workers": 1}, {"num_workers": 9}, {"method": "spawn"}])
+@pytest.mark.parametrize(
+    "options", [{"num_workers": 1}, {"num_workers": 9}, {"num_workers": 1, "method": "spawn"}]
+)
 def test_how_the_work_is_shared_changes_nothing(options):
     method = options.pop("method", "forkserver")
     vec = pooled(Counting, start_method=method, info_space=TWICE, **options)
@@ -179,9 +181,9 @@ def test_what_cannot_be_sent_or_received_is_refused(vec):
     with pytest.raises(RuntimeError, match="0 environments were sent to"):
         vec.recv()
     vec.send_to(torch.tensor([0]), still(1))
-    with pytest.raises(RuntimeError, match=r"environments \[0\] have an answer to be received"):
+    with pytest.raises(RuntimeError, match=r"environments \[0\] were sent to and not received"):
         vec.send_to(torch.tensor([0]), still(1))
-    with pytest.raises(RuntimeError, match=r"environments \[0\] have an answer to be received"):
+    with pytest.raises(RuntimeError, match=r"environments \[0\] were sent to and not received"):
         vec.send_to(torch.tensor([1, 4]), still(2))  # and nothing was sent to 4
     with pytest.raises(RuntimeError, match="1 environments were sent to and not received; 2"):
         vec.recv_ready(2)
@@ -287,7 +289,7 @@ def test_factories_that_will_not_do_are_refused():
 
 def test_observations_and_channels_that_will_not_do_are_named():
     for world, info_space, sentence in (
-        (BadShape, None, r"'count' has shape \(1, 2\), its space says \(2,\)"),
+        (BadShape, None, r"'count' has shape \(1, 2\), its space has \(2,\)"),
         (Counting, spaces.Dict({"place": spaces.Discrete(3)}), "gave no info 'place'; .*'twice'"),
     ):
         vec = pooled(world, num_workers=1, info_space=info_space)

@@ -107,7 +107,7 @@ def test_what_raises_costs_its_own_episode_and_no_worker(caplog):
     assert 5 < vec.restarts == ledger.lost == lost < 60  # 20 are expected
     assert ledger.valid == 250 * N - lost
     assert pids(vec) == before
-    assert caplog.text.count("action 0) raised; it is made anew") == lost
+    assert caplog.text.count("action 0) raised; it is made again") == lost
     vec.close()
 
 
@@ -238,7 +238,7 @@ def test_a_death_outside_of_a_step_is_raised_and_the_next_step_gets_over_it(vec)
     ledger = Ledger(1, vec.reset(1)[0])
     points = vec.snapshots()
     os.kill(pids(vec)[0], signal.SIGKILL)
-    with pytest.raises(OSError, match="worker 0 of Counting died of SIGKILL in points"):
+    with pytest.raises(OSError, match="worker 0 of Counting died of SIGKILL in snapshots"):
         vec.state_dict()  # so a save is skipped
     ledger.add(vec.step(still()))
     assert ledger.lost == 2
@@ -300,15 +300,19 @@ def test_closing_does_not_wait_for_what_hangs(vec):
 
 
 SCRIPT = """
-import sys, time, torch
+import functools, sys, time, torch
 from counting import Counting, ON, SLEEP, SPIN
-from firstlight.envs import PoolVec
+from firstlight.envs import Chain, Isolated, PoolVec
 
 if __name__ == "__main__":
     vec = PoolVec(Counting, num_envs=3, num_workers=3)
     vec.reset(0)
     if sys.argv[1] == "linger":
         vec.send(torch.tensor([ON, SLEEP, SPIN]))
+    else:
+        isolated = Isolated(functools.partial(Chain, 2))
+        isolated.reset(0)
+        print(isolated._child.process.pid, end=" ")
     print(*(worker.process.pid for worker in vec._pool.workers), flush=True)
     if sys.argv[1] == "linger":
         time.sleep(1000)
@@ -336,8 +340,10 @@ def test_no_worker_outlives_a_parent_that_was_killed(tmp_path):
     process.stdout.close()
 
 
-def test_a_script_that_closes_nothing_ends(tmp_path):
+def test_a_script_that_closes_neither_a_pool_nor_an_isolated_child_ends(tmp_path):
     process = script(tmp_path, "end")
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert gone([int(pid) for pid in out.split()])
+    pids = [int(pid) for pid in out.split()]
+    assert len(pids) == 4
+    assert gone(pids)
