@@ -58,6 +58,8 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
         run = build(cfg, vec)
         for module in run.modules.values():
             eval_vec = module.wrap(eval_vec)
+        if run.vec.text_table is not None:
+            eval_vec.share_texts(run.vec.text_table)  # a run has one table of texts
         write_text(Path(cfg.run_dir) / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         evaluate = Evaluate(
             eval_vec,
