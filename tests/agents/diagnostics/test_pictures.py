@@ -409,7 +409,7 @@ def test_the_commands_leave_maps_and_a_film_and_touch_nothing_else(tmp_path, mon
     [
         (["env=gym", "env.id=CartPole-v1", "heat_maps=true"], "neither 'agent_pos' nor"),
         (["env=chain", "heat_maps=true", "heat_map_channel=where"], "no 'where'"),
-        (["env=chain", "heat_maps=often"], "heat_maps=often: it is true or false"),
+        (["env=chain", "heat_maps=often"], "heat_maps=often: expected true or false"),
         (["env=chain", "heat_map_seconds=0"], "heat_map_seconds=0"),
     ],
 )
