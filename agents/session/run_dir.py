@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from firstlight.agents.session import checkpoint
-from firstlight.agents.session.metrics import MetricsWriter
+from firstlight.agents.session.metrics_writer import MetricsWriter
 from firstlight.agents.session.status import write_status
 from firstlight.envs.files import replacing
 

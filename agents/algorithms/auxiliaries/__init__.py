@@ -1,6 +1,6 @@
 """Auxiliaries: what a learner trains beside its algorithm, see `firstlight.agents.learner`."""
 
-from firstlight.agents.algorithms.auxiliaries.group import Auxiliaries
+from firstlight.agents.algorithms.auxiliaries.auxiliary_group import Auxiliaries
 from firstlight.agents.algorithms.auxiliaries.lucy import RewardPrediction, StateReconstruction
 from firstlight.agents.algorithms.auxiliaries.rapid import Rapid
 

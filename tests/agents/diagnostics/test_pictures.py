@@ -27,7 +27,7 @@ from firstlight.agents.diagnostics.pictures import (
 from firstlight.agents.diagnostics.reward_video import Strips, record_rewards
 from firstlight.agents.evaluation import record
 from firstlight.agents.policy import ActorCritic
-from firstlight.agents.session.iteration import IterationData
+from firstlight.agents.session.iteration_data import IterationData
 from firstlight.agents.trainer import Trainer
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.seeding import generator
