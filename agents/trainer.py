@@ -56,7 +56,7 @@ class Trainer:
     ):
         self.vec, self.learner, self.policy = vec, learner, learner.policy
         self.modules = dict(modules or {})
-        self.mixer = RewardMixer.of(self.modules) if mixer is None else mixer
+        self.mixer = RewardMixer.from_modules(self.modules) if mixer is None else mixer
         self.mixer.check(self.modules, self.policy.num_streams)
         self.num_steps, self.runner = num_steps, Runner(vec, seed=seed, device=device)
         options: dict = {"run_dir": run_dir, "resume": resume, "barrier": barrier}

@@ -44,7 +44,7 @@ _RENAMED_STAGES = {"rate": "intrinsic", "adapt": "module_update"}
 
 
 def stages(lines: list[dict[str, Any]]) -> str:
-    """For each setup, a table of steps per second and share of time of each stage."""
+    """Tables of steps per second and share of time by stage, one per setup."""
     lines = [{**line, "row": _RENAMED_STAGES.get(line["row"], line["row"])} for line in lines]
     latest = {(line["setup"], line["row"]): line for line in lines}
     if not latest:
