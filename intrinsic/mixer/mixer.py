@@ -86,7 +86,7 @@ class RewardMixer(nn.Module):
         return len(self.streams)
 
     def active(self, name: str, progress: float) -> bool:
-        """Whether a source's weight is not 0 at `progress`; sources of weight 0 are not computed."""
+        """Whether a source's weight is not 0 at `progress`; one of weight 0 is not computed."""
         return self.terms[name].weight_at(progress) != 0
 
     @torch.no_grad()
