@@ -92,20 +92,20 @@ class _Case:
 
     def play(self, seed: int, actions: Sequence[Tensor] | None = None) -> list[Record]:
         """Reset and step, and check every row. Returns a copy of each result."""
-        answers: list[Any] = [self.begin(seed)]
-        records, over = [record_of(answers[0])], np.zeros(self.vec.num_envs, bool)
+        results: list[Any] = [self.begin(seed)]
+        records, over = [record_of(results[0])], np.zeros(self.vec.num_envs, bool)
         for action in self.actions if actions is None else actions:
-            answers.append(self.vec.step(action))
-            over = self.rules.check_row(answers[-1], over)
-            records.append(record_of(answers[-1]))
-        self.kept = self.kept or list(zip(answers, records, strict=True))
+            results.append(self.vec.step(action))
+            over = self.rules.check_row(results[-1], over)
+            records.append(record_of(results[-1]))
+        self.kept = self.kept or list(zip(results, records, strict=True))
         self.check_kept()
         return records
 
     def check_kept(self) -> None:
         """Require that the tensors of the first trajectory have not changed."""
-        for t, (answer, record) in enumerate(self.kept):
-            where = difference(record, record_of(answer))
+        for t, (result, record) in enumerate(self.kept):
+            where = difference(record, record_of(result))
             self.rules.require(
                 where is None, f"{where} of step {t} changed later: memory is reused"
             )
@@ -173,13 +173,13 @@ class _Case:
         for t, action in enumerate(self.actions):
             if t in wrong:
                 what, impossible = wrong[t]
-                answer = "is accepted"
+                result = "is accepted"
                 try:
                     self.vec.step(impossible)
                 except Exception as error:
-                    answer = f"raises {type(error).__name__}"
-                right = answer == "raises ValueError"
-                self.rules.require(right, f"{what} {answer}; expected ValueError")
+                    result = f"raises {type(error).__name__}"
+                right = result == "raises ValueError"
+                self.rules.require(right, f"{what} {result}; expected ValueError")
             where = difference(first[t + 1], record_of(self.vec.step(action)))
             self.rules.require(where is None, f"a refused action changes {where}")
 

@@ -43,8 +43,8 @@ class Rules:
             shape = (rows, *(one.shape or ()))
             fits = isinstance(field, Tensor) and tuple(field.shape) == shape
             self.require(fits, f"{where} is {_kind(field)}, expected a tensor of shape {shape}")
-            wanted, dtype = _dtypes(one), str(field.dtype).removeprefix("torch.")
-            self.require(dtype in wanted, f"{where} is {dtype}, expected {' or '.join(wanted)}")
+            expected, dtype = _dtypes(one), str(field.dtype).removeprefix("torch.")
+            self.require(dtype in expected, f"{where} is {dtype}, expected {' or '.join(expected)}")
             if isinstance(one, spaces.Discrete) and rows:
                 low, high = int(one.start), int(one.start + one.n - 1)
                 within = low <= field.min() and field.max() <= high
@@ -114,15 +114,15 @@ class Rules:
         return ended & ~shown
 
 
-def record_of(answer: Step | tuple[Obs, Obs]) -> Record:
+def record_of(result: Step | tuple[Obs, Obs]) -> Record:
     """Copy all that a step or a reset returned; for a step, also where an episode "ended"."""
     record: Record = {}
-    if isinstance(answer, tuple):
-        groups = {"obs": answer[0], "info": answer[1]}
+    if isinstance(result, tuple):
+        groups = {"obs": result[0], "info": result[1]}
     else:
         nested, flat = ("obs", "info", "final_obs", "final_info"), ("reward", *_FLAGS, "final_ids")
-        groups = {name: getattr(answer, name) for name in nested}
-        record = {name: getattr(answer, name).numpy().copy() for name in flat}
+        groups = {name: getattr(result, name) for name in nested}
+        record = {name: getattr(result, name).numpy().copy() for name in flat}
         record["ended"] = record["terminated"] | record["truncated"]
     for group, fields in groups.items():
         record |= {f"{group}[{k!r}]": field.numpy().copy() for k, field in fields.items()}

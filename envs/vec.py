@@ -128,7 +128,9 @@ def check_reported(vec: VecEnv) -> None:
     """Raise ValueError if `vec.reported` names anything but side channels of one number."""
     for name in vec.reported:
         if name in ("return", "length"):
-            raise ValueError(f"{name!r} cannot be reported: statistics have a mean of that name")
+            raise ValueError(
+                f"{name!r} cannot be reported: statistics already have a mean of that name"
+            )
         if name not in vec.info_space.spaces or vec.info_space[name].shape != ():
             raise ValueError(f"{name!r} is reported but is not a side channel of one number")
 
@@ -165,7 +167,7 @@ def checked_actions(action: Tensor, space: spaces.Space, num_envs: int) -> np.nd
     elif isinstance(space, spaces.MultiDiscrete):
         count, start = space.nvec, space.start
     elif not isinstance(space, spaces.MultiBinary):
-        raise ValueError(f"environments with actions of {space} are not supported")
+        raise ValueError(f"no support for actions of {space}: use a Box or (multi-)discrete ones")
     if array.dtype.kind not in "iu":
         raise ValueError(f"actions are {array.dtype}, expected int64 for {space}")
     if array.min() < 0 or (array >= count).any():

@@ -152,8 +152,8 @@ class MemoryWrapper(VecWrapper):
 
     def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
         """Load what `state_dict` returned."""
-        answer = self._vec.load_state_dict(state["vec"])
-        return self._load_memories(torch.arange(self.num_envs), state[self.saved_as], *answer)
+        result = self._vec.load_state_dict(state["vec"])
+        return self._load_memories(torch.arange(self.num_envs), state[self.saved_as], *result)
 
     @abstractmethod
     def _save_memory(self, n: int) -> dict[str, Tensor]:

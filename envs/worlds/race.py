@@ -91,7 +91,8 @@ class Race(ArrayBacked):
         self._tightest = float(np.abs(self.track.curvature).max())
         if half_width * self._tightest > 0.8:
             raise ValueError(
-                f"half_width {half_width} is too much for a bend of radius {1 / self._tightest:.2f}"
+                f"half_width {half_width} is too much for a bend of radius "
+                f"{1 / self._tightest:.2f}: expected at most {0.8 / self._tightest:.2f}"
             )
         super().__init__(num_envs, autoreset)
         self.horizon, self.half_width = horizon, half_width
