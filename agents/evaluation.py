@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from firstlight.agents.session.episodes import Episode, EpisodeAccumulator, reported_means
-from firstlight.envs.finite import tamed
+from firstlight.envs.finite import nan_to_zero
 from firstlight.envs.runner import Actor
 from firstlight.envs.seeding import generator
 from firstlight.envs.types import Obs, Step, map_obs
@@ -146,7 +146,7 @@ def _play(policy: Actor, vec: VecEnv, obs: Obs, seed: int, deterministic: bool) 
     state: Any = policy.initial_state(vec.num_envs)
     is_first = torch.ones(vec.num_envs, dtype=torch.bool)
     while True:
-        seen = map_obs(lambda part: tamed(part[None]).to(device), obs)  # [N, ...] -> [1, N, ...]
+        seen = map_obs(lambda part: nan_to_zero(part[None]).to(device), obs)  # [1, N, ...]
         out = policy(seen, state, is_first[None].to(device))
         action = out.dist.mode() if deterministic else out.dist.sample(actions)
         step = vec.step(action[0].cpu())

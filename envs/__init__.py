@@ -1,4 +1,4 @@
-"""What produces experience: vector environments, the runner, and the shape law."""
+"""Vector environments, the runner that collects rollouts, and the shape law."""
 
 if __name__ != "firstlight.envs":
     raise ImportError(

@@ -1,4 +1,4 @@
-"""The public conformance test of vector environments; run it on your own."""
+"""Conformance test for vector environments, also for those of users."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from firstlight.envs.check_rows import Record, Rules, difference, parting, record_of, shown
+from firstlight.envs.check_rows import Record, Rules, difference, first_difference, record_of, shown
 from firstlight.envs.seeding import generator
 from firstlight.envs.types import Obs
 from firstlight.envs.vec import VecEnv
 
-_CHANCE = 1e-3  # below it a coincidence is none
+_CHANCE = 1e-3  # a coincidence less probable than this counts as an error
 
 
 def check_vec(vec: VecEnv, *, seed: int = 0, steps: int = 64, random: bool | None = None) -> None:
-    """Hold a vector environment to the contract of `VecEnv` with random actions, and close it.
+    """Check that a vector environment follows the contract of `VecEnv`, and close it.
 
-    Checked are: shapes and dtypes; that a returned tensor never changes; that no step both
-    terminates and truncates; `valid`, `is_first` and the last observations at each end, in either
-    mode of autoreset; that the same seed and actions give the same trajectory and another seed
-    another one; that impossible actions are refused with ValueError and do nothing; a reset in the
-    middle of episodes; going back, if `vec.resume` promises it; closing twice.
+    Actions are random. The checks are: shapes and dtypes; that a returned tensor never changes;
+    that no step both terminates and truncates; `valid`, `is_first` and the last observations at
+    each end, in either mode of autoreset; that equal seeds and actions give equal trajectories and
+    another seed a different one; that invalid actions raise ValueError and change nothing; a reset
+    in the middle of episodes; restoring, unless `vec.resume` is "dropped"; closing twice.
 
-    That another seed matters is asked of environments with randomness only: those of which two
-    episodes answered the same actions differently. Whether the last observation is the true one
-    cannot be seen from outside; what is found out is that it always equals the next episode's
-    first, where other observations do not.
+    Another seed has to give a different trajectory only if the environments are random: if in two
+    episodes equal actions had different results. Whether the last observation of an episode is the
+    true one cannot be seen from outside; the check finds last observations that always equal the
+    next episode's first one, where other observations do not.
 
     Args:
         vec: the environments.
-        seed: of the trajectories; its successor is used as well.
-        steps: of each trajectory, some eight in all. Episodes must end within them.
-        random: whether they have randomness; default is to find out.
+        seed: of the trajectories; ``seed + 1`` is used as well.
+        steps: length of each of about eight trajectories. Episodes must end within it.
+        random: whether the environments are random; default is to find out.
 
     Raises:
-        AssertionError: one sentence that names the first broken rule.
-        ValueError: if no episode ended, so that nothing can be said.
+        AssertionError: names the first broken rule.
+        ValueError: if no episode ended, so that ends could not be checked.
 
     >>> from firstlight.envs.worlds.chain import Chain
     >>> check_vec(Chain(4, length=3))
@@ -50,7 +50,7 @@ def check_vec(vec: VecEnv, *, seed: int = 0, steps: int = 64, random: bool | Non
 
 
 class _Case:
-    """One vector environment."""
+    """Check of one vector environment."""
 
     def __init__(self, vec: Any, seed: int, steps: int, random: bool | None):
         self.vec, self.seed, self.steps, self.random = vec, seed, steps, random
@@ -64,7 +64,7 @@ class _Case:
         first = self.play(self.seed)
         if not any(record["ended"].any() for record in first[1:]):
             raise ValueError(
-                f"no episode ended in {self.steps} steps; give more, or a shorter time limit"
+                f"no episode ended in {self.steps} steps; raise `steps` or lower the time limit"
             )
         self.check_last(first)
         self.check_seeds(first)
@@ -77,33 +77,37 @@ class _Case:
 
     def check_attributes(self) -> None:
         vec, require = self.vec, self.rules.require
-        require(isinstance(vec, VecEnv), "is no subclass of firstlight.envs.VecEnv; make it one")
-        require(isinstance(vec.num_envs, int) and vec.num_envs > 0, "num_envs is no count")
+        require(isinstance(vec, VecEnv), "is not a subclass of firstlight.envs.VecEnv")
+        require(
+            isinstance(vec.num_envs, int) and vec.num_envs > 0, "num_envs is not a positive integer"
+        )
         for name, space in (("obs_space", vec.obs_space), ("info_space", vec.info_space)):
             fine = isinstance(space, spaces.Dict)
             require(fine, f"{name} is not a gymnasium.spaces.Dict of one environment's fields")
-        require(isinstance(vec.act_space, spaces.Space), "act_space is no space")
+        require(
+            isinstance(vec.act_space, spaces.Space), "act_space is not a gymnasium.spaces.Space"
+        )
         known = vec.resume in ("state", "replay", "dropped")
         require(known, f"resume is {vec.resume!r}, not 'state', 'replay' or 'dropped'")
 
     def play(self, seed: int, actions: Sequence[Tensor] | None = None) -> list[Record]:
-        """Reset, step, and hold every row to its rules."""
-        answers: list[Any] = [self.begin(seed)]
-        records, over = [record_of(answers[0])], np.zeros(self.vec.num_envs, bool)
+        """Reset and step, and check every row. Returns a copy of each result."""
+        results: list[Any] = [self.begin(seed)]
+        records, over = [record_of(results[0])], np.zeros(self.vec.num_envs, bool)
         for action in self.actions if actions is None else actions:
-            answers.append(self.vec.step(action))
-            over = self.rules.check_row(answers[-1], over)
-            records.append(record_of(answers[-1]))
-        self.kept = self.kept or list(zip(answers, records, strict=True))
+            results.append(self.vec.step(action))
+            over = self.rules.check_row(results[-1], over)
+            records.append(record_of(results[-1]))
+        self.kept = self.kept or list(zip(results, records, strict=True))
         self.check_kept()
         return records
 
     def check_kept(self) -> None:
-        """What was answered first must still be what it was."""
-        for t, (answer, record) in enumerate(self.kept):
-            where = difference(record, record_of(answer))
+        """Require that the tensors of the first trajectory have not changed."""
+        for t, (result, record) in enumerate(self.kept):
+            where = difference(record, record_of(result))
             self.rules.require(
-                where is None, f"{where} of answer {t} changed later: memory is reused"
+                where is None, f"{where} of step {t} changed later: memory is reused"
             )
 
     def begin(self, seed: int | None) -> tuple[Obs, Obs]:
@@ -113,7 +117,7 @@ class _Case:
         return obs, info
 
     def check_last(self, records: list[Record]) -> None:
-        """Whether each last observation is the first one of the next episode, and no accident."""
+        """Require that last observations are not the first ones of the next episodes."""
         ends, alike, rows, hits = 0, 0, 0, 0
         for n in range(self.vec.num_envs):
             opening: bytes | None = None
@@ -136,24 +140,26 @@ class _Case:
         )
 
     def check_seeds(self, first: list[Record]) -> None:
-        where = parting(first, self.play(self.seed))
-        self.rules.require(where is None, f"the same seed and actions give something else: {where}")
+        where = first_difference(first, self.play(self.seed))
+        self.rules.require(
+            where is None, f"equal seeds and actions give different trajectories: {where}"
+        )
         found = self.finds_randomness()
         if found if self.random is None else self.random:
-            where = parting(first, self.play(self.seed + 1))
-            sentence = "another seed gives the same trajectory, though there is randomness"
+            where = first_difference(first, self.play(self.seed + 1))
+            sentence = "another seed gives the same trajectory of a random environment"
             self.rules.require(where, f"{sentence}: reset ignores its seed")
 
     def finds_randomness(self) -> bool:
-        """Whether two episodes of one environment answer the same actions differently."""
+        """Whether equal actions had different results in two episodes of one environment."""
         N, random = self.vec.num_envs, False
         known: list[dict[int, bytes]] = [{} for _ in range(N)]
         for seed in (self.seed, None):  # the second in the middle of episodes
             record, at, over = record_of(self.begin(seed)), np.zeros(N, int), np.zeros(N, bool)
             for _ in range(self.steps):
                 for n in range(N):
-                    paid = record["reward"][n].tobytes() if at[n] else b""
-                    seen = shown("obs", record, n) + paid
+                    reward = record["reward"][n].tobytes() if at[n] else b""
+                    seen = shown("obs", record, n) + reward
                     random |= known[n].setdefault(int(at[n]), seen) != seen
                 step = self.vec.step(torch.stack([self.actions[at[n]][n] for n in range(N)]))
                 over, record = self.rules.check_row(step, over), record_of(step)
@@ -161,26 +167,26 @@ class _Case:
         return random
 
     def check_refusals(self, first: list[Record]) -> None:
-        """Impossible actions between the possible ones of `first` must leave no trace."""
+        """Require that invalid actions between those of `first` raise and change nothing."""
         wrong = dict(enumerate(self.impossible()))
         self.begin(self.seed)
         for t, action in enumerate(self.actions):
             if t in wrong:
                 what, impossible = wrong[t]
-                answer = "is taken"
+                result = "is accepted"
                 try:
                     self.vec.step(impossible)
                 except Exception as error:
-                    answer = f"raises {type(error).__name__}"
-                right = answer == "raises ValueError"
-                self.rules.require(right, f"{what} {answer}; it is to be refused with ValueError")
+                    result = f"raises {type(error).__name__}"
+                right = result == "raises ValueError"
+                self.rules.require(right, f"{what} {result}; expected ValueError")
             where = difference(first[t + 1], record_of(self.vec.step(action)))
-            self.rules.require(where is None, f"a refused action leaves a trace in {where}")
+            self.rules.require(where is None, f"a refused action changes {where}")
 
     def impossible(self) -> Iterator[tuple[str, Tensor]]:
         action, space = self.actions[0], self.vec.act_space
-        yield "a batch with an action too few", action[:-1]
-        yield "a batch with an action too many", torch.cat([action, action[:1]])
+        yield "a batch with one action too few", action[:-1]
+        yield "a batch with one action too many", torch.cat([action, action[:1]])
         if isinstance(space, spaces.Box):
             yield "an action that is NaN", torch.full_like(action, float("nan"))
             return
@@ -190,7 +196,7 @@ class _Case:
             yield f"an action {name}", wrong
 
     def check_middle(self, first: list[Record]) -> None:
-        """A reset right after an end: the new episode must not be taken for the idle row."""
+        """Reset right after an end: the first row of the new episode must be valid."""
         t = next(t for t, record in enumerate(first[1:], 1) if record["ended"].any())
         self.play(self.seed, self.actions[:t])
         self.begin(None)
@@ -208,18 +214,18 @@ class _Case:
             ("restore", lambda: self.vec.restore(envs, snapshots)),
         ):
             obs, info, restarted = back()
-            self.rules.require(not restarted.any(), f"{what} loses an environment")
+            self.rules.require(not restarted.any(), f"{what} could not restore an environment")
             where = difference(record_of((obs, info)), first[half])
-            self.rules.require(where is None, f"{what} goes somewhere else: {where} differs")
-            open_ = np.ones(self.vec.num_envs, bool)  # `restore` brings no later episodes back
+            self.rules.require(where is None, f"{what} gives another state: {where} differs")
+            open_ = np.ones(self.vec.num_envs, bool)  # `restore` does not restore later episodes
             for t, action in enumerate(self.actions[half:], half + 1):
                 now = record_of(self.vec.step(action))
                 open_ &= (what != "restore") | ~first[t]["is_first"]
                 where = difference(first[t], now, open_)
-                self.rules.require(where is None, f"after {what} {where} goes on differently")
+                self.rules.require(where is None, f"{where} differs in the steps after {what}")
 
     def any_action(self) -> Tensor:
-        """[N, *] at random, as a policy gives them."""
+        """Random actions [N, *], as a policy would output them."""
         N, space = self.vec.num_envs, self.vec.act_space
         shape = (N, *(space.shape or ()))
         noise = torch.rand(shape, generator=self.generator, dtype=torch.float64)

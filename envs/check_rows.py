@@ -1,4 +1,4 @@
-"""What a single answer of a vector environment must be like, and how two answers are compared."""
+"""Checks of single steps of a vector environment, and comparison of two steps."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from firstlight.envs.vec import lawful
 _FLAGS = ("terminated", "truncated", "valid", "is_first")
 
 Record = dict[str, np.ndarray]
-"""Everything that one call answered, under names such as "obs['image']"."""
+"""Everything that one call returned, under names such as "obs['image']"."""
 
 
 class Rules:
-    """The rules that every row of `vec` must keep, whichever its mode of autoreset.
+    """Rules that every row of `vec` must follow, in either mode of autoreset.
 
     Args:
         vec: the environments.
@@ -30,35 +30,35 @@ class Rules:
         self.modes: set[str] = set()
 
     def require(self, holds: Any, sentence: str) -> None:
-        """Raise AssertionError with `sentence` unless it `holds`."""
+        """Raise AssertionError with `sentence` unless `holds` is true."""
         if not bool(holds):
             raise AssertionError(f"{type(self.vec).__name__}: {sentence}")
 
     def check_fields(self, group: str, fields: Obs, space: spaces.Dict, rows: int) -> None:
-        """Names, shapes, dtypes and, of Discrete, numbers: those of `space`, `rows` of them."""
+        """Check names, shapes, dtypes and Discrete ranges of fields with `rows` rows."""
         same = set(fields) == set(space.spaces)
-        self.require(same, f"{group} has the fields {sorted(fields)}, its space {sorted(space)}")
+        self.require(same, f"{group} has the fields {sorted(fields)}, expected {sorted(space)}")
         for name, field in fields.items():
             one, where = space[name], f"{group}[{name!r}]"
             shape = (rows, *(one.shape or ()))
             fits = isinstance(field, Tensor) and tuple(field.shape) == shape
             self.require(fits, f"{where} is {_kind(field)}, expected a tensor of shape {shape}")
-            wanted, dtype = _dtypes(one), str(field.dtype).removeprefix("torch.")
-            self.require(dtype in wanted, f"{where} is {dtype}, expected {' or '.join(wanted)}")
+            expected, dtype = _dtypes(one), str(field.dtype).removeprefix("torch.")
+            self.require(dtype in expected, f"{where} is {dtype}, expected {' or '.join(expected)}")
             if isinstance(one, spaces.Discrete) and rows:
                 low, high = int(one.start), int(one.start + one.n - 1)
                 within = low <= field.min() and field.max() <= high
-                self.require(within, f"{where} leaves {low}..{high}")
+                self.require(within, f"{where} is outside {low}..{high}")
 
     def check_row(self, step: Step, over: np.ndarray) -> np.ndarray:
-        """Shapes, dtypes and flags of one step.
+        """Check shapes, dtypes and flags of one step.
 
         Args:
-            step: what `vec` answered.
-            over: [N] bool, episodes that had ended before it and had not shown a new beginning.
+            step: what `vec` returned.
+            over: [N] bool, environments whose episode has ended and that are not reset yet.
 
         Returns:
-            [N] bool, those after it.
+            [N] bool, the same after this step.
         """
         N = self.vec.num_envs
         for name, dtype in (("reward", torch.float32), *((flag, torch.bool) for flag in _FLAGS)):
@@ -75,44 +75,54 @@ class Rules:
         return self.check_flags(step, over)
 
     def check_flags(self, step: Step, over: np.ndarray) -> np.ndarray:
-        """How the flags of one step go together; as `check_row`."""
+        """Check the flags of one step against each other. Arguments as for `check_row`."""
         terminated, truncated, valid, opens = (getattr(step, name).numpy() for name in _FLAGS)
         ended, ids = terminated | truncated, step.final_ids.numpy()
         shown = np.zeros(len(ended), bool)
-        self.require(len({*ids} - {*range(len(ended))}) == 0, "final_ids names no environment")
+        self.require(
+            len({*ids} - {*range(len(ended))}) == 0,
+            "final_ids names an environment that does not exist",
+        )
         self.require(len({*ids}) == len(ids), "final_ids names an environment twice")
         shown[ids] = True
         crashed = np.isin(np.arange(len(ended)), step.crashed_ids.numpy())
-        idle, paid = ~valid, step.reward.numpy() != 0
+        idle, rewarded = ~valid, step.reward.numpy() != 0
 
         def never(where: np.ndarray, sentence: str) -> None:
             self.require(not where.any(), f"environment {where.argmax()} {sentence}")
 
-        never(terminated & truncated, "is both terminated and truncated: its own end outranks")
-        never(valid & over, "has a valid row after its end, yet nothing showed a new beginning")
+        never(
+            terminated & truncated, "is both terminated and truncated: termination takes precedence"
+        )
+        never(
+            valid & over,
+            "has a valid row after its end, before the first observation of a new episode",
+        )
         never(idle & ~over & ~crashed, "has a row that is not valid in the middle of its episode")
         never(idle & ended, "ends in a row that is not valid")
-        never(idle & paid, "has a reward in a row that is not valid")
+        never(idle & rewarded, "has a reward in a row that is not valid")
         never(idle & ~opens, "has a row that is not valid and opens no episode (is_first)")
         never(shown & ~ended, "is among final_ids though its episode did not end")
         never(valid & opens & ~ended, "opens an episode (is_first) though none ended")
         never(opens & ended & ~shown, "hides its last observation: is_first, not among final_ids")
-        never(shown & ~opens, "is among final_ids, but obs is not said to open an episode")
+        never(shown & ~opens, "is among final_ids, but is_first is not set")
         self.modes |= {"same-step"} if shown.any() else set()
         self.modes |= {"next-step"} if (ended & ~shown).any() else set()
-        self.require(len(self.modes) < 2, "autoreset is now same-step, now next-step")
+        self.require(
+            len(self.modes) < 2, "autoreset is same-step at some ends and next-step at others"
+        )
         return ended & ~shown
 
 
-def record_of(answer: Step | tuple[Obs, Obs]) -> Record:
-    """A copy of all that a step or a reset answered; of a step, also where an episode "ended"."""
+def record_of(result: Step | tuple[Obs, Obs]) -> Record:
+    """Copy all that a step or a reset returned; for a step, also where an episode "ended"."""
     record: Record = {}
-    if isinstance(answer, tuple):
-        groups = {"obs": answer[0], "info": answer[1]}
+    if isinstance(result, tuple):
+        groups = {"obs": result[0], "info": result[1]}
     else:
         nested, flat = ("obs", "info", "final_obs", "final_info"), ("reward", *_FLAGS, "final_ids")
-        groups = {name: getattr(answer, name) for name in nested}
-        record = {name: getattr(answer, name).numpy().copy() for name in flat}
+        groups = {name: getattr(result, name) for name in nested}
+        record = {name: getattr(result, name).numpy().copy() for name in flat}
         record["ended"] = record["terminated"] | record["truncated"]
     for group, fields in groups.items():
         record |= {f"{group}[{k!r}]": field.numpy().copy() for k, field in fields.items()}
@@ -126,7 +136,7 @@ def shown(group: str, record: Record, n: int) -> bytes:
 
 
 def difference(one: Record, other: Record, rows: np.ndarray | None = None) -> str | None:
-    """Name of a part that both have and that differs, of some `rows` [N] bool only; or None."""
+    """Name of the first common field that differs, in `rows` [N] bool or all; None if none does."""
     for name in (name for name in one if name in other):
         a, b = one[name], other[name]
         if rows is not None:
@@ -138,16 +148,16 @@ def difference(one: Record, other: Record, rows: np.ndarray | None = None) -> st
     return None
 
 
-def parting(first: list[Record], other: list[Record]) -> str | None:
-    """Where one trajectory leaves the other; None if nowhere."""
+def first_difference(first: list[Record], other: list[Record]) -> str | None:
+    """First difference of two trajectories, in words; None if they are equal."""
     for t, (one, two) in enumerate(zip(first, other, strict=True)):
         if (name := difference(one, two)) is not None:
-            return f"{name} of answer {t}"
+            return f"{name} of step {t}"
     return None
 
 
 def _dtypes(space: spaces.Space) -> list[str]:
-    """Of tensors that show `space`."""
+    """Dtypes that a tensor of values of `space` may have."""
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         return ["int64"]
     return [lawful(np.dtype(space.dtype)).name] + ["bool"] * isinstance(space, spaces.MultiBinary)

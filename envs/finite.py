@@ -1,4 +1,4 @@
-"""What must be finite on its way from the environments to an update."""
+"""Checks that observations and rewards are finite."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from firstlight.envs.types import Rollout
 
 
 class NonFiniteError(ArithmeticError):
-    """Something is NaN or infinite; the message begins with what. Nothing has learnt from it."""
+    """A value is NaN or infinite; the message names it. No update has used it."""
 
 
-def tamed(field: Tensor) -> Tensor:
-    """What an actor sees of `field`: 0 for what is not finite, which no memory must keep."""
+def nan_to_zero(field: Tensor) -> Tensor:
+    """Replace NaN and infinity by 0, so that no recurrent state of an actor contains them."""
     return torch.nan_to_num(field, 0.0, 0.0, 0.0) if field.is_floating_point() else field
 
 
 def check_finite(name: str, values: Tensor, at: Tensor | None = None) -> None:
-    """Refuse values that are not all finite. Integers always are.
+    """Raise if a value is not finite. Integers always are.
 
     Args:
-        name: of what they are.
+        name: of the values, for the message.
         values: [T, N, ...], or [D, ...] with `at`.
         at: [D, 2] int64, (t, n) of each.
 
     Raises:
-        NonFiniteError: naming the first of them, its environment and its row.
+        NonFiniteError: names the first such value, its environment and its row.
     """
     if not values.is_floating_point() or bool(torch.isfinite(values).all()):
         return
@@ -37,10 +37,10 @@ def check_finite(name: str, values: Tensor, at: Tensor | None = None) -> None:
 
 
 def check_rollout(rollout: Rollout) -> None:
-    """Refuse a rollout that holds an observation or a reward that is not finite.
+    """Raise if an observation or a reward of a rollout is not finite.
 
     Raises:
-        NonFiniteError: naming the first field and where.
+        NonFiniteError: names the first such field, its environment and its row.
     """
     for name, field in rollout.obs.items():
         check_finite(f"observation {name!r}", field)

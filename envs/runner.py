@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from firstlight.envs import seeding
-from firstlight.envs.finite import tamed
+from firstlight.envs.finite import nan_to_zero
 from firstlight.envs.types import Obs, Rollout, State, Step, map_obs, take
 from firstlight.envs.vec import VecEnv, check_reported
 
@@ -19,14 +19,14 @@ log = logging.getLogger(__name__)
 
 
 class Actor(Protocol):
-    """What a runner needs of a policy."""
+    """Interface of a policy that a runner calls."""
 
     def initial_state(self, num_envs: int) -> State:
         """Recurrent state at the first observation, each [N, ...]."""
         ...
 
     def __call__(self, obs: Obs, state: State, is_first: Tensor) -> Any:
-        """Obs [1, N, ...], state [N, ...], is_first [1, N] to `dist`, `value` and `state`."""
+        """Map obs [1, N, ...], state [N, ...], is_first [1, N] to `dist`, `value` and `state`."""
         ...
 
 
@@ -97,7 +97,7 @@ class Runner:
             self._obs, self._info, self._is_first = step.obs, step.info, step.is_first
             self._state = out.state
         with torch.inference_mode():
-            bootstrap = self._act(actor).value  # acting on it is the next rollout's business
+            bootstrap = self._act(actor).value  # the next rollout acts on this observation
         obs = _stack([opened[0], *(step.obs for step in steps)])
         info = _stack([opened[1], *(step.info for step in steps)])
         final_at, final_obs, final_info, final_state = _ends(steps, outs, obs, info, state)
@@ -150,7 +150,7 @@ class Runner:
         opened = self._obs is not None
         state = {
             "generator": self.generator.get_state(),
-            "resets": self._resets + opened,  # what a fresh start may use
+            "resets": self._resets + opened,  # number of the next reset
             "open": opened,
             "envs": None,
             "kept": self.vec.persistent_state(),
@@ -164,8 +164,8 @@ class Runner:
         """Load what `state_dict` returned.
 
         Returns:
-            [M] int64, environments whose open episodes could not be restored: they begin episodes
-            that no earlier part of the run has seen.
+            [M] int64, environments whose open episodes could not be restored: they begin new
+            episodes, with seeds that the run has not used yet.
         """
         self._set_generator(state["generator"], state["resets"])
         self._resets, self._obs, self._state = state["resets"], None, None
@@ -176,17 +176,17 @@ class Runner:
         self._resets -= 1
         self._obs, self._info, restarted = self.vec.load_state_dict(state["envs"])
         self._is_first = state["is_first"] | restarted
-        # an empty state is that of a feed-forward or random actor: the next may be recurrent
+        # an empty state comes from a feed-forward or random actor: the next may be recurrent
         self._state = map_obs(lambda field: field.to(self.device), state["state"]) or None
         return restarted.nonzero()[:, 0]
 
     def _set_generator(self, state: Tensor, resets: int) -> None:
         try:
             self.generator.set_state(state)
-        except RuntimeError:  # of another kind of device
+        except RuntimeError:  # the state is of another kind of device
             log.warning(
-                "the random state was saved on another kind of device than %s: actions are drawn "
-                "from new random numbers",
+                "the random state was saved on another kind of device than %s: actions are sampled "
+                "from a new generator",
                 self.device,
             )
             seed = seeding.derive(self.seed, "actions", resets)
@@ -195,12 +195,12 @@ class Runner:
     def _act(self, actor: Actor) -> Any:
         assert self._obs is not None
         assert self._state is not None
-        obs = map_obs(lambda field: tamed(field[None]).to(self.device), self._obs)
+        obs = map_obs(lambda field: nan_to_zero(field[None]).to(self.device), self._obs)
         return actor(obs, self._state, self._is_first[None].to(self.device))
 
 
 def _stack(moments: list[Obs]) -> Obs:
-    """Fields [N, ...] of each moment to [T+1, N, ...]."""
+    """Stack the fields [N, ...] of each time step to [T+1, N, ...]."""
     return {name: torch.stack([moment[name] for moment in moments]) for name in moments[0]}
 
 
@@ -227,7 +227,7 @@ def _cut_crashed(steps: list[Step], truncated: Tensor) -> Tensor | None:
 def _ends(
     steps: list[Step], outs: list[Any], obs: Obs, info: Obs, state: State
 ) -> tuple[Tensor, Obs, Obs, State]:
-    """(t, n) [D, 2] of the ends that autoreset hid, with observations, info and state [D, ...]."""
+    """Last observations that autoreset hid: (t, n) [D, 2], and obs, info and state [D, ...]."""
     ends = [(t, step) for t, step in enumerate(steps) if len(step.final_ids)]
     at = [torch.stack([torch.full_like(s.final_ids, t), s.final_ids], 1) for t, s in ends]
     states = [take(outs[t].state, step.final_ids) for t, step in ends]
@@ -244,22 +244,22 @@ def _ends(
 
 
 class RandomActor:
-    """Acts uniformly; what warms modules up and what tests compare against.
+    """Samples uniform actions, for the warmup of modules and as a baseline.
 
     Args:
         act_space: Discrete or bounded Box.
-        num_streams: `K` of the zeros that it gives as values.
+        num_streams: `K`; all values are 0.
     """
 
     def __init__(self, act_space: spaces.Space, num_streams: int = 1):
         self.act_space, self.num_streams = act_space, num_streams
 
     def initial_state(self, num_envs: int) -> State:
-        """Nothing to remember."""
+        """Empty state."""
         return {}
 
     def __call__(self, obs: Obs, state: State, is_first: Tensor) -> Any:
-        """Obs [1, N, ...] to a uniform distribution over [1, N]."""
+        """Return a uniform distribution of actions [1, N] and values of 0."""
         return _RandomOutput(self.act_space, is_first, self.num_streams)
 
 
@@ -275,7 +275,9 @@ class _RandomOutput:
             n = int(self.act_space.n)
             return torch.randint(0, n, self.lead, generator=generator, device=self.device)
         if not isinstance(self.act_space, spaces.Box) or not self.act_space.is_bounded():
-            raise ValueError(f"no uniform action over {self.act_space}")
+            raise ValueError(
+                f"no uniform action over {self.act_space}: use Discrete or a bounded Box"
+            )
         low = torch.as_tensor(self.act_space.low, device=self.device, dtype=torch.float32)
         high = torch.as_tensor(self.act_space.high, device=self.device, dtype=torch.float32)
         noise = torch.rand((*self.lead, *low.shape), generator=generator, device=self.device)

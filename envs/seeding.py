@@ -1,4 +1,4 @@
-"""One seed for a run, and independent seeds for its parts, each derived from the part's name."""
+"""Derive independent seeds for the parts of a run from its seed and their names."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ import torch
 
 
 def derive(seed: int, name: str, *numbers: int) -> int:
-    """Seed of the part called `name` (and, say, of its i-th episode): 31 bits, stable for ever.
+    """Derive the seed of the part called `name`, or of its i-th episode: 31 bits, never changed.
 
-    Neighbouring run seeds share nothing: run 0 and run 1 have no environment seed in common,
-    as they would if environment i were given ``seed + i``.
+    Runs with neighbouring seeds have no environment seed in common, as they would if environment
+    i were given ``seed + i``.
     """
     return int(derive_many(seed, name, 1, *numbers)[0])
 
 
 def derive_many(seed: int, name: str, count: int, *numbers: int) -> np.ndarray:
-    """`count` seeds for the part called `name`. Returns [count] int64, 31 bits each."""
+    """Derive `count` seeds for the part called `name`. Returns [count] int64, 31 bits each."""
     sequence = np.random.SeedSequence([seed, crc32(name.encode()), *numbers])
     return (sequence.generate_state(count, np.uint32) >> 1).astype(np.int64)
 
 
 def generator(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A torch generator of its own for the part called `name`."""
+    """Create a torch generator for the part called `name`."""
     return torch.Generator(device).manual_seed(derive(seed, name))
 
 
 def global_rng_state() -> dict[str, Any]:
-    """State of the generators that everyone shares: of torch, numpy and Python.
+    """State of the global generators of torch, numpy and Python.
 
-    Our own code draws from generators of its own; a user's network or module may not.
+    firstlight samples from generators of its own; a user's network or module may not.
     """
     algorithm, keys, *rest = np.random.get_state()  # noqa: NPY002
     state = {
@@ -45,7 +45,7 @@ def global_rng_state() -> dict[str, Any]:
 
 
 def set_global_rng_state(state: dict[str, Any]) -> None:
-    """Take such a state back."""
+    """Load what `global_rng_state` returned."""
     torch.set_rng_state(state["torch"])
     np.random.set_state(state["numpy"])  # noqa: NPY002
     random.setstate(state["python"])

@@ -1,4 +1,4 @@
-"""Text as numbers: sentences get ids once, and tensors carry the ids."""
+"""Text as integer ids, so that tensors can hold it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ MISSION_BYTES = 96
 
 
 def encode_text(text: str, size: int = MISSION_BYTES) -> np.ndarray:
-    """`text` as bytes [size] uint8, cut off or filled with zeros."""
+    """Encode `text` as bytes [size] uint8, cut off or padded with zeros."""
     return np.frombuffer(text.encode()[:size].ljust(size, b"\0"), np.uint8)
 
 
 class TextTable:
-    """Sentences with numbers that never change: 0 is "", the others count up from 1.
+    """Table of sentences and their ids, which never change: 0 is "", the others follow from 1.
 
     Args:
-        texts: to begin with, in the order of their numbers from 1 on.
+        texts: first entries, in the order of their ids from 1 on.
 
     >>> table = TextTable()
     >>> table.intern("opened the red door"), table.intern("opened the red door"), len(table)
@@ -40,31 +40,31 @@ class TextTable:
         return len(self._texts)
 
     def intern(self, text: str) -> int:
-        """The number of `text`, a new one if it has none yet."""
+        """Return the id of `text`, a new one if it has none yet."""
         if text not in self._ids:
             self._ids[text] = len(self._texts)
             self._texts.append(text)
         return self._ids[text]
 
     def text(self, text_id: int) -> str:
-        """The sentence with this number; IndexError if there is none."""
+        """Return the sentence with this id; IndexError if there is none."""
         if not 0 <= text_id < len(self._texts):
-            raise IndexError(f"there is no text {text_id}; there are {len(self._texts)}")
+            raise IndexError(f"no text {text_id}: the table has ids 0 to {len(self._texts) - 1}")
         return self._texts[text_id]
 
     def save(self, path: Path | str) -> None:
-        """Write the sentences as a JSON list."""
+        """Write the sentences to a JSON file."""
         Path(path).write_text(json.dumps(self._texts[1:], ensure_ascii=False), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path | str) -> TextTable:
-        """Read what `save` wrote."""
+        """Read a file that `save` wrote."""
         return cls(json.loads(Path(path).read_text(encoding="utf-8")))
 
     def state_dict(self) -> dict[str, Any]:
-        """The sentences in order."""
+        """Sentences in the order of their ids."""
         return {"texts": self._texts[1:]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them back; numbers given out here before are void."""
+        """Load what `state_dict` returned; ids assigned before are discarded."""
         self.__init__(state["texts"])  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""The shape and dtype law of firstlight, and the two values that obey it: `Step` and `Rollout`.
+"""Shape and dtype law of firstlight, and the data classes `Step`, `Snapshot` and `Rollout`.
 
 Everything is time-major. Axis letters, used in every docstring of the project:
 
@@ -42,28 +42,28 @@ def map_obs(function: Callable[[Tensor], Tensor], obs: Mapping[str, Tensor]) -> 
 
 
 def take(obs: Mapping[str, Tensor], rows: Tensor, dim: int = 0) -> Obs:
-    """Choose `rows` [*] int64 of every field along axis `dim`."""
+    """Select `rows` [*] int64 of every field along axis `dim`."""
     return {name: field.index_select(dim, rows) for name, field in obs.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a vector environment answers to one action per environment.
+    """Result of one step of a vector environment.
 
     Args:
         obs: [N, ...] what the policy sees next.
         info: [N, ...] side channels for reward modules, never for policies.
         reward: [N] the environment's reward, untouched.
-        terminated: [N] bool, the episode reached an end of its own.
-        truncated: [N] bool, the episode was cut from outside (time limit).
+        terminated: [N] bool, the episode reached a terminal state.
+        truncated: [N] bool, the episode was cut off, for example by a time limit.
         valid: [N] bool, False where the environment only reset itself (next-step autoreset).
-        is_first: [N] bool, `obs` opens an episode.
-        final_ids: [D] int64, environments whose last observation `obs` no longer shows.
+        is_first: [N] bool, `obs` is the first observation of an episode.
+        final_ids: [D] int64, environments whose last observation is in `final_obs`, not in `obs`.
         final_obs: [D, ...] those last observations.
         final_info: [D, ...] their side channels.
         crashed_ids: [C] int64, environments whose episode was lost because they raised or their
-            process died: this row is not `valid`, `obs` opens an episode, and the row before counts
-            as truncated.
+            process died: this row is not `valid`, `obs` is the first of a new episode, and the row
+            before counts as truncated.
     """
 
     obs: Obs
@@ -85,8 +85,8 @@ class Snapshot:
 
     Args:
         seed: seed of the reset that opened the episode, for environments restored by replay.
-        actions: [L, ...] actions taken since then, as the environment took them.
-        digest: of all that the environment answered since then; a replay must give the same.
+        actions: [L, ...] actions taken since then, as the environment got them.
+        digest: checksum of all that the environment returned since then; a replay must match it.
         arrays: state of one environment, for environments that save arrays.
     """
 
@@ -100,10 +100,10 @@ class Snapshot:
 class Rollout:
     """`T` steps of `N` environments under one policy, with the environment's reward untouched.
 
-    Termination, truncation and autoreset are data here, so that nothing downstream needs a flag:
-    a step whose episode ended has `terminated` or `truncated`; where autoreset replaced the last
-    observation the original is in `final_obs`; where the environment spent a call on resetting
-    itself the row is not `valid`, and every loss, mean, normaliser and memory must skip it.
+    Termination, truncation and autoreset are data here: a step whose episode ended has `terminated`
+    or `truncated`; where autoreset replaced the last observation, the original is in `final_obs`;
+    where the environment used a call to reset itself, the row is not `valid`, and every loss, mean,
+    normaliser and memory must skip it.
 
     Args:
         obs: [T+1, N, ...] ``obs[t+1]`` is what the policy saw after step t.
@@ -111,21 +111,21 @@ class Rollout:
         action: [T, N] int64, or [T, N, A] float32.
         log_prob: [T, N] under the policy that acted.
         value: [T+1, N, K] as predicted when acting; row T bootstraps.
-        dist_params: [T, N, P] kept only on request.
+        dist_params: [T, N, P] parameters of the action distribution; None unless requested.
         reward: [T, N] the environment's.
         terminated: [T, N] bool.
         truncated: [T, N] bool.
         valid: [T, N] bool.
-        is_first: [T+1, N] bool, ``obs[t]`` opens an episode.
+        is_first: [T+1, N] bool, ``obs[t]`` is the first observation of an episode.
         final_at: [D, 2] int64, (t, n) of each end whose last observation is in `final_obs`.
         final_obs: [D, ...].
         final_info: [D, ...].
         final_state: [D, ...] recurrent state before `final_obs`.
         state: [N, ...] recurrent state before ``obs[0]``.
-        env_ids: [N] int64, the environment behind each column; keys per-environment memories.
+        env_ids: [N] int64, the environment of each column; the key of per-environment memories.
         version: version of the policy that acted.
         crashed: [T, N] bool, rows that count as truncated only because their environment crashed
-            after them (statistics of episodes leave those out); None if none did.
+            after them (episode statistics leave those out); None if none did.
     """
 
     obs: Obs
@@ -160,11 +160,11 @@ class Rollout:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors live."""
+        """Device of the tensors."""
         return self.reward.device
 
     def to(self, device: torch.device | str) -> Rollout:
-        """The same rollout on `device`; itself if it is there already."""
+        """Move to `device`; returns the rollout itself if it is there already."""
         if torch.device(device) == self.device:
             return self
 
@@ -177,11 +177,11 @@ class Rollout:
         return Rollout(**{name: move(getattr(self, name)) for name in fields})
 
     def next_obs(self) -> Obs:
-        """[T, N, ...] true successors: ``obs[1:]`` with the hidden last observations put back."""
+        """True next observations [T, N, ...]: ``obs[1:]`` with the hidden last ones put back."""
         return {k: self.successors(v, self.final_obs[k]) for k, v in self.obs.items()}
 
     def next_info(self) -> Obs:
-        """[T, N, ...] side channels of the true successors."""
+        """Side channels [T, N, ...] of the true next observations."""
         return {k: self.successors(v, self.final_info[k]) for k, v in self.info.items()}
 
     def successors(self, values: Tensor, final: Tensor) -> Tensor:
@@ -202,9 +202,13 @@ class Rollout:
         return out
 
     def slice(self, start: int, stop: int) -> Rollout:
-        """Steps `start` to `stop` as a rollout of their own (feed-forward policies only)."""
+        """Cut out steps `start` to `stop` as a rollout.
+
+        Raises:
+            ValueError: for a recurrent policy and a `start` after 0.
+        """
         if self.state and start > 0:
-            raise ValueError("a rollout of a recurrent policy can only be cut at its beginning")
+            raise ValueError(f"start is {start}, expected 0: the rollout of a recurrent policy")
         rows, bound = slice(start, stop), slice(start, stop + 1)
         here = (self.final_at[:, 0] >= start) & (self.final_at[:, 0] < stop)
         return dataclasses.replace(
@@ -229,10 +233,10 @@ class Rollout:
 
 
 def check(rollout: Rollout) -> Rollout:
-    """Assert the shape and dtype law on a whole rollout and return it.
+    """Check the shape and dtype law on a rollout, and return the rollout.
 
     Raises:
-        ValueError: naming the first field that breaks the law, its shape and the expected one.
+        ValueError: names the first field that breaks the law, its shape and the expected one.
     """
     if rollout.reward.dim() != 2:
         raise ValueError(f"rollout.reward has shape {tuple(rollout.reward.shape)}, expected [T, N]")
@@ -240,7 +244,7 @@ def check(rollout: Rollout) -> Rollout:
     D = len(rollout.final_at)
 
     def demand(name: str, field: Tensor, *law: int | str, dtype: torch.dtype | None = None) -> None:
-        """Letters in `law` stand for any size, a last "..." for any further axes."""
+        """Compare with `law`: a letter is any size, a last "..." any further axes."""
         shape = tuple(field.shape)
         exact = law if law[-1] != "..." else (*law[:-1], *shape[len(law) - 1 :])
         if len(shape) != len(exact) or any(
@@ -281,6 +285,6 @@ def check(rollout: Rollout) -> Rollout:
             demand(f"{group}[{name!r}]", field, *lead, "...")
     if bool((rollout.terminated & rollout.truncated).any()):
         raise ValueError(
-            "a step is both terminated and truncated; a real end outranks the time limit"
+            "a step is both terminated and truncated; where both hold, set terminated only"
         )
     return rollout

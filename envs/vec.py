@@ -30,10 +30,10 @@ class VecEnv(ABC):
 
     Attributes:
         num_envs: `N`.
-        obs_space: what a policy sees.
+        obs_space: observations of a policy.
         info_space: side channels for reward modules and statistics.
         act_space: actions of a policy.
-        success_threshold: an episode with a return above it is a success; None without such a rule.
+        success_threshold: an episode with a return above it is a success; None if not defined.
             A side channel ``"success"`` (int8: 1 yes, 0 no, -1 unknown) takes precedence.
         resume: how open episodes continue after a checkpoint is loaded: "state" from saved arrays,
             "replay" from their seed and actions, "dropped" if they cannot. The first two need
@@ -56,11 +56,11 @@ class VecEnv(ABC):
 
     @abstractmethod
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
-        """Begin an episode everywhere. Returns obs and info, each field [N, ...]."""
+        """Begin an episode in every environment. Returns obs and info, each field [N, ...]."""
 
     @abstractmethod
     def step(self, action: Tensor) -> Step:
-        """Step with `action` [N] int64 or [N, A] float32; ValueError for an impossible action."""
+        """Step with `action` [N] int64 or [N, A] float32; ValueError for an invalid action."""
 
     def send(self, action: Tensor) -> None:
         """Start a step.
@@ -90,16 +90,16 @@ class VecEnv(ABC):
 
         Returns:
             obs and info, each field [M, ...], of those environments as they are now, and [M] bool,
-            True where a replay gave other answers, so that a new episode was begun instead.
+            True where a replay gave other results, so that a new episode was begun instead.
         """
         raise NotImplementedError(_cannot(self, "restore open episodes"))
 
     def state_dict(self) -> dict[str, Any]:
-        """State of all environments, including what decides their later episodes."""
+        """State of all environments, including what determines their later episodes."""
         raise NotImplementedError(_cannot(self, "save open episodes"))
 
     def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
-        """Load what `state_dict` returned. Returns what `restore` does, of every environment."""
+        """Load what `state_dict` returned. Returns as `restore`, for every environment."""
         raise NotImplementedError(_cannot(self, "load open episodes"))
 
     def persistent_state(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class VecEnv(ABC):
         """Take text ids from another table, such as that of the training environments."""
 
     def enable_rendering(self) -> None:  # noqa: B027
-        """Prepare for `render`, where that must be known in advance. Call it before `reset`."""
+        """Prepare for `render`, where it needs preparation. Call it before `reset`."""
 
     def render(self, env_id: int = 0) -> np.ndarray:
         """Picture of one environment, [H, W, 3] uint8."""
@@ -128,18 +128,20 @@ def _cannot(vec: VecEnv, what: str) -> str:
 
 
 def check_reported(vec: VecEnv) -> None:
-    """Raise a ValueError if `vec.reported` names anything but side channels of one number."""
+    """Raise ValueError if `vec.reported` names anything but side channels of one number."""
     for name in vec.reported:
         if name in ("return", "length"):
-            raise ValueError(f"{name!r} cannot be reported: statistics have a mean of that name")
+            raise ValueError(
+                f"{name!r} cannot be reported: statistics already have a mean of that name"
+            )
         if name not in vec.info_space.spaces or vec.info_space[name].shape != ():
-            raise ValueError(f"{name!r} is reported but is no side channel of one number")
+            raise ValueError(f"{name!r} is reported but is not a side channel of one number")
 
 
 def checked_actions(action: Tensor, space: spaces.Space, num_envs: int) -> np.ndarray:
-    """A policy's actions as environments with the action space `space` take them.
+    """Convert a policy's actions to those of the action space `space`, and check them.
 
-    Policies count from 0, so a `start` is added; they know no bounds, so a Box is clipped.
+    Discrete actions of policies count from 0, so `start` is added; those of a Box are clipped.
 
     Args:
         action: [N, *space.shape], int64 or for a Box float32.
@@ -150,7 +152,7 @@ def checked_actions(action: Tensor, space: spaces.Space, num_envs: int) -> np.nd
         [N, *space.shape] of the dtype of `space`.
 
     Raises:
-        ValueError: for a wrong shape or kind, numbers that are not finite or name no action.
+        ValueError: for a wrong shape or dtype, or actions that are not finite or out of range.
     """
     array, shape = action.numpy(), (num_envs, *(space.shape or ()))
     if array.shape != shape:
@@ -159,7 +161,7 @@ def checked_actions(action: Tensor, space: spaces.Space, num_envs: int) -> np.nd
         )
     if isinstance(space, spaces.Box):
         if not np.isfinite(array).all():
-            raise ValueError("an action is not finite")
+            raise ValueError("an action is NaN or infinite")
         return np.clip(array, space.low, space.high).astype(space.dtype, copy=False)
     count: int | np.ndarray = 2
     start: int | np.ndarray = 0
@@ -168,7 +170,7 @@ def checked_actions(action: Tensor, space: spaces.Space, num_envs: int) -> np.nd
     elif isinstance(space, spaces.MultiDiscrete):
         count, start = space.nvec, space.start
     elif not isinstance(space, spaces.MultiBinary):
-        raise ValueError(f"environments with actions of {space} are not supported")
+        raise ValueError(f"no support for actions of {space}: use a Box or (multi-)discrete ones")
     if array.dtype.kind not in "iu":
         raise ValueError(f"actions are {array.dtype}, expected int64 for {space}")
     if array.min() < 0 or (array >= count).any():
@@ -178,7 +180,7 @@ def checked_actions(action: Tensor, space: spaces.Space, num_envs: int) -> np.nd
 
 @functools.cache
 def lawful(dtype: np.dtype) -> np.dtype:
-    """What a field of this dtype becomes as a tensor; torch cannot compute with uint16 to uint64.
+    """Dtype of a field as a tensor; torch cannot compute with uint16, uint32 and uint64.
 
     >>> lawful(np.dtype(np.uint16)), lawful(np.dtype(np.uint8))
     (dtype('int32'), dtype('uint8'))
@@ -187,7 +189,7 @@ def lawful(dtype: np.dtype) -> np.dtype:
 
 
 def leaves(space: spaces.Space, path: tuple = ()) -> Iterator[tuple[tuple, spaces.Space]]:
-    """Where the fields of a nested space lie, without those that are no arrays, such as text.
+    """Paths and spaces of the fields of a nested space, without those that are not arrays.
 
     >>> [path for path, _ in leaves(spaces.Tuple([spaces.Discrete(2), spaces.Text(9)]))]
     [(0,)]
@@ -206,12 +208,12 @@ def leaves(space: spaces.Space, path: tuple = ()) -> Iterator[tuple[tuple, space
 
 
 def dotted(path: tuple) -> str:
-    """Name of the field at `path`; that of a space without fields is "obs"."""
+    """Name of the field at `path`; "obs" for a space without fields."""
     return ".".join(map(str, path)) or "obs"
 
 
 def dig(nested: Any, path: tuple) -> Any:
-    """What lies at `path`."""
+    """Value at `path`."""
     for key in path:
         nested = nested[key]
     return nested

@@ -1,4 +1,4 @@
-"""Pictures of an episode as an animated GIF."""
+"""Write animated GIFs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from PIL import GifImagePlugin, Image
 from firstlight.envs.files import replacing
 
 _SAMPLE = 64  # pixels along each side that a frame contributes to the palette
+_SAMPLE = 64  # pixels along each side of the thumbnails that the palette is made from
 
 
 def write_gif(
     path: Path | str, frames: Sequence[np.ndarray], fps: float = 10, scale: float = 1.0
 ) -> None:
-    """Write `frames` to `path`, atomically, with one palette made for them.
+    """Write `frames` to `path`, atomically, with one palette for all.
 
-    A frame stores only the rectangle that changed. Frames equal to the one before are kept as
-    frames, so that frame t of the file is frame t of the episode.
+    Of each frame only the rectangle that changed is stored. Frames equal to the one before are
+    kept, so that frame t of the file is frame t of the episode.
 
     Args:
-        path: its folder is made if it is not there.
+        path: its folder is created if it does not exist.
         frames: at least one, each [H, W, 3] uint8, all of one size.
         fps: frames per second, rounded to hundredths of a second each, at most 50.
         scale: factor on height and width.
@@ -34,7 +35,7 @@ def write_gif(
     """
     images = [_image(frame, frames[0].shape, scale) for frame in frames]
     if not images:
-        raise ValueError("a video needs at least one frame")
+        raise ValueError("no frames: a video needs at least one")
     palette = _palette(images)
     indexed = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     milliseconds = 10 * max(2, round(100 / fps))
@@ -54,7 +55,7 @@ def write_gif(
 def _image(frame: np.ndarray, shape: tuple[int, ...], scale: float) -> Image.Image:
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != shape or frame.dtype != np.uint8:
         raise ValueError(
-            f"a frame is {frame.dtype} of shape {frame.shape}, expected uint8 [H, W, 3], all alike"
+            f"a frame is {frame.dtype} {frame.shape}, expected uint8 [H, W, 3] of one size"
         )
     image = Image.fromarray(np.ascontiguousarray(frame))
     if scale == 1.0:
@@ -64,7 +65,7 @@ def _image(frame: np.ndarray, shape: tuple[int, ...], scale: float) -> Image.Ima
 
 
 def _palette(images: list[Image.Image]) -> Image.Image:
-    """An image whose palette holds the colours of all `images`, or suits a thinned-out copy."""
+    """Image with the palette of all `images`: their colours, or 256 chosen from thumbnails."""
     if colours := _few_colours(images):
         palette = Image.new("P", (1, 1))
         palette.putpalette([band for colour in sorted(colours) for band in colour])
@@ -77,7 +78,7 @@ def _palette(images: list[Image.Image]) -> Image.Image:
 
 
 def _few_colours(images: list[Image.Image]) -> set[Any]:
-    """The colours of all `images`; empty if a palette cannot hold them."""
+    """Colours of all `images`; empty if there are more than 256."""
     colours: set[Any] = set()
     for image in images:
         found = image.getcolors(256)
@@ -88,14 +89,14 @@ def _few_colours(images: list[Image.Image]) -> set[Any]:
 
 
 def _header(image: Image.Image) -> bytes:
-    """Signature, size, the palette of all frames, and that the animation repeats for ever."""
+    """GIF header: signature, size, palette, and endless repetition."""
     colours = bytes(image.getpalette() or ()).ljust(3 * 256, b"\0")
     size = struct.pack("<HHBBB", *image.size, 0b1111_0111, 0, 0)
     return b"GIF89a" + size + colours + b"!\xff\x0bNETSCAPE2.0\x03\x01\0\0\0"
 
 
 def _changed(before: np.ndarray, now: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of what changed between two [H, W]; one pixel if nothing did."""
+    """Left, top, right, bottom of the change between two [H, W]; one pixel if nothing changed."""
     different = before != now
     if not different.any():
         return 0, 0, 1, 1

@@ -24,7 +24,7 @@ class VecWrapper(VecEnv):
     overrides `_transform_step`, `reset`, and the methods that save and restore that state.
 
     Args:
-        vec: the environments inside.
+        vec: the wrapped environments.
     """
 
     def __init__(self, vec: VecEnv):
@@ -42,11 +42,11 @@ class VecWrapper(VecEnv):
 
     @property
     def reported(self) -> tuple[str, ...]:  # type: ignore[override]  # follows `info_space`
-        """Channels reported by the environments inside that the wrapper does not remove."""
+        """Channels reported by the wrapped environments that the wrapper does not remove."""
         return tuple(name for name in self._vec.reported if name in self.info_space.spaces)
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
-        """Begin an episode everywhere."""
+        """Begin an episode in every environment."""
         return self._transform(*self._vec.reset(seed))
 
     def step(self, action: Tensor) -> Step:
@@ -73,7 +73,7 @@ class VecWrapper(VecEnv):
         return *self._transform(obs, info), restarted
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the environments inside."""
+        """State of the wrapped environments."""
         return {"vec": self._vec.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
@@ -90,15 +90,15 @@ class VecWrapper(VecEnv):
         self._vec.load_persistent_state(state)
 
     def enable_rendering(self) -> None:
-        """Prepare for `render`, where that must be known in advance. Call it before `reset`."""
+        """Prepare for `render`, where it needs preparation. Call it before `reset`."""
         self._vec.enable_rendering()
 
     def render(self, env_id: int = 0) -> np.ndarray:
-        """Picture of one environment inside, [H, W, 3] uint8."""
+        """Picture of one wrapped environment, [H, W, 3] uint8."""
         return self._vec.render(env_id)
 
     def close(self) -> None:
-        """Close the environments inside."""
+        """Close the wrapped environments."""
         self._vec.close()
 
     def _transform(self, obs: Obs, info: Obs) -> tuple[Obs, Obs]:
@@ -106,7 +106,7 @@ class VecWrapper(VecEnv):
         return obs, info
 
     def _transform_step(self, step: Step, action: Tensor) -> Step:
-        """Change a step, of which `action` [N, ...] was the cause; default by `_transform`."""
+        """Change a step taken with `action` [N, ...]; the default calls `_transform`."""
         obs, info = self._transform(step.obs, step.info)
         final_obs, final_info = self._transform(step.final_obs, step.final_info)
         return dataclasses.replace(
@@ -141,13 +141,16 @@ class MemoryWrapper(VecWrapper):
             arrays = dict(snapshot.arrays or {})
             own = {name: arrays.pop(name) for name in [*arrays] if name.startswith(self.prefix)}
             if not own:
-                raise ValueError(f"the snapshot has no map: it was taken without {self.what}")
+                raise ValueError(
+                    f"the snapshot has no map, because it was taken without {self.what}: take it "
+                    f"from {type(self).__name__}"
+                )
             inner.append(dataclasses.replace(snapshot, arrays=arrays or None))
             memories.append(own)
         return self._load_memories(env_ids, memories, *self._vec.restore(env_ids, inner))
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the environments inside, and the memories."""
+        """State of the wrapped environments, and the memories."""
         return {
             "vec": self._vec.state_dict(),
             self.saved_as: [*map(self._save_memory, range(self.num_envs))],
@@ -155,12 +158,12 @@ class MemoryWrapper(VecWrapper):
 
     def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
         """Load what `state_dict` returned."""
-        answer = self._vec.load_state_dict(state["vec"])
-        return self._load_memories(torch.arange(self.num_envs), state[self.saved_as], *answer)
+        result = self._vec.load_state_dict(state["vec"])
+        return self._load_memories(torch.arange(self.num_envs), state[self.saved_as], *result)
 
     @abstractmethod
     def _save_memory(self, n: int) -> dict[str, Tensor]:
-        """Memory of environment n, under names that begin with `prefix`."""
+        """Memory of environment n, with names that begin with `prefix`."""
 
     @abstractmethod
     def _load_memories(

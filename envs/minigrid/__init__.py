@@ -1,4 +1,4 @@
-"""MiniGrid: its tasks by three backends, views, map memory and captions."""
+"""MiniGrid tasks in three backends, views, map memory and captions."""
 
 from firstlight.envs.minigrid.backends import make
 

@@ -1,4 +1,4 @@
-"""MiniGrid tasks by three backends: our own in numba, EnvPool and the Python package."""
+"""MiniGrid tasks in three backends: numba, EnvPool and the Python package."""
 
 from __future__ import annotations
 
@@ -28,48 +28,47 @@ def make(
     isolated: bool = False,
     **options: Any,
 ) -> VecEnv:
-    """MiniGrid environments; every backend gives the same fields.
+    """Create MiniGrid environments; every backend has the same fields.
 
-    Policies see `image` and `direction`, reward modules also `agent_pos` (column and row) and what
-    is asked for. Success is a return above 0. The backends draw different levels from equal seeds:
-    never mix them in one comparison.
+    Policies see `image` and `direction`, reward modules also `agent_pos` (column and row) and the
+    side channels chosen below. Success is a return above 0. Equal seeds give different levels in
+    different backends: never mix them in one comparison.
 
     ========  =====================================================================================
-    native    our own: MultiRoom (levels that can be solved), NoisyTV, DoorKey, KeyCorridor,
+    native    in numba: MultiRoom (all levels solvable), NoisyTV, DoorKey, KeyCorridor,
               ObstructedMaze, Unlock; fast; saves its state, so that runs resume exactly
-    envpool   every task in C++, but NoisyTV; most of its MultiRoom levels cannot be solved
-    python    every task, some fifty times slower; resumes by replay
+    envpool   every task but NoisyTV, in C++; most of its MultiRoom levels cannot be solved
+    python    every task, about fifty times slower; resumes by replay
     ========  =====================================================================================
 
     Args:
-        task: such as "MiniGrid-DoorKey-8x8-v0", also those that papers use and nobody registers,
-            such as "MiniGrid-MultiRoom-N7-S8-v0" and "MiniGrid-KeyCorridorS8R5-v0".
+        task: such as "MiniGrid-DoorKey-8x8-v0", also those that papers use and no package
+            registers, such as "MiniGrid-MultiRoom-N7-S8-v0" and "MiniGrid-KeyCorridorS8R5-v0".
         num_envs: `N`.
-        backend: "auto" is our own for MultiRoom, where EnvPool's levels are broken, else
-            EnvPool.
-        view: what policies see as `image`: "partial" the 7 x 7 cells before the agent, "map" the
-            agent's own map of what these have shown (`MapMemory`), "full" the whole grid.
-        full_grid: carry the whole grid as the side channel `full_grid`, [W, H, 3] uint8, first axis
-            from left to right as in MiniGrid's images. Not with EnvPool, which does not show it.
-        text: carry `text_id` and `mission_id`, see `captions.Captions`.
-        caption: with `text`, says what happened in a step; default `captions.describe`.
+        backend: "auto" is "native" for MultiRoom, where EnvPool's levels are broken, else
+            "envpool".
+        view: what policies see as `image`: "partial" the 7 x 7 cells in front of the agent, "map"
+            its map of the cells seen so far (`MapMemory`), "full" the whole grid.
+        full_grid: add the whole grid as the side channel `full_grid`, [W, H, 3] uint8, first axis
+            from left to right as in MiniGrid's images. Not with EnvPool, which does not expose it.
+        text: add `text_id` and `mission_id`, see `captions.Captions`.
+        caption: with `text`, describes what happened in a step; default `captions.describe`.
         max_steps: of an episode; default as in the papers.
-        num_threads: of EnvPool.
-        isolated: let EnvPool run in a process of its own.
+        num_threads: threads of EnvPool.
+        isolated: run EnvPool in a process of its own.
         **options: keywords of the backend's environment, or, with view "map", of `MapMemory`.
 
     Raises:
-        ValueError: for a task or a choice that does not exist, or a backend that lacks the task or
-            the view.
+        ValueError: for an unknown task or option, or a backend without the task or the view.
     """
     for name, value, kind in (("backend", backend, Backend), ("view", view, View)):
         if value not in get_args(kind):
             known = " or ".join(map(repr, get_args(kind)))
             raise ValueError(f"{name} is {known}, not {value!r}")
     if caption is not None and not text:
-        raise ValueError("a caption tells text: it goes with text=True")
+        raise ValueError("caption is set, but text is off: set text=True")
     if text and view == "full":
-        raise ValueError('text is told from the partial view: it does not go with view="full"')
+        raise ValueError('text needs the partial view: use view="partial" or "map", not "full"')
     chosen = _choose(task, backend, view == "full" or full_grid)
     map_options = {k: options.pop(k) for k in ("size", "show") if view == "map" and k in options}
     if chosen == "envpool":
@@ -90,7 +89,7 @@ def make(
 
 
 def _choose(task: str, backend: Backend, whole: bool) -> str:
-    """The backend to use, of those that have the task and, if need be, show the whole grid."""
+    """Choose a backend that has the task and, if `whole`, exposes the whole grid."""
     from firstlight.envs.minigrid.tasks import TASKS, backends_of
 
     if backend == "native" and task in TASKS:
@@ -104,7 +103,7 @@ def _choose(task: str, backend: Backend, whole: bool) -> str:
         raise ValueError(f"backend {backend!r} has no {task}; {' and '.join(have)} have it")
     if whole and backend == "envpool":
         others = " and ".join(name for name in have if name != "envpool")
-        raise ValueError(f"EnvPool does not show the whole grid of {task}; {others} can")
+        raise ValueError(f"EnvPool does not expose the whole grid of {task}; {others} can")
     return backend
 
 

@@ -26,11 +26,11 @@ _IDS = spaces.Box(0, np.iinfo(np.int64).max, (), np.int64)
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One step of one environment, as its agent saw it.
+    """One step of one environment, as the agent observed it.
 
     Args:
         before: [7, 7, 3] uint8, view before the action.
-        action: MiniGrid's.
+        action: number of the action in MiniGrid.
         after: [7, 7, 3] uint8, view after it.
         reward: of the step.
     """
@@ -42,14 +42,14 @@ class Event:
 
 
 Caption = Callable[[Event], str]
-"""Says what happened, "" for nothing worth a word."""
+"""Sentence for an event; "" if there is nothing to describe."""
 
 
 def describe(event: Event) -> str:
-    """What the agent did to an object: picked it up, dropped, opened, unlocked or closed it.
+    """Describe what the agent did to an object: picked up, dropped, opened, unlocked, closed.
 
-    Read off two cells of the view, what it carries and what lies before it, so that it knows
-    nothing that the policy was not shown.
+    Only two cells of the view are read, the one that shows the carried object and the one ahead, so
+    that the sentence holds nothing that the policy cannot observe.
     """
     hand, front = event.before[_HAND], event.before[_FRONT]
     now_hand, now_front = event.after[_HAND], event.after[_FRONT]
@@ -70,17 +70,20 @@ def describe(event: Event) -> str:
 
 
 class Captions(VecWrapper):
-    """Adds what happened and what is to be done as numbers of sentences, for reward modules.
+    """Wrapper that adds ids of sentences as side channels: the last event, and the mission.
 
-    The side channel `text_id` is what the last action did (0 where it did nothing worth a word, and
-    for an episode's first observation), `mission_id` the task's sentence. The sentences lie in
+    `text_id` describes what the last action did (0 where there is nothing to describe, and for an
+    episode's first observation), `mission_id` is the task's sentence. The sentences are in
     `text_table`, which is saved with the environments' state and as persistent state.
 
     Args:
-        vec: with the view as `image`, and `mission` [96] uint8 in its observation or side channels;
-            it is taken out.
-        caption: says what happened; default `describe`.
+        vec: with the view as `image`, and `mission` [96] uint8 in its observation or side channels,
+            from where it is removed.
+        caption: describes an event; default `describe`.
         texts: table to add to; default that of `vec`, or a new one.
+
+    Raises:
+        ValueError: if `image` is not MiniGrid's view.
     """
 
     text_table: TextTable
@@ -88,7 +91,9 @@ class Captions(VecWrapper):
     def __init__(self, vec: VecEnv, *, caption: Caption = describe, texts: TextTable | None = None):
         shape = vec.obs_space["image"].shape
         if shape != (VIEW, VIEW, 3):
-            raise ValueError(f"captions need MiniGrid's view [7, 7, 3], not {shape}")
+            raise ValueError(
+                f"image has shape {shape}, but captions need MiniGrid's view [7, 7, 3]"
+            )
         super().__init__(vec)
         self.caption = caption
         self.text_table = texts or vec.text_table or TextTable()
@@ -100,10 +105,10 @@ class Captions(VecWrapper):
         self._text_id = torch.zeros(self.num_envs, dtype=torch.int64)
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
-        """Begin an episode everywhere."""
+        """Begin an episode in every environment."""
         obs, info = self._vec.reset(seed)
         self._image, self._text_id = obs["image"], torch.zeros(self.num_envs, dtype=torch.int64)
-        return self._told(obs, info, self._text_id)
+        return self._with_ids(obs, info, self._text_id)
 
     def share_texts(self, table: TextTable) -> None:
         """Take text ids from another table, here and inside."""
@@ -128,10 +133,10 @@ class Captions(VecWrapper):
         text_id = torch.where(restarted, 0, torch.tensor(last, dtype=torch.int64))
         self._image, self._text_id = self._image.clone(), self._text_id.clone()
         self._image[env_ids], self._text_id[env_ids] = obs["image"], text_id
-        return *self._told(obs, info, text_id), restarted
+        return *self._with_ids(obs, info, text_id), restarted
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the environments inside, the sentences and the last captions."""
+        """State of the wrapped environments, the sentences and the last captions."""
         texts = self.text_table.state_dict()
         return {"vec": self._vec.state_dict(), "texts": texts, "text_id": self._text_id.clone()}
 
@@ -141,10 +146,10 @@ class Captions(VecWrapper):
         self._missions = {}
         obs, info, restarted = self._vec.load_state_dict(state["vec"])
         self._image, self._text_id = obs["image"], torch.where(restarted, 0, state["text_id"])
-        return *self._told(obs, info, self._text_id), restarted
+        return *self._with_ids(obs, info, self._text_id), restarted
 
     def persistent_state(self) -> dict[str, Any]:
-        """The sentences, whose ids reward modules may have learnt."""
+        """Sentences: reward modules may have learnt from their ids."""
         return {**super().persistent_state(), "texts": self.text_table.state_dict()}
 
     def load_persistent_state(self, state: dict[str, Any]) -> None:
@@ -160,37 +165,37 @@ class Captions(VecWrapper):
             after[step.final_ids.numpy()] = step.final_obs["image"].numpy()
         happened = torch.from_numpy(self._captions(action.numpy(), after, step))
         self._image, self._text_id = step.obs["image"], torch.where(step.is_first, 0, happened)
-        obs, info = self._told(step.obs, step.info, self._text_id)
+        obs, info = self._with_ids(step.obs, step.info, self._text_id)
         last = happened[step.final_ids]
-        final_obs, final_info = self._told(step.final_obs, step.final_info, last)
+        final_obs, final_info = self._with_ids(step.final_obs, step.final_info, last)
         return dataclasses.replace(
             step, obs=obs, info=info, final_obs=final_obs, final_info=final_info
         )
 
     def _captions(self, action: np.ndarray, after: np.ndarray, step: Step) -> np.ndarray:
-        """Number of what happened in each environment, [N] int64."""
+        """Id of the event in each environment, [N] int64."""
         before, ids = self._image.numpy(), np.zeros(self.num_envs, np.int64)
-        worth = step.valid.numpy()
+        rows = step.valid.numpy()
         if self.caption is describe:
-            worth = worth & _touched(before, action, after)
-        for n in np.flatnonzero(worth).tolist():
+            rows = rows & _may_have_event(before, action, after)
+        for n in np.flatnonzero(rows).tolist():
             event = Event(before[n], int(action[n]), after[n], float(step.reward[n]))
             ids[n] = self.text_table.intern(self.caption(event))
         return ids
 
-    def _told(self, obs: Obs, info: Obs, text_id: Tensor) -> tuple[Obs, Obs]:
+    def _with_ids(self, obs: Obs, info: Obs, text_id: Tensor) -> tuple[Obs, Obs]:
         missions = (obs if "mission" in obs else info)["mission"].numpy()
         rows = [row.tobytes() for row in np.ascontiguousarray(missions)]
         for row in {*rows} - self._missions.keys():
             sentence = row.rstrip(b"\0").decode(errors="replace")
             self._missions[row] = self.text_table.intern(sentence)
         mission_id = torch.tensor([self._missions[row] for row in rows], dtype=torch.int64)
-        told = _without_mission(info) | {"text_id": text_id, "mission_id": mission_id}
-        return _without_mission(obs), told
+        info = _without_mission(info) | {"text_id": text_id, "mission_id": mission_id}
+        return _without_mission(obs), info
 
 
-def _touched(before: np.ndarray, action: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Where `describe` may have something to say, [N] bool."""
+def _may_have_event(before: np.ndarray, action: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Where `describe` may return a sentence, [N] bool."""
     changed = (before[:, *_HAND] != after[:, *_HAND]).any(-1)
     changed |= (before[:, *_FRONT] != after[:, *_FRONT]).any(-1)
     front = before[:, *_FRONT, 0]

@@ -1,7 +1,7 @@
-"""What a cell of a grid world holds, as one number, and MiniGrid's three bytes for it.
+"""Codes of grid cells: one integer per cell, and MiniGrid's three bytes for it.
 
 A code is ``object | colour << 4 | state << 7 | inner object << 9 | inner colour << 12``: object,
-colour and state are MiniGrid's own numbers, the inner ones say what a box hides (0 for nothing).
+colour and state are MiniGrid's own numbers, the inner ones are the object in a box (0 for none).
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
 EMPTY, WALL, FLOOR, DOOR, KEY, BALL, BOX, GOAL, LAVA, AGENT = range(1, 11)
 RED, GREEN, BLUE, PURPLE, YELLOW, GREY = range(6)
 OPEN, CLOSED, LOCKED = range(3)
-STONE = WALL | GREY << 4  # an ordinary wall, and all that lies outside of the grid
-VIEW = 7  # cells along a side of what an agent sees
+STONE = WALL | GREY << 4  # a wall; cells outside of the grid count as one
+VIEW = 7  # cells along a side of the view
 
 
 def pack(cells: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
-    """Codes of encoded cells.
+    """Convert encoded cells to codes.
 
     Args:
         cells: [..., 3] uint8, object, colour and state.
-        inside: [..., 3] uint8, the same of what boxes hide.
+        inside: [..., 3] uint8, the same of the objects in boxes.
 
     Returns:
         [...] int16.
@@ -41,7 +41,7 @@ def pack(cells: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
 
 
 def unpack(codes: np.ndarray) -> np.ndarray:
-    """MiniGrid's bytes [..., 3] uint8 of codes [...]: object, colour and state."""
+    """Convert codes [...] to MiniGrid's bytes [..., 3] uint8: object, colour and state."""
     return np.stack([codes & 15, codes >> 4 & 7, codes >> 7 & 3], -1).astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of grid worlds."""
+"""Draw pictures of MiniGrid environments."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PALETTE = np.array(
 )
 _FLOOR, _LINE, _AGENT = (18, 18, 22), (44, 44, 50), (250, 95, 75)
 _WALL, _LAVA = (96, 96, 102), (255, 128, 0)
-_LIT = 34  # added to what the agent sees
+_LIT = 34  # added to the brightness of cells that the agent sees
 _MIDDLE = (np.arange(TILE) + 0.5) / TILE
 _X, _Y = _MIDDLE[None, :], _MIDDLE[:, None]
 
@@ -43,7 +43,7 @@ def _disc(x: float, y: float, radius: float) -> np.ndarray:
 
 
 def _ring(inset: float) -> np.ndarray:
-    """A frame along the tile's edge, `inset` wide."""
+    """Frame along the tile's edge, `inset` wide."""
     return ~_box(inset, 1 - inset, inset, 1 - inset)
 
 
@@ -67,7 +67,7 @@ def _shape(kind: int, state: int) -> np.ndarray:
 
 @lru_cache(maxsize=512)
 def tile(code: int, heading: int, lit: bool) -> np.ndarray:
-    """Picture of one cell, [TILE, TILE, 3] uint8, with the agent in it if `heading` >= 0."""
+    """Draw one cell, [TILE, TILE, 3] uint8, with the agent in it if `heading` >= 0."""
     image = np.empty((TILE, TILE, 3), np.uint8)
     image[:] = _FLOOR
     image[0], image[:, 0] = _LINE, _LINE
@@ -87,12 +87,12 @@ def tile(code: int, heading: int, lit: bool) -> np.ndarray:
 
 
 def draw_grid(grid: np.ndarray, agent: np.ndarray, carrying: int) -> np.ndarray:
-    """Picture of one environment: what its agent sees is lit, what it carries lies on its cell.
+    """Draw one environment: visible cells are lit, a carried object is drawn on the agent's cell.
 
     Args:
         grid: [W, H] int16, codes of `cells`.
         agent: [3] int64, column, row and direction.
-        carrying: code of what it carries, 0 for nothing.
+        carrying: code of the carried object, 0 for none.
 
     Returns:
         [TILE * H, TILE * W, 3] uint8.

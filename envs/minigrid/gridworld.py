@@ -1,4 +1,4 @@
-"""MiniGrid's environments in numba: MultiRoom, DoorKey, KeyCorridor, ObstructedMaze and Unlock."""
+"""MiniGrid environments in numba: MultiRoom, DoorKey, KeyCorridor, ObstructedMaze and Unlock."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ _WIDEST = np.iinfo(np.int64)
 
 
 class GridWorld(VecEnv):
-    """`num_envs` MiniGrid environments of one task, stepped by compiled loops.
+    """MiniGrid environments of one task, stepped by compiled loops.
 
-    Rules, views, rewards and recipes of levels are those of the Python package, compared with it
-    step by step and level by level in our tests; levels of equal seeds are other ones. Every
-    MultiRoom level can be solved, which EnvPool's mostly cannot (docs/multiroom.md). An episode of
-    environment n is decided by the seed, n and the number of the episode. State can be saved.
+    Rules, views, rewards and level generation are those of the Python package; tests compare them
+    step by step and level by level. Equal seeds give other levels. Every MultiRoom level can be
+    solved, which most of EnvPool's cannot (docs/multiroom.md). The level of environment n depends
+    on the seed, n and the number of the episode. State can be saved.
 
     Policies see `image` (object, colour and state of each cell, first axis from left to right,
-    second from far to near) and `direction`. Side channels: `agent_pos` (column and row) and, if
-    asked for, `full_grid`.
+    second from far to near) and `direction`. Side channels: `agent_pos` (column and row) and, on
+    request, `full_grid` and `mission`.
 
     Args:
         task: one of `minigrid.tasks.TASKS`.
         num_envs: `N`.
-        view: "partial" shows the 7 x 7 cells before the agent as `image`, "full" all of the grid
-            [W, H, 3] with the agent in it.
-        full_grid: carry the whole grid [W, H, 3] uint8 as a side channel.
-        mission: carry the task's sentence [96] uint8 as a side channel.
+        view: "partial" shows the 7 x 7 cells in front of the agent as `image`, "full" the whole
+            grid [W, H, 3] with the agent in it.
+        full_grid: add the whole grid [W, H, 3] uint8 as a side channel.
+        mission: add the task's sentence [96] uint8 as a side channel.
         max_steps: of an episode; default as in the papers.
 
     Raises:
         ValueError: for a task that is not in `TASKS`.
 
-    >>> world = GridWorld("MiniGrid-MultiRoom-N7-S4-v0", num_envs=2)
-    >>> obs, info = world.reset(seed=0)
+    >>> vec = GridWorld("MiniGrid-MultiRoom-N7-S4-v0", num_envs=2)
+    >>> obs, info = vec.reset(seed=0)
     >>> obs["image"].shape, info["agent_pos"].shape
     (torch.Size([2, 7, 7, 3]), torch.Size([2, 2]))
     """
@@ -69,7 +69,7 @@ class GridWorld(VecEnv):
     ):
         if task not in TASKS:
             others = " and ".join(backends_of(task))
-            raise ValueError(f"our own world has no task {task!r}; {others} have: set backend")
+            raise ValueError(f"GridWorld has no task {task!r}; {others} have it: set backend")
         self.task, self.num_envs, self.view = TASKS[task], num_envs, view
         self.max_steps = max_steps or self.task.max_steps
         self._full, self._mission = full_grid, mission
@@ -97,29 +97,29 @@ class GridWorld(VecEnv):
         self.reset(0)
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
-        """Begin an episode everywhere; `seed` begins a new sequence of levels."""
+        """Begin an episode in every environment; `seed` begins a new sequence of levels."""
         if seed is not None:
             halves = derive_many(seed, "gridworld", 2 * self.num_envs)
             self._seeds = halves[::2] << 31 | halves[1::2]
             self._episode = np.zeros(self.num_envs, np.int64)
         self._begin(self._all)
-        return self._tensors(self._look(self._all))
+        return self._tensors(self._observe(self._all))
 
     def step(self, action: Tensor) -> Step:
         """Step with `action` [N] int64."""
         actions = checked_actions(action, self.act_space, self.num_envs)
         N = self.num_envs
         reward, ended, cut = np.empty(N, np.float32), np.empty(N, np.bool_), np.empty(N, np.bool_)
-        world = (self._state[name] for name in _STATE)
+        state = (self._state[name] for name in _STATE)
         rules = self.task.rule, self.task.noisy, self.max_steps
-        advance(actions, *rules, reward, ended, cut, *world)
-        fields = self._look(self._all)
+        advance(actions, *rules, reward, ended, cut, *state)
+        fields = self._observe(self._all)
         done = ended | cut
         ids = np.flatnonzero(done)
         final = {name: field[ids] for name, field in fields.items()}
         if len(ids):
             self._begin(ids)
-            self._look(ids, fields)
+            self._observe(ids, fields)
         final_obs, final_info = self._tensors(final)
         obs, info = self._tensors(fields)
         return Step(
@@ -151,11 +151,11 @@ class GridWorld(VecEnv):
                 raise ValueError("the snapshot has no arrays: take it from a GridWorld")
             for name, array in self._state.items():
                 array[n] = snapshot.arrays[name].numpy().astype(array.dtype)
-        fields = {name: field[ids] for name, field in self._look(ids).items()}
+        fields = {name: field[ids] for name, field in self._observe(ids).items()}
         return *self._tensors(fields), torch.zeros(len(ids), dtype=torch.bool)
 
     def state_dict(self) -> dict[str, Any]:
-        """State of every environment, and what its later levels are drawn from."""
+        """State of every environment, and the seeds of its later levels."""
         return {
             **self._saved(),
             "seeds": torch.from_numpy(self._seeds.copy()),
@@ -167,18 +167,18 @@ class GridWorld(VecEnv):
         self._seeds, self._episode = (state[k].numpy().copy() for k in ("seeds", "episode"))
         for name, array in self._state.items():
             array[:] = state[name].numpy().astype(array.dtype)
-        obs, info = self._tensors(self._look(self._all))
+        obs, info = self._tensors(self._observe(self._all))
         return obs, info, torch.zeros(self.num_envs, dtype=torch.bool)
 
     def render(self, env_id: int = 0) -> np.ndarray:
-        """Picture of one environment with its view lit, [16 H, 16 W, 3] uint8."""
+        """Picture of one environment with visible cells lit, [16 H, 16 W, 3] uint8."""
         state = self._state
         return draw_grid(
             state["grid"][env_id], state["agent"][env_id], int(state["carrying"][env_id])
         )
 
     def _begin(self, rows: np.ndarray) -> None:
-        """Draw the next level in the environments `rows` [M] int64."""
+        """Generate the next level of the environments `rows` [M] int64."""
         state, task = self._state, self.task
         state["carrying"][rows], state["elapsed"][rows], state["grid"][rows] = 0, 0, EMPTY
         for n in rows.tolist():
@@ -188,10 +188,10 @@ class GridWorld(VecEnv):
             state["target"][n] = task.recipe(*level, *task.numbers)
         self._episode[rows] += 1
 
-    def _look(
+    def _observe(
         self, rows: np.ndarray, fields: dict[str, np.ndarray] | None = None
     ) -> dict[str, np.ndarray]:
-        """What is to be seen, each field [N, ...]; only `rows` [M] of `fields` are written."""
+        """Observation and info fields, each [N, ...]; of `fields` only `rows` [M] are written."""
         state, N = self._state, self.num_envs
         grid, agent = state["grid"], state["agent"]
         if fields is None:

@@ -1,4 +1,4 @@
-"""MiniGrid's rules over arrays of environments: what an action does, and what is then seen."""
+"""Kernels of MiniGrid's rules: effects of actions, and views."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from firstlight.envs.minigrid.cells import (
 from firstlight.envs.minigrid.levels_kernels import any_colour
 
 LEFT, RIGHT, FORWARD, PICKUP, DROP, TOGGLE = range(6)
-AT_GOAL, TAKE_TARGET, OPEN_DOOR = range(3)  # what ends an episode well
+AT_GOAL, TAKE_TARGET, OPEN_DOOR = range(3)  # rules of success
 _MIDDLE, _NEAR = VIEW // 2, VIEW - 1  # the agent's own cell in its view
 
 
 @njit(cache=True, nogil=True)
 def ahead(direction):
-    """Column and row that a step towards `direction` adds."""
+    """Change of column and row by a step towards `direction`."""
     if direction == 0:
         return 1, 0
     if direction == 1:
@@ -42,7 +42,7 @@ def ahead(direction):
 
 @njit(cache=True, nogil=True)
 def cell_at(grid, x, y):
-    """Code of a cell of `grid` [W, H] int16; a wall outside of it."""
+    """Code of a cell of `grid` [W, H] int16; that of a wall outside of it."""
     if 0 <= x < grid.shape[0] and 0 <= y < grid.shape[1]:
         return np.int64(grid[x, y])
     return STONE
@@ -50,7 +50,7 @@ def cell_at(grid, x, y):
 
 @njit(cache=True, nogil=True)
 def toggled(code, carrying):
-    """What the cell `code` becomes when it is toggled by who carries `carrying`."""
+    """Code of the cell `code` after an agent that carries `carrying` toggled it."""
     kind, state = code & 15, code >> 7 & 3
     if kind == BOX:
         inner = code >> 9
@@ -66,7 +66,7 @@ def toggled(code, carrying):
 
 @njit(cache=True, nogil=True)
 def recolour_ball(grid, carrying, rng):
-    """Give the one ball, in `grid` [W, H] or carried, another random colour. Returns `carrying`."""
+    """Draw a new colour for the one ball, in `grid` [W, H] or carried. Returns `carrying`."""
     colour = any_colour(rng)
     if carrying & 15 == BALL:
         return BALL | colour << 4
@@ -79,20 +79,20 @@ def recolour_ball(grid, carrying, rng):
 
 @njit(cache=True, nogil=True)
 def act(grid, agent, carrying, target, action, rule, noisy, rng):
-    """What `action` does to one environment.
+    """Apply `action` to one environment.
 
     Args:
         grid: [W, H] int16, changed.
         agent: [3] int64, column, row and direction; changed.
         carrying: code of the carried object, 0 for none.
         target: code of the object to take, under `TAKE_TARGET`.
-        action: MiniGrid's.
-        rule: what ends an episode well.
-        noisy: dropping changes the colour of the ball instead.
-        rng: [1] uint64, the state of the random numbers; changed.
+        action: number of the action in MiniGrid.
+        rule: rule of success, such as `AT_GOAL`.
+        noisy: the action drop changes the colour of the ball instead.
+        rng: [1] uint64, state of the random numbers; changed.
 
     Returns:
-        carrying, whether the episode ended, and whether it did so well.
+        carrying, whether the episode terminated, and whether it is a success.
     """
     dx, dy = ahead(agent[2])
     x, y = agent[0] + dx, agent[1] + dy
@@ -131,17 +131,17 @@ def act(grid, agent, carrying, target, action, rule, noisy, rng):
 def advance(
     action, rule, noisy, limit, reward, ended, cut, grid, agent, carrying, elapsed, target, rng
 ):
-    """Let every environment act.
+    """Apply one action to every environment.
 
     Args:
         action: [N] int64.
         rule: see `act`.
         noisy: see `act`.
-        limit: steps of an episode at most.
-        reward: [N] float32, gets the step's.
-        ended: [N] bool, gets whether the episode came to an end of its own.
-        cut: [N] bool, gets whether it ran into the limit.
-        grid: [N, W, H] int16; this and the rest is changed.
+        limit: maximum steps of an episode.
+        reward: [N] float32, output.
+        ended: [N] bool, output: the episode terminated.
+        cut: [N] bool, output: the episode reached the limit.
+        grid: [N, W, H] int16; this and the following arrays are changed.
         agent: [N, 3] int64.
         carrying: [N] int64.
         elapsed: [N] int64, steps of the episode.
@@ -159,11 +159,11 @@ def advance(
 
 
 def _light_table() -> np.ndarray:
-    """What of a row of the view is lit, and of the row beyond: [2**VIEW, 2**VIEW] int64.
+    """Table of lit cells of a row of the view and of the row beyond: [2**VIEW, 2**VIEW] int64.
 
-    Indexed by the cells that the row before lets light fall on, and by those that let it through;
-    bits below VIEW are the row's own, those above the next row's. Light spreads first to the right
-    and then to the left, as in MiniGrid.
+    The first index holds the cells lit by the row before, the second the transparent cells of the
+    row. In the entries, bits below VIEW are cells of the row, those above of the next row. Light
+    spreads first to the right and then to the left, as in MiniGrid.
     """
     lit, clear = np.indices((1 << VIEW, 1 << VIEW))
     beyond = np.zeros_like(lit)
@@ -180,14 +180,14 @@ LIGHT = _light_table()
 
 @njit(cache=True, nogil=True)
 def look(grid, agent, carrying, light, image):
-    """What one agent sees.
+    """Compute the view of one agent.
 
     Args:
         grid: [W, H] int16.
         agent: [3] int64, column, row and direction.
         carrying: code, 0 for nothing.
         light: `LIGHT`.
-        image: [VIEW, VIEW, 3] uint8, gets object, colour and state, 0 where nothing is seen.
+        image: [VIEW, VIEW, 3] uint8, output: object, colour and state, 0 where not visible.
     """
     fx, fy = ahead(agent[2])
     codes = np.empty(VIEW, np.int64)
@@ -217,14 +217,14 @@ def look(grid, agent, carrying, light, image):
 
 @njit(cache=True, nogil=True)
 def look_all(grid, agent, carrying, light, rows, image):
-    """Fill `image` [N, VIEW, VIEW, 3] uint8 at `rows` [M] int64."""
+    """Write the views of `rows` [M] int64 to `image` [N, VIEW, VIEW, 3] uint8."""
     for n in rows:
         look(grid[n], agent[n], carrying[n], light, image[n])
 
 
 @njit(cache=True, nogil=True)
 def look_from_above(grid, agent, rows, image):
-    """Fill `image` [N, W, H, 3] uint8 at `rows` [M] int64 with all cells and the agent."""
+    """Write the whole grids with the agent, of `rows` [M] int64, to `image` [N, W, H, 3] uint8."""
     for n in rows:
         for x in range(grid.shape[1]):
             for y in range(grid.shape[2]):

@@ -1,6 +1,6 @@
-"""Random numbers of one environment, and the levels of MultiRoom and DoorKey.
+"""Kernels for random numbers of one environment, and for levels of MultiRoom and DoorKey.
 
-Levels follow MiniGrid's recipes draw for draw: from the same draws come the same levels.
+Levels are generated in the same order of draws as in MiniGrid: equal draws give equal levels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from firstlight.envs.minigrid.cells import (
 
 # MiniGrid draws from the names in alphabetical order
 ALPHABETICAL = np.array([BLUE, GREEN, GREY, PURPLE, RED, YELLOW], np.int64)
-NOBODY = -9  # where an agent stands that has no place yet
+NOBODY = -9  # position of an agent that is not placed yet
 MULTIROOM_SIDE = 25
 _SMALLEST_ROOM, _ATTEMPTS = 4, 8
 _STEP = np.uint64(0x9E3779B97F4A7C15)
@@ -38,7 +38,7 @@ _30, _27, _31, _32 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(32)
 
 @njit(cache=True, nogil=True)
 def mixed(word):
-    """A uint64 of which every bit depends on every bit of `word` (SplitMix64's output)."""
+    """Output function of SplitMix64, uint64: every bit depends on every bit of `word`."""
     word = (word ^ (word >> _30)) * _MIX
     word = (word ^ (word >> _27)) * _MIX_AGAIN
     return word ^ (word >> _31)
@@ -46,13 +46,13 @@ def mixed(word):
 
 @njit(cache=True, nogil=True)
 def begin_draws(rng, seed, episode):
-    """Set `rng` [1] uint64 for the episode numbered `episode` of the environment with `seed`."""
+    """Seed `rng` [1] uint64 for episode number `episode` of the environment with `seed`."""
     rng[0] = mixed(np.uint64(seed) + mixed(np.uint64(episode) + _STEP))
 
 
 @njit(cache=True, nogil=True)
 def draw(rng, low, high):
-    """A random int64 in [low, high)."""
+    """Draw a random int64 in [low, high)."""
     rng[0] += _STEP
     word = mixed(rng[0]) >> _32
     return low + np.int64(word * np.uint64(high - low) >> _32)
@@ -60,13 +60,13 @@ def draw(rng, low, high):
 
 @njit(cache=True, nogil=True)
 def any_colour(rng):
-    """One of the six colours."""
+    """Draw one of the six colours."""
     return ALPHABETICAL[draw(rng, 0, 6)]
 
 
 @njit(cache=True, nogil=True)
 def other_colour(rng, last):
-    """One of the five colours that are not `last`; of all six if `last` is negative."""
+    """Draw a colour other than `last`; any of the six if `last` is negative."""
     if last < 0:
         return any_colour(rng)
     rank = draw(rng, 0, 5)
@@ -81,7 +81,7 @@ def other_colour(rng, last):
 
 @njit(cache=True, nogil=True)
 def free_cell(grid, rng, left, top, width, height, agent, distance):
-    """An empty cell of the rectangle at least `distance` steps from the agent: column and row."""
+    """Draw an empty cell of the rectangle, at least `distance` steps from the agent."""
     right, bottom = min(left + width, grid.shape[0]), min(top + height, grid.shape[1])
     while True:
         x, y = draw(rng, left, right), draw(rng, top, bottom)
@@ -91,7 +91,7 @@ def free_cell(grid, rng, left, top, width, height, agent, distance):
 
 @njit(cache=True, nogil=True)
 def place_agent(grid, rng, left, top, width, height, agent):
-    """Put the agent on an empty cell of the rectangle, facing anywhere."""
+    """Place the agent on a random empty cell of the rectangle, with a random direction."""
     agent[0], agent[1] = NOBODY, NOBODY
     agent[0], agent[1] = free_cell(grid, rng, left, top, width, height, agent, 0)
     agent[2] = draw(rng, 0, 4)
@@ -99,7 +99,7 @@ def place_agent(grid, rng, left, top, width, height, agent):
 
 @njit(cache=True, nogil=True)
 def build_walls(grid, left, top, width, height):
-    """Surround a rectangle of `grid` [W, H] int16, its outermost cells."""
+    """Write walls to the outermost cells of a rectangle of `grid` [W, H] int16."""
     grid[left : left + width, top] = STONE
     grid[left : left + width, top + height - 1] = STONE
     grid[left, top : top + height] = STONE
@@ -108,7 +108,7 @@ def build_walls(grid, left, top, width, height):
 
 @njit(cache=True, nogil=True)
 def doorkey(grid, agent, rng):
-    """A wall with a locked door, its key on the agent's side, the goal on the other. Returns 0."""
+    """Generate DoorKey: a locked door, its key before and the goal behind it. Returns 0."""
     side = grid.shape[0]
     build_walls(grid, 0, 0, side, side)
     grid[side - 2, side - 2] = GOAL | GREEN << 4
@@ -123,7 +123,7 @@ def doorkey(grid, agent, rng):
 
 @njit(cache=True, nogil=True)
 def _fits(rooms, count, room):
-    """Whether `room` lies inside the grid and meets none of `rooms` but the last."""
+    """Whether `room` lies inside the grid and overlaps none of `rooms` but the last."""
     x, y, width, height = room[0], room[1], room[2], room[3]
     if x < 0 or y < 0 or x + width > MULTIROOM_SIDE or y + height >= MULTIROOM_SIDE:
         return False
@@ -137,7 +137,7 @@ def _fits(rooms, count, room):
 
 @njit(cache=True, nogil=True)
 def _way_out(rng, room, entry):
-    """A wall of `room` other than `entry`, and a cell in it that is no corner: wall, x, y."""
+    """Draw a wall of `room` other than `entry`, and a cell of it but no corner: wall, x, y."""
     wall = draw(rng, 0, 3)
     wall += wall >= entry
     x, y = room[0], room[1]
@@ -152,7 +152,7 @@ def _way_out(rng, room, entry):
 
 @njit(cache=True, nogil=True)
 def _room_behind(rng, largest, entry, x, y, room):
-    """Draw a room with its wall `entry` on the door (x, y), which is in none of its corners."""
+    """Draw a room with the door (x, y) in its wall `entry`, not in a corner."""
     width, height = draw(rng, _SMALLEST_ROOM, largest + 1), draw(rng, _SMALLEST_ROOM, largest + 1)
     if entry == 0 or entry == 2:
         left = x - width + 1 if entry == 0 else x
@@ -165,7 +165,7 @@ def _room_behind(rng, largest, entry, x, y, room):
 
 @njit(cache=True, nogil=True)
 def _chain_rooms(rng, rooms, largest):
-    """Try to lay `rooms` [R, 6] int64 (left, top, width, height, door) one behind the other."""
+    """Draw a chain of `rooms` [R, 6] int64 (left, top, width, height, door). False on failure."""
     room = rooms[0]
     room[0], room[1] = draw(rng, 0, MULTIROOM_SIDE - 2), draw(rng, 0, MULTIROOM_SIDE - 2)
     room[2] = draw(rng, _SMALLEST_ROOM, largest + 1)
@@ -189,19 +189,19 @@ def _chain_rooms(rng, rooms, largest):
 
 @njit(cache=True, nogil=True)
 def multiroom(grid, agent, rng, fewest, most, largest, noisy):
-    """Rooms one behind the other, a closed door between each two, the goal in the last.
+    """Generate MultiRoom: a chain of rooms joined by closed doors, the goal in the last.
 
     Args:
         grid: [25, 25] int16, all empty.
         agent: [3] int64, set.
         rng: [1] uint64.
-        fewest: rooms at least.
-        most: rooms at most.
-        largest: cells along a side of a room at most, walls included.
+        fewest: minimum number of rooms.
+        most: maximum number of rooms.
+        largest: maximum cells along a side of a room, walls included.
         noisy: put a ball into the first room.
 
     Returns:
-        0, as there is nothing to take.
+        0, as there is no target object.
     """
     rooms = np.empty((draw(rng, fewest, most + 1), 6), np.int64)
     while not _chain_rooms(rng, rooms, largest):

@@ -1,4 +1,4 @@
-"""The compiled part of `map_memory`: moving, looking, remembering, and drawing the map."""
+"""Kernels of `map_memory`: track the agent's pose, update its map, and show it."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from numba import njit
 from firstlight.envs.minigrid.cells import DOOR, EMPTY, FLOOR, GOAL, LAVA, OPEN, VIEW
 
 REACH = 63
-"""How far from where it began, along either axis, the agent remembers cells."""
+"""Distance from the start of the episode, along either axis, up to which cells are stored."""
 
 SIDE = 2 * REACH + 1
 BUCKETS = 7
 _CLASSES = 16 * 8 * 4  # object, colour, state, packed into 4, 3 and 2 bits
-_BEHELD = VIEW // 2, VIEW - 1  # where the agent stands in its view
-_ASSUMED = _CLASSES  # flag of a cell stood on before it was ever seen
+_BEHELD = VIEW // 2, VIEW - 1  # the agent's own cell in its view
+_ASSUMED = _CLASSES  # flag of the start cell until the view has shown it
 _LEFT, _RIGHT, _FORWARD = 0, 1, 2  # MiniGrid's actions
 _DX, _DY = (1, 0, -1, 0), (0, 1, 0, -1)  # a step east, south, west, north
 
 
 class Memory(NamedTuple):
-    """What `N` agents remember of their running episodes.
+    """Memory of the running episodes of `N` agents.
 
-    Cells are numbered ``object << 5 | colour << 2 | state``, 0 where nothing was seen yet, and lie
-    at [x, y] with the start of the episode at [REACH, REACH].
+    Cells are coded as ``object << 5 | colour << 2 | state``, 0 where nothing was seen yet, and
+    stored at [x, y] with the start of the episode at [REACH, REACH].
 
     Args:
         cells: [N, SIDE, SIDE] int16.
-        visits: [N, SIDE, SIDE] uint8, observations made from here, up to 255.
-        places: [N, SIDE, SIDE] int32, a bit for each thing in hand with which the agent was here.
-        changes: [N, ...] uint8, a bit for each pair of cells of which one became the other.
+        visits: [N, SIDE, SIDE] uint8, observations made from the cell, up to 255.
+        places: [N, SIDE, SIDE] int32, a bit for each carried object with which the agent was there.
+        changes: [N, ...] uint8, a bit for each pair of cell contents, before and after a change.
         pose: [N, 3] int64, x, y and heading (0 east, 1 south, 2 west, 3 north).
-        hand: [N] int16, the cell that the view shows where the agent stands.
-        ahead: [N] int16, the cell before it.
-        extent: [N] int64, how far from the start anything is remembered.
+        hand: [N] int16, the agent's own cell in the view, which shows the carried object.
+        ahead: [N] int16, the cell in front of the agent.
+        extent: [N] int64, distance from the start up to which cells are stored so far.
         counts: [N, 3] int64, new cells, new changes and new places of the last step.
     """
 
@@ -51,7 +51,7 @@ class Memory(NamedTuple):
 
 
 def blank(num_envs: int) -> Memory:
-    """Memory of nothing."""
+    """Create an empty memory."""
     return Memory(
         cells=np.zeros((num_envs, SIDE, SIDE), np.int16),
         visits=np.zeros((num_envs, SIDE, SIDE), np.uint8),
@@ -82,14 +82,14 @@ def _inside(x, y):
 
 @njit(cache=True, nogil=True)
 def _walkable(cell):
-    """MiniGrid's rule of what one may step onto."""
+    """Whether an agent can step onto `cell`, by MiniGrid's rule."""
     kind = cell >> 5
     return kind in (EMPTY, FLOOR, GOAL, LAVA) or (kind == DOOR and cell & 3 == OPEN)
 
 
 @njit(cache=True, nogil=True)
 def _move(pose, ahead, action):
-    """Change `pose` [3] as `action` does, given the cell ahead."""
+    """Apply `action` to `pose` [3], given the cell ahead."""
     if action == _LEFT:
         pose[2] = (pose[2] + 3) % 4
     elif action == _RIGHT:
@@ -101,7 +101,7 @@ def _move(pose, ahead, action):
 
 @njit(cache=True, nogil=True)
 def _first(bits, index):
-    """Set a bit of `bits` [...] uint8. Returns whether it was not set."""
+    """Set a bit of `bits` [...] uint8. Returns True if it was not set."""
     byte, mask = index >> 3, 1 << (index & 7)
     known = int(bits[byte])
     bits[byte] = known | mask
@@ -110,7 +110,7 @@ def _first(bits, index):
 
 @njit(cache=True, nogil=True)
 def _look(memory, n, image):
-    """Write a view [VIEW, VIEW, 3] into the map; count what is new in it."""
+    """Write a view [VIEW, VIEW, 3] into the map; count new cells and changes."""
     x, y, heading = memory.pose[n]
     right = (heading + 1) % 4
     cells = memory.cells[n]
@@ -140,7 +140,7 @@ def _look(memory, n, image):
 
 @njit(cache=True, nogil=True)
 def _arrive(memory, n):
-    """Count being here, and whether with this in hand for the first time."""
+    """Count the visit, and whether it is the first one with the carried object."""
     x, y = memory.pose[n, 0], memory.pose[n, 1]
     memory.counts[n, 2] = 0
     if not _inside(x, y):
@@ -155,7 +155,7 @@ def _arrive(memory, n):
 
 @njit(cache=True, nogil=True)
 def _begin(memory, n, image, heading):
-    """Forget the episode before, and look around in a new one."""
+    """Clear the map, and write the first view of a new episode into it."""
     low, high = REACH - memory.extent[n], REACH + memory.extent[n] + 1
     memory.cells[n, low:high] = 0
     memory.visits[n, low:high] = 0
@@ -171,19 +171,19 @@ def _begin(memory, n, image, heading):
 
 @njit(cache=True, nogil=True)
 def observe(memory, env_ids, image, heading, action, opens, valid):
-    """Take in what `M` environments show.
+    """Update the memory of `M` environments with their observations.
 
     Args:
         memory: of all environments; changed.
         env_ids: [M] int64.
         image: [M, VIEW, VIEW, 3] uint8.
-        heading: [M] int64, used where an episode opens, else compared.
-        action: [M] int64, what led here.
+        heading: [M] int64, sets the pose at an episode's first observation, else compared with it.
+        action: [M] int64, the action before this observation.
         opens: [M] bool, this is an episode's first observation.
         valid: [M] bool, an action was taken.
 
     Returns:
-        An environment that now looks another way than its actions say, or -1.
+        An environment whose heading does not follow from its actions, or -1.
     """
     stray = -1
     for m in range(len(env_ids)):
@@ -203,15 +203,15 @@ def observe(memory, env_ids, image, heading, action, opens, valid):
 
 @njit(cache=True, nogil=True)
 def draw(memory, env_ids, image, carrying, visits, visited):
-    """Show `M` environments their memory, as their agents stand.
+    """Write the maps of `M` environments as their agents are turned.
 
     Args:
         memory: of all environments.
         env_ids: [M] int64.
-        image: [M, S, S, 3] uint8, gets the map around the agent; [0] points right, [1] back.
-        carrying: [M, 2] int64, gets object and colour.
-        visits: [M] int64, gets the bucket of visits here: 1, 2, 3 to 4, 5 to 8 ... 33 and more.
-        visited: [M, 4] int8, gets whether the agent was ahead, to the right, behind, to the left.
+        image: [M, S, S, 3] uint8, output: the map around the agent; axis 0 points right, 1 back.
+        carrying: [M, 2] int64, output: object and colour.
+        visits: [M] int64, output: bucket of visits here: 1, 2, 3 to 4, 5 to 8 ... 33 and more.
+        visited: [M, 4] int8, output: the agent was ahead, to the right, behind, to the left.
     """
     middle = image.shape[1] // 2
     for m in range(len(env_ids)):

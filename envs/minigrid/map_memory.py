@@ -1,4 +1,4 @@
-"""The agent's own map of a MiniGrid episode."""
+"""Map of the cells that a MiniGrid agent has seen in an episode."""
 
 from __future__ import annotations
 
@@ -27,43 +27,43 @@ _PREFIX = "map."
 
 
 class MapMemory(MemoryWrapper):
-    """Remembers, for each agent, what its view has shown in this episode, and where.
+    """Wrapper that keeps, for each agent, a map of the cells seen in the episode.
 
-    The agent knows no more than it was shown and did: each step its view (7 x 7 cells) is written
-    into a map. Where it stands follows from its own actions: turns turn, and `forward` moves if the
-    cell ahead was one that MiniGrid lets be walked on (empty, floor, goal, lava, an open door).
-    That rule is exact where only the agent moves things, which is everywhere in MiniGrid but in
-    Dynamic-Obstacles: a ball that steps in its way shifts its map.
+    The map is built from observations and actions alone: each step the view (7 x 7 cells) is
+    written into it. The agent's pose follows from its actions: turns change the heading, and
+    `forward` moves if the cell ahead can be walked on in MiniGrid (empty, floor, goal, lava, an
+    open door). That is exact where only the agent moves objects, which holds in all of MiniGrid but
+    Dynamic-Obstacles: a ball that moves in front of the agent shifts the map.
 
     The map reaches 63 cells from the start along either axis, so a grid of up to 64 x 64 fits
-    wherever the episode begins. What lies beyond is forgotten at once: it is never shown, and never
-    new.
+    wherever the episode begins. Cells beyond are not stored: they are never shown, and never new.
 
     Each step has three side channels: `new_cells`, how many cells the view showed for the first
     time in the episode; `new_changes`, how many changes of a known cell (a closed red door to an
     open one, a key to nothing) happened for the first time in it; `new_place`, whether the agent is
-    here with this in hand for the first time. All are 0 for an episode's first observation. The
-    agent's own cell, where the view shows what it carries, is neither new nor a change.
+    on its cell with the carried object for the first time. All are 0 for an episode's first
+    observation. The agent's own cell, where the view shows the carried object, is neither new nor
+    a change.
 
     With `show` the observation becomes:
 
-    - `image` [size, size, 3] uint8: the map around the agent, turned so that it looks to the top
+    - `image` [size, size, 3] uint8: the map around the agent, with its heading to the top
       ([x, y] with y = 0 in front, as in MiniGrid's view). The agent is in the middle cell, which
-      shows what it stands on; 0 is what it has not seen.
-    - `carrying` [2]: object and colour in its hand, in MiniGrid's codes; (1, 0) is nothing.
-    - `visits`: how many of the episode's observations it made from here, this one included, as a
+      shows the object below it; 0 is a cell not seen yet.
+    - `carrying` [2]: object and colour carried, in MiniGrid's codes; (1, 0) is nothing.
+    - `visits`: number of the episode's observations made from this cell, this one included, as a
       bucket: 1, 2, 3 to 4, 5 to 8, 9 to 16, 17 to 32, more.
-    - `visited` [4]: whether it was ahead, to the right, behind, to the left.
+    - `visited` [4]: whether the agent was ahead, to the right, behind, to the left before.
 
-    Every other field stays as it was.
+    Other fields do not change.
 
     Args:
         vec: with fields `image` [7, 7, 3] uint8 and `direction`, and MiniGrid's actions.
-        size: of the shown map, odd.
+        size: cells along a side of the shown map, odd.
         show: whether the policy sees the map; else only the side channels are added.
 
     Raises:
-        ValueError: if `vec` is no such environment or has a map already, or `size` is even.
+        ValueError: if `vec` lacks these fields or actions or has a map already, or `size` is even.
     """
 
     prefix, saved_as, what = _PREFIX, "maps", "a map memory"
@@ -74,9 +74,13 @@ class MapMemory(MemoryWrapper):
         if not isinstance(actions, spaces.Discrete) or actions.start or not 3 <= actions.n <= 7:
             raise ValueError(f"a map memory needs MiniGrid's actions, Discrete(7), not {actions}")
         if taken := [*filter(vec.info_space.spaces.__contains__, CHANNELS)]:
-            raise ValueError(f"the environment has {taken[0]!r} already: it has a map")
+            raise ValueError(
+                f"the environment has {taken[0]!r} already: MapMemory wraps it once only"
+            )
         if size < 1 or size % 2 == 0:
-            raise ValueError(f"size is {size}; it is odd, so that the agent is in the middle")
+            raise ValueError(
+                f"size is {size}, expected an odd number, so that the agent is in the middle"
+            )
         super().__init__(vec)
         self.size, self.show = size, show
         image = spaces.Box(0, 255, (size, size, 3), np.uint8)
@@ -90,12 +94,12 @@ class MapMemory(MemoryWrapper):
         self._all = torch.arange(self.num_envs)
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
-        """Begin an episode everywhere, with empty maps."""
+        """Begin an episode in every environment, with empty maps."""
         obs, info = self._vec.reset(seed)
         return self._begun(self._all, obs, info, torch.ones(self.num_envs, dtype=torch.bool))
 
     def pose(self) -> np.ndarray:
-        """Where the agents believe to stand: x, y and heading, [N, 3] int64.
+        """Pose of each agent as tracked from its actions: x, y and heading, [N, 3] int64.
 
         x grows to the east and y to the south, as in MiniGrid, from (0, 0) where the episode began.
         Headings are MiniGrid's: 0 east, 1 south, 2 west, 3 north.
@@ -103,7 +107,7 @@ class MapMemory(MemoryWrapper):
         return self._memory.pose - (REACH, REACH, 0)
 
     def chart(self, env_id: int = 0) -> np.ndarray:
-        """One agent's whole map in MiniGrid's code, north up: [127, 127, 3] uint8.
+        """Whole map of one agent in MiniGrid's code, north up: [127, 127, 3] uint8.
 
         Axis 0 is x and axis 1 is y, with the start of the episode in the middle, at [63, 63].
         """
@@ -113,19 +117,19 @@ class MapMemory(MemoryWrapper):
     def _transform_step(self, step: Step, action: Tensor) -> Step:
         ids, yes = step.final_ids, torch.ones(len(step.final_ids), dtype=torch.bool)
         final = step.final_obs, step.final_info
-        if len(ids):  # the old episode's last look, before `is_first` forgets it
+        if len(ids):  # the last observation, before `is_first` clears the map
             self._observe(ids, final[0], action[ids], ~yes, yes)
-        final_obs, final_info = self._shown(ids, *final)
+        final_obs, final_info = self._with_memory(ids, *final)
         self._observe(self._all, step.obs, action, step.is_first, step.valid)
-        obs, info = self._shown(self._all, step.obs, step.info)
+        obs, info = self._with_memory(self._all, step.obs, step.info)
         return dataclasses.replace(
             step, obs=obs, info=info, final_obs=final_obs, final_info=final_info
         )
 
     def _begun(self, env_ids: Tensor, obs: Obs, info: Obs, opens: Tensor) -> tuple[Obs, Obs]:
-        """Empty the maps of those that open an episode. Returns what all `env_ids` [M] show."""
+        """Begin maps where `opens` [M]. Returns obs and info of `env_ids` [M] with the memory."""
         self._observe(env_ids, obs, torch.zeros_like(env_ids), opens, torch.zeros_like(opens))
-        return self._shown(env_ids, obs, info)
+        return self._with_memory(env_ids, obs, info)
 
     def _observe(
         self, env_ids: Tensor, obs: Obs, action: Tensor, opens: Tensor, valid: Tensor
@@ -134,12 +138,12 @@ class MapMemory(MemoryWrapper):
         stray = observe(self._memory, *(np.ascontiguousarray(field.numpy()) for field in fields))
         if stray >= 0:
             raise RuntimeError(
-                f"environment {stray} looks another way than its actions say: a map memory needs "
-                "MiniGrid's own actions, which nothing replaces on their way"
+                f"environment {stray} has a heading that does not follow from its actions: a map "
+                "memory needs MiniGrid's own actions, not replaced by a wrapper inside"
             )
 
-    def _shown(self, env_ids: Tensor, obs: Obs, info: Obs) -> tuple[Obs, Obs]:
-        """Observation and side channels, each [M, ...], with the memory in them."""
+    def _with_memory(self, env_ids: Tensor, obs: Obs, info: Obs) -> tuple[Obs, Obs]:
+        """Add the memory to observations and side channels, each [M, ...]."""
         M, ids = len(env_ids), env_ids.numpy()
         counts = torch.from_numpy(self._memory.counts[ids]).unbind(1)
         info = {**info, **dict(zip(CHANNELS, counts, strict=True))}
@@ -156,7 +160,7 @@ class MapMemory(MemoryWrapper):
         return {**obs, **{name: torch.from_numpy(array) for name, array in drawn.items()}}, info
 
     def _save_memory(self, n: int) -> dict[str, Tensor]:
-        """One environment's memory, without the empty margins of its map."""
+        """Memory of one environment, without the empty margins of its map."""
         far = int(self._memory.extent[n])
         window = slice(REACH - far, REACH + far + 1)
         arrays = {name: getattr(self._memory, name)[n, window, window] for name in _GRIDS}
@@ -173,7 +177,7 @@ class MapMemory(MemoryWrapper):
         info: Obs,
         restarted: Tensor,
     ) -> tuple[Obs, Obs, Tensor]:
-        """Load the memories of those that were not restarted."""
+        """Load the memories of environments that were not restarted."""
         self._begun(env_ids, obs, info, restarted)
         memory = self._memory
         for n, arrays, gone in zip(env_ids.tolist(), memories, restarted.tolist(), strict=True):
@@ -189,22 +193,22 @@ class MapMemory(MemoryWrapper):
             bits = np.zeros(8 * memory.changes.shape[1], bool)
             bits[own["changes"]] = True
             memory.changes[n] = np.packbits(bits, bitorder="little")
-        return *self._shown(env_ids, obs, info), restarted
+        return *self._with_memory(env_ids, obs, info), restarted
 
 
 def has_map(obs_space: spaces.Dict, info_space: spaces.Dict | None = None) -> bool:
-    """Whether a `MapMemory` is what shows these fields."""
+    """Whether these fields are those of a `MapMemory`."""
     channels = info_space is not None and set(CHANNELS) <= set(info_space.spaces)
     return channels or set(_SHOWN) <= set(obs_space.spaces)
 
 
 def check_view(obs_space: spaces.Dict) -> None:
-    """Raise a ValueError where these are not the observations of a MiniGrid agent."""
+    """Raise ValueError unless the observations are those of MiniGrid."""
     image, direction = (obs_space.spaces.get(name) for name in ("image", "direction"))
     is_box = isinstance(image, spaces.Box) and isinstance(direction, spaces.Discrete)
     if not is_box or (image.shape, image.dtype) != ((VIEW, VIEW, 3), np.uint8):  # type: ignore[union-attr]
         have = ", ".join(f"{name} {space}" for name, space in obs_space.spaces.items())
         raise ValueError(
             "a map memory needs MiniGrid's view, `image` [7, 7, 3] uint8 and `direction`; "
-            f"the environment shows {have}"
+            f"the environment has {have}"
         )

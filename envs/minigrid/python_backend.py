@@ -1,4 +1,4 @@
-"""The Python package's MiniGrid, with the side channels that our other backends have."""
+"""MiniGrid by the Python package, with the side channels of the other backends."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _WIDEST = np.iinfo(np.int64)
 
 
 class NoisyTV(MultiRoomEnv):
-    """MultiRoom with a ball in the first room whose colour the action `drop` draws anew.
+    """MultiRoom with a ball in the first room, to which `drop` gives a random colour.
 
-    The distraction of RIDE (Raileanu and Rocktäschel 2020): the colour changes wherever the agent
-    is, and also in its hand. Nothing can be dropped.
+    The noisy TV of RIDE (Raileanu and Rocktäschel 2020): the colour changes wherever the agent is,
+    also while it carries the ball. Nothing can be dropped.
     """
 
     def _gen_grid(self, width: int, height: int) -> None:
@@ -34,7 +34,7 @@ class NoisyTV(MultiRoomEnv):
         self.place_obj(self.screen, self.rooms[0].top, self.rooms[0].size)
 
     def step(self, action: Any) -> Any:
-        """Step; `drop` switches to another channel."""
+        """Step; `drop` changes the colour of the ball."""
         if action != self.actions.drop:
             return super().step(action)
         self.screen.color = self._rand_elem(COLOR_NAMES)
@@ -42,12 +42,12 @@ class NoisyTV(MultiRoomEnv):
 
 
 class Channels(gymnasium.Wrapper):
-    """Puts what a vector carries aside into `info`, and the whole grid into `image` on request.
+    """Wrapper that puts side channels into `info`, and the whole grid into `image` on request.
 
     Args:
-        env: of the Python package.
+        env: environment of the Python package.
         view: "partial" or "full".
-        names: of the channels to fill, of `agent_pos`, `full_grid` and `mission`.
+        names: channels to fill: any of `agent_pos`, `full_grid` and `mission`.
     """
 
     def __init__(self, env: gymnasium.Env, view: str, names: tuple[str, ...]):
@@ -60,14 +60,14 @@ class Channels(gymnasium.Wrapper):
     def reset(self, **options: Any) -> Any:
         """Begin an episode."""
         obs, info = self.env.reset(**options)
-        return self._shown(obs), info | self._aside()
+        return self._viewed(obs), info | self._channels()
 
     def step(self, action: Any) -> Any:
         """Step."""
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return self._shown(obs), reward, terminated, truncated, info | self._aside()
+        return self._viewed(obs), reward, terminated, truncated, info | self._channels()
 
-    def _shown(self, obs: dict[str, Any]) -> dict[str, Any]:
+    def _viewed(self, obs: dict[str, Any]) -> dict[str, Any]:
         return {**obs, "image": self._grid()} if self._view == "full" else obs
 
     def _grid(self) -> np.ndarray:
@@ -76,7 +76,7 @@ class Channels(gymnasium.Wrapper):
         cells[tuple(env.agent_pos)] = AGENT, 0, env.agent_dir
         return cells
 
-    def _aside(self) -> dict[str, np.ndarray]:
+    def _channels(self) -> dict[str, np.ndarray]:
         env: Any = self.env.unwrapped
         channels = {"agent_pos": np.array(env.agent_pos, np.int64)}
         if "full_grid" in self._names:
@@ -101,11 +101,11 @@ class PythonVec(GymVec):
 
 
 class Factory:
-    """Makes one environment; pickles, so that it can go to another process.
+    """Factory of one environment, which can be pickled for another process.
 
     Args:
         task: registered id.
-        made: module and class, and keywords, instead of a registered id.
+        made: module and class, and keywords, if `task` is not registered.
         view: see `Channels`.
         names: see `Channels`.
         options: further keywords of the environment.
@@ -123,7 +123,7 @@ class Factory:
         self.options = dict(options)
 
     def __call__(self) -> gymnasium.Env:
-        """Make one."""
+        """Create the environment."""
         options = {"render_mode": "rgb_array", **self.options}
         if self.made is None or self.task in gymnasium.registry:
             env = gymnasium.make(self.task, **options)
@@ -134,9 +134,9 @@ class Factory:
 
 
 def whole_grid(env: gymnasium.Env) -> spaces.Box:
-    """Space of all cells of an environment, [W, H, 3] uint8."""
-    world: Any = env.unwrapped
-    return spaces.Box(0, 255, (world.width, world.height, 3), np.uint8)
+    """Space of the whole grid of an environment, [W, H, 3] uint8."""
+    inner: Any = env.unwrapped
+    return spaces.Box(0, 255, (inner.width, inner.height, 3), np.uint8)
 
 
 def make_python(
@@ -150,15 +150,15 @@ def make_python(
     asynchronous: bool = False,
     **options: Any,
 ) -> PythonVec:
-    """`num_envs` environments of the Python package.
+    """Create environments of the Python package.
 
     Args:
-        task: id.
+        task: registered id, or name of the task.
         made: see `Factory`.
         num_envs: `N`.
         view: "partial" or "full".
-        full_grid: carry the whole grid [W, H, 3] uint8 as a side channel.
-        mission: carry the task's sentence [96] uint8 as a side channel.
+        full_grid: add the whole grid [W, H, 3] uint8 as a side channel.
+        mission: add the task's sentence [96] uint8 as a side channel.
         asynchronous: one process per environment.
         **options: keywords of the environment, such as `max_steps`.
     """

@@ -1,7 +1,7 @@
-"""Levels made of equal rooms: KeyCorridor, ObstructedMaze, Unlock. Draws as MiniGrid's recipes do.
+"""Kernels for levels of equal rooms: KeyCorridor, ObstructedMaze, Unlock.
 
-A plan holds what is known of the rooms beside the grid: ``plan[row, column, side]`` is an int64 row
-of (neighbour there, connected, door column, door row); sides are right, down, left, up.
+The order of draws is MiniGrid's. A plan describes the rooms: ``plan[row, column, side]`` is an
+int64 row of (has a neighbour, connected, door column, door row); sides are right, down, left, up.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from firstlight.envs.minigrid.levels_kernels import (
 
 _MOST_TRIES = 5000
 _NEIGHBOUR, _CONNECTED, _DOOR_X, _DOOR_Y = range(4)
-_FROM_AGENT = 2  # steps that objects keep from where the agent stands first
+_FROM_AGENT = 2  # minimum steps from objects to the agent's first position
 _SIDE_ROOMS = np.array([[2, 1], [1, 2], [0, 1], [1, 0]], np.int64)  # column, row
 _CORNERS = np.array([[2, 0], [2, 2], [0, 2], [0, 0]], np.int64)
 
 
 @njit(cache=True, nogil=True)
 def rooms_of(grid, agent, rng, size):
-    """Build the walls of all rooms and draw where doors may be. Returns the plan."""
+    """Write the walls of all rooms and draw the possible doors. Returns the plan."""
     columns, rows = grid.shape[0] // (size - 1), grid.shape[1] // (size - 1)
     plan = np.zeros((rows, columns, 4, 4), np.int64)
     for j in range(rows):
@@ -79,7 +79,7 @@ def _connect(plan, i, j, side):
 
 @njit(cache=True, nogil=True)
 def put_door(grid, plan, i, j, side, colour, state):
-    """A door in a wall of room (i, j): its column and row."""
+    """Write a door to a wall of room (i, j). Returns its column and row."""
     x, y = plan[j, i, side, _DOOR_X], plan[j, i, side, _DOOR_Y]
     grid[x, y] = DOOR | colour << 4 | state << 7
     _connect(plan, i, j, side)
@@ -88,7 +88,7 @@ def put_door(grid, plan, i, j, side, colour, state):
 
 @njit(cache=True, nogil=True)
 def put_in_room(grid, agent, rng, size, i, j, code):
-    """An object somewhere in room (i, j), not beside the agent."""
+    """Write an object to a random cell of room (i, j), not beside the agent."""
     left, top = i * (size - 1), j * (size - 1)
     x, y = free_cell(grid, rng, left, top, size, size, agent, _FROM_AGENT)
     grid[x, y] = code
@@ -96,7 +96,7 @@ def put_in_room(grid, agent, rng, size, i, j, code):
 
 @njit(cache=True, nogil=True)
 def put_agent(grid, agent, rng, size, i, j):
-    """The agent somewhere in room (i, j), facing nothing or a wall."""
+    """Place the agent on a random cell of room (i, j), facing an empty cell or a wall."""
     while True:
         place_agent(grid, rng, i * (size - 1), j * (size - 1), size, size, agent)
         dx, dy = ahead(agent[2])
@@ -126,7 +126,7 @@ def _all_reached(plan, i, j):
 
 @njit(cache=True, nogil=True)
 def connect_all(grid, plan, agent, rng, size, locked_i, locked_j):
-    """Add doors until the agent can reach every room; none to the locked one. False if it fails."""
+    """Add doors until every room can be reached, none to the locked one. False on failure."""
     rows, columns = plan.shape[0], plan.shape[1]
     begin_i, begin_j = agent[0] // (size - 1), agent[1] // (size - 1)
     done = _all_reached(plan, begin_i, begin_j)
@@ -148,7 +148,7 @@ def connect_all(grid, plan, agent, rng, size, locked_i, locked_j):
 
 @njit(cache=True, nogil=True)
 def _corridor(grid, agent, rng, size):
-    """A level of `keycorridor`; 0 if the draws left a room without a door."""
+    """Try to generate `keycorridor`. Returns 0 if a room is left without a door."""
     plan = rooms_of(grid, agent, rng, size)
     rows = plan.shape[0]
     for j in range(1, rows):
@@ -166,12 +166,12 @@ def _corridor(grid, agent, rng, size):
 
 @njit(cache=True, nogil=True)
 def keycorridor(grid, agent, rng, size):
-    """A ball behind a locked door, the key in a room across the corridor.
+    """Generate KeyCorridor: a ball behind a locked door, the key across the corridor.
 
     Args:
-        grid: [W, H] int16, all empty; as in every recipe.
+        grid: [W, H] int16, all empty, as for every level.
         agent: [3] int64, set.
-        rng: [1] uint64, the state of the random numbers.
+        rng: [1] uint64, state of the random numbers.
         size: cells along a side of a room, walls included.
 
     Returns:
@@ -197,13 +197,13 @@ def _shuffled_colours(rng):
 
 @njit(cache=True, nogil=True)
 def _key(colour, hidden):
-    """A key, or the grey box that hides it."""
+    """Code of a key, or of the grey box that hides it."""
     return BOX | GREY << 4 | KEY << 9 | colour << 12 if hidden else KEY | colour << 4
 
 
 @njit(cache=True, nogil=True)
 def _lock(grid, plan, i, j, side, colour, blocked):
-    """A locked door of room (i, j), with a ball before it if it is `blocked`."""
+    """Write a locked door of room (i, j), with a ball in front of it if `blocked`."""
     x, y = put_door(grid, plan, i, j, side, colour, LOCKED)
     if blocked:
         dx, dy = ahead(side)
@@ -212,7 +212,7 @@ def _lock(grid, plan, i, j, side, colour, blocked):
 
 @njit(cache=True, nogil=True)
 def obstructed_pair(grid, agent, rng, size, hidden, blocked):
-    """ObstructedMaze with two rooms. Returns the code of the ball to take."""
+    """Generate ObstructedMaze with two rooms. Returns the code of the target ball."""
     plan = rooms_of(grid, agent, rng, size)
     colour = _shuffled_colours(rng)[0]
     _lock(grid, plan, 0, 0, 0, colour, blocked)
@@ -224,9 +224,9 @@ def obstructed_pair(grid, agent, rng, size, hidden, blocked):
 
 @njit(cache=True, nogil=True)
 def obstructed(grid, agent, rng, size, hidden, blocked, quarters, begin_i, begin_j, keys_last):
-    """ObstructedMaze with nine rooms. Returns the code of the ball to take.
+    """Generate ObstructedMaze with nine rooms. Returns the code of the target ball.
 
-    `keys_last` is version 1: no key can come to lie where a ball is put later.
+    `keys_last` is version 1: keys are placed after balls, so that no ball replaces a key.
     """
     plan = rooms_of(grid, agent, rng, size)
     colours = _shuffled_colours(rng)
@@ -248,7 +248,7 @@ def obstructed(grid, agent, rng, size, hidden, blocked, quarters, begin_i, begin
 
 @njit(cache=True, nogil=True)
 def unlock(grid, agent, rng, size, box, blocked):
-    """A locked door and its key; with `box` one behind the door. Returns the code of the box."""
+    """Generate Unlock: a locked door, its key, and a box if `box`. Returns the code of the box."""
     plan = rooms_of(grid, agent, rng, size)
     target = BOX | any_colour(rng) << 4 if box else np.int64(0)
     if box:

@@ -1,4 +1,4 @@
-"""Which cells of the grid a MiniGrid agent sees at a moment."""
+"""Grid cells that a MiniGrid agent sees in one observation."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _DX, _DY = torch.tensor([1, 0, -1, 0]), torch.tensor([0, 1, 0, -1])  # east, sou
 
 
 class SeenCells:
-    """The cells that a MiniGrid agent sees, for `Coverage`: [C] int64, -1 for those out of view.
+    """Numbers of the cells that an agent sees, for `Coverage`: [C] int64, -1 if not visible.
 
-    They are numbered by where they are in the grid. Where the agent stands is read from the side
-    channel `pose` (see `SeenMap`), or else from `agent_pos` and the field `direction`. With
-    `MapMemory` around the environments the view is the map; what it has shown is seen.
+    A cell is numbered by its position in the grid. The agent's pose is read from the side channel
+    `pose` (see `SeenMap`), or else from `agent_pos` and the field `direction`. With `MapMemory`
+    around the environments the view is the map, and all cells on it count as seen.
 
     Args:
         obs_space: with MiniGrid's view or a map of it as `image`, and `direction`.
         info_space: side channels.
 
     Raises:
-        ValueError: if there is no such view, or a map but no `agent_pos`.
+        ValueError: without such a view, or for a map without `agent_pos`.
     """
 
     num_cells = SIDE * SIDE
@@ -40,28 +40,28 @@ class SeenCells:
         if not self.is_map:
             check_view(obs_space)
         elif not self.placed:
-            raise ValueError("cells of a shown map can be told only with a side channel agent_pos")
+            raise ValueError("the cells of a map need the side channel agent_pos, which is missing")
         self.size: int = obs_space["image"].shape[0]  # type: ignore[index]
         self.item_size = self.size**2
 
     def __call__(self, obs: Obs, info: Obs) -> Tensor:
-        """See `Items`."""
+        """Number the visible cells. Returns [R, C] int64, see `Items`."""
         if POSE in info:
             pose = info[POSE]
         elif "agent_pos" in info:
             pose = torch.cat([info["agent_pos"].long(), obs["direction"].long()[:, None]], 1)
         else:
-            raise ValueError(f"no info {POSE!r}: step the environments that `wrap` returns")
+            raise ValueError(f"info has no {POSE!r}: step the environments that `wrap` returns")
         cells = cells_around(pose, self.size, centred=self.is_map).flatten(1)
         return torch.where(obs["image"][..., 0].flatten(1) > 0, cells, -1)
 
 
 def cells_around(pose: Tensor, size: int, *, centred: bool) -> Tensor:
-    """Numbers ``x * SIDE + y`` of the cells in a picture that is turned as the agent looks.
+    """Numbers ``x * SIDE + y`` of the cells around agents, turned to their headings.
 
     Args:
         pose: [R, 3] int64, x, y and MiniGrid's heading.
-        size: of the picture.
+        size: cells along a side of the square.
         centred: the agent is in the middle, else in the middle of the lowest row, as in a view.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a MiniGrid agent has seen so far, and where it is, beside what it sees now."""
+"""Counts of the cells that a MiniGrid agent has seen in an episode, and its pose."""
 
 from __future__ import annotations
 
@@ -26,41 +26,45 @@ _STEPS = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)])  # east, south, west, nort
 
 
 class SeenMap(MemoryWrapper):
-    """Adds where the agent is and how often each cell around it was seen in this episode.
+    """Wrapper that adds the agent's pose, and how often each cell around it was seen.
 
-    A marginal gain depends on all that was seen before, so it is no function of the view: a policy
-    that is shown this knows what still pays.
+    A marginal gain depends on everything seen before in the episode, so it is not a function of the
+    view; with these counts the policy observes what it depends on.
 
     - side channel `pose` [3] int64: x, y and heading. From the side channel `agent_pos` if there is
-      one, else counted from (63, 63) by the agent's own moves, as `MapMemory` does.
+      one, else tracked from (63, 63) by the agent's actions, as in `MapMemory`.
     - with `show`, field `seen` [size, size] float32: ``log2(1 + n) / 8`` of the cells around the
-      agent, n the number of the episode's observations, up to 255, that showed the cell. Turned as
-      the agent looks, which is in the middle ([x, y] with y = 0 in front).
+      agent, n the number of the episode's observations, up to 255, that showed the cell. Turned to
+      the agent's heading, with the agent in the middle ([x, y] with y = 0 in front).
 
     Args:
         vec: with MiniGrid's view as `image`, `direction`, and MiniGrid's actions.
-        size: of `seen`, odd.
+        size: cells along a side of `seen`, odd.
         show: whether the policy gets `seen`.
 
     Raises:
-        ValueError: if `vec` is no such environment, or has these already, or `size` is even.
+        ValueError: if `vec` lacks these fields or has `pose` or `seen` already, or `size` is even.
     """
 
-    prefix, saved_as, what = _PREFIX, "seen", "a map of what was seen"
+    prefix, saved_as, what = _PREFIX, "seen", "a map of seen cells"
 
     def __init__(self, vec: VecEnv, *, size: int = 15, show: bool = True):
         check_view(vec.obs_space)
         if taken := {POSE, SEEN} & {*vec.info_space.spaces, *vec.obs_space.spaces}:
-            raise ValueError(f"the environment has {min(taken)!r} already")
+            raise ValueError(
+                f"the environment has {min(taken)!r} already: SeenMap wraps it once only"
+            )
         if size < 1 or size % 2 == 0:
-            raise ValueError(f"size is {size}; it is odd, so that the agent is in the middle")
+            raise ValueError(
+                f"size is {size}, expected an odd number, so that the agent is in the middle"
+            )
         super().__init__(vec)
         self.size, self.show = size, show
         picture = {SEEN: spaces.Box(0, 1, (size, size), np.float32)} if show else {}
         self.obs_space = spaces.Dict({**vec.obs_space.spaces, **picture})
         where = {POSE: spaces.Box(-(2**31), 2**31, (3,), np.int64)}
         self.info_space = spaces.Dict({**vec.info_space.spaces, **where})
-        self._told = "agent_pos" in vec.info_space.spaces
+        self._has_position = "agent_pos" in vec.info_space.spaces
         self._cells = SeenCells(self.obs_space, self.info_space)
         N = vec.num_envs
         self._all = torch.arange(N)
@@ -69,30 +73,32 @@ class SeenMap(MemoryWrapper):
         self._counts = np.zeros((N if show else 0, SIDE * SIDE), np.uint8)
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
-        """Begin an episode everywhere, with nothing seen."""
+        """Begin an episode in every environment, with no cell seen."""
         obs, info = self._vec.reset(seed)
         yes = torch.ones(self.num_envs, dtype=torch.bool)
-        return self._look(self._all, obs, info, torch.zeros_like(self._all), yes, yes)
+        return self._observe(self._all, obs, info, torch.zeros_like(self._all), yes, yes)
 
     def _transform_step(self, step: Step, action: Tensor) -> Step:
         ids, yes = step.final_ids, torch.ones(len(step.final_ids), dtype=torch.bool)
         final_obs, final_info = step.final_obs, step.final_info
-        if len(ids):  # the old episode's last look, before `is_first` forgets it
-            final_obs, final_info = self._look(ids, final_obs, final_info, action[ids], ~yes, yes)
+        if len(ids):  # the last observation, before `is_first` clears the counts
+            final_obs, final_info = self._observe(
+                ids, final_obs, final_info, action[ids], ~yes, yes
+            )
         else:
-            final_obs, final_info = self._shown(ids, final_obs, final_info)
-        obs, info = self._look(self._all, step.obs, step.info, action, step.is_first, step.valid)
+            final_obs, final_info = self._with_memory(ids, final_obs, final_info)
+        obs, info = self._observe(self._all, step.obs, step.info, action, step.is_first, step.valid)
         return dataclasses.replace(
             step, obs=obs, info=info, final_obs=final_obs, final_info=final_info
         )
 
-    def _look(
+    def _observe(
         self, env_ids: Tensor, obs: Obs, info: Obs, action: Tensor, opens: Tensor, valid: Tensor
     ) -> tuple[Obs, Obs]:
-        """Take in what `M` environments show. Returns it with the memory in it."""
+        """Update the memory of `M` environments. Returns obs and info with the memory in them."""
         ids, first = env_ids.numpy(), opens.numpy()
         moves = valid.numpy() & ~first
-        if self._told:
+        if self._has_position:
             self._xy[ids] = info["agent_pos"].numpy()
         else:
             walks = moves & (action.numpy() == _FORWARD) & self._free[ids]
@@ -104,16 +110,16 @@ class SeenMap(MemoryWrapper):
             rows = np.flatnonzero(moves | first)
             cells = self._cells(obs, self._where(env_ids, obs)).numpy()[rows]
             m, c = (cells >= 0).nonzero()
-            at = ids[rows[m]], cells[m, c]  # a view shows no cell twice
+            at = ids[rows[m]], cells[m, c]  # each cell is at most once in a view
             self._counts[at] += self._counts[at] < 255
-        return self._shown(env_ids, obs, info)
+        return self._with_memory(env_ids, obs, info)
 
     def _where(self, env_ids: Tensor, obs: Obs) -> Obs:
         xy = torch.from_numpy(self._xy[env_ids.numpy()])
         return {POSE: torch.cat([xy, obs["direction"].long()[:, None]], 1)}
 
-    def _shown(self, env_ids: Tensor, obs: Obs, info: Obs) -> tuple[Obs, Obs]:
-        """Observation and side channels, each [M, ...], with the memory in them."""
+    def _with_memory(self, env_ids: Tensor, obs: Obs, info: Obs) -> tuple[Obs, Obs]:
+        """Add the memory to observations and side channels, each [M, ...]."""
         where = self._where(env_ids, obs)
         if self.show:
             cells = cells_around(where[POSE], self.size, centred=True).numpy()
@@ -123,7 +129,7 @@ class SeenMap(MemoryWrapper):
         return obs, {**info, **where}
 
     def _save_memory(self, n: int) -> dict[str, Tensor]:
-        """One environment's memory."""
+        """Memory of one environment."""
         arrays = {"xy": self._xy[n], "free": self._free[n]}
         if self.show:
             cells = np.flatnonzero(self._counts[n])
@@ -133,8 +139,8 @@ class SeenMap(MemoryWrapper):
     def _load_memories(
         self, env_ids: Tensor, memories: Sequence[Any], obs: Obs, info: Obs, restarted: Tensor
     ) -> tuple[Obs, Obs, Tensor]:
-        """Load the memories of those that were not restarted."""
-        self._look(
+        """Load the memories of environments that were not restarted."""
+        self._observe(
             env_ids, obs, info, torch.zeros_like(env_ids), restarted, torch.zeros_like(restarted)
         )
         for n, arrays, gone in zip(env_ids.tolist(), memories, restarted.tolist(), strict=True):
@@ -145,10 +151,10 @@ class SeenMap(MemoryWrapper):
             if self.show:
                 self._counts[n] = 0
                 self._counts[n, own["cells"]] = own["counts"]
-        return *self._shown(env_ids, obs, info), restarted
+        return *self._with_memory(env_ids, obs, info), restarted
 
 
 def _walkable(cell: np.ndarray) -> np.ndarray:
-    """MiniGrid's rule of what one may step onto, of encoded cells [M, 3]: [M] bool."""
+    """Whether an agent can step onto encoded cells [M, 3], by MiniGrid's rule: [M] bool."""
     kind, state = cell[:, 0], cell[:, 2]
     return np.isin(kind, (EMPTY, FLOOR, GOAL, LAVA)) | ((kind == DOOR) & (state == OPEN))

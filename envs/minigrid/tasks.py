@@ -1,4 +1,4 @@
-"""MiniGrid's tasks by name, with those that papers use and no package registers."""
+"""MiniGrid tasks by name, also those that papers use and no package registers."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ _NOISY = "firstlight.envs.minigrid.python_backend:NoisyTV"
 
 @dataclass(frozen=True)
 class Task:
-    """One task as each backend needs it.
+    """Parameters of one task for each backend.
 
     Args:
-        recipe: kernel that draws a level: grid, agent, random numbers and `numbers` to the code of
-            what is to be taken.
-        numbers: further arguments of the recipe.
-        width: of the grid.
-        height: of the grid.
-        max_steps: of an episode, as the papers have it.
+        recipe: kernel that generates a level from grid, agent, random numbers and `numbers`, and
+            returns the code of the target object.
+        numbers: further arguments of `recipe`.
+        width: columns of the grid.
+        height: rows of the grid.
+        max_steps: time limit of an episode, as in the papers.
         mission: a sentence; ``{}`` stands for the target's colour and name.
-        rule: what ends an episode well, see `gridworld_kernels.act`.
-        noisy: dropping changes a ball's colour.
-        python: class and keywords, where the Python package has no such id.
-        envpool: EnvPool's id and keywords, where its own id is missing or means another task.
+        rule: rule of success, see `gridworld_kernels.act`.
+        noisy: the action drop changes the colour of a ball.
+        python: class and keywords, if the Python package does not register the id.
+        envpool: EnvPool's id and keywords, if it does not register the id or uses it for another
+            task.
     """
 
     recipe: Callable[..., int]
@@ -51,7 +52,7 @@ class Task:
     envpool: tuple[str, Mapping[str, Any]] | None = None
 
     def mission_of(self, target: int) -> str:
-        """The sentence, for a target with this code."""
+        """Mission sentence for a target object with this code."""
         return self.mission.format(f"{COLOURS[target >> 4 & 7]} {OBJECTS[target & 15]}")
 
 
@@ -140,7 +141,7 @@ def _unlock(mission: str, rule: int, box: bool, blocked: bool, factor: int) -> T
 def _tasks() -> dict[str, Task]:
     tasks = {
         "MultiRoom-N2-S4-v0": _multiroom(2, 4),
-        "MultiRoom-N4-S5-v0": _multiroom(6, 5),  # the registered mistake: six rooms
+        "MultiRoom-N4-S5-v0": _multiroom(6, 5),  # six rooms: an error in the registered task
         "MultiRoom-N4-S5-v1": _multiroom(4, 5),
         "MultiRoom-N6-v0": _multiroom(6, 10),
         "MultiRoomNoisyTV-N7-S4-v0": _multiroom(7, 4, noisy=True),
@@ -172,11 +173,11 @@ def _tasks() -> dict[str, Task]:
 
 
 TASKS = _tasks()
-"""The tasks of `GridWorld`, by MiniGrid's names."""
+"""Tasks of `GridWorld`, by MiniGrid's names."""
 
 
 def foreign_ids() -> dict[str, set[str]]:
-    """MiniGrid's and BabyAI's ids that the other two backends register, by backend."""
+    """MiniGrid and BabyAI ids that EnvPool and the Python package register, by backend."""
     import envpool
     import gymnasium
     import minigrid  # noqa: F401  (registers the ids)
@@ -189,10 +190,10 @@ def foreign_ids() -> dict[str, set[str]]:
 
 
 def backends_of(task: str) -> list[str]:
-    """Which backends have the task `task`.
+    """List the backends that have `task`.
 
     Raises:
-        ValueError: if none has, with the nearest name.
+        ValueError: if none has it; the message names the most similar task.
     """
     foreign = foreign_ids()
     known = TASKS.get(task)

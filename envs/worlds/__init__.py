@@ -1,1 +1,1 @@
-"""Environments of our own, kept as arrays: chain, walks, race."""
+"""Array-backed environments: chain, walks, race."""

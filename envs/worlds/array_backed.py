@@ -18,16 +18,16 @@ Autoreset = Literal["same_step", "next_step"]
 
 
 class ArrayBacked(VecEnv):
-    """Environments whose state is some tensors or arrays with a row for each of them.
+    """Base class of environments whose state is arrays with a row for each environment.
 
-    A subclass implements `_advance`, `_begin` and `_shown`, and calls `_begin_all` in `reset`.
+    A subclass implements `_advance`, `_begin` and `_observe`, and calls `_begin_all` in `reset`.
 
     Args:
         num_envs: `N`.
-        autoreset: "same_step" shows the new episode at once, "next_step" spends a call on it.
+        autoreset: "same_step" resets in the step that ends an episode, "next_step" in the next one.
 
     Attributes:
-        _saved: names of the attributes [N, ...] that are the state, without their underscore.
+        _saved: names of the attributes [N, ...] that form the state, without their underscore.
 
     Raises:
         ValueError: for another `autoreset`.
@@ -38,9 +38,9 @@ class ArrayBacked(VecEnv):
 
     def __init__(self, num_envs: int, autoreset: Autoreset = "same_step"):
         if autoreset not in ("same_step", "next_step"):
-            raise ValueError(f"autoreset is 'same_step' or 'next_step', not {autoreset!r}")
+            raise ValueError(f"autoreset is {autoreset!r}, expected 'same_step' or 'next_step'")
         self.num_envs, self.autoreset = num_envs, autoreset
-        self._over = torch.zeros(num_envs, dtype=torch.bool)  # reset by the next call of `step`
+        self._over = torch.zeros(num_envs, dtype=torch.bool)  # reset in the next call of `step`
         self._all = torch.arange(num_envs)
 
     def step(self, action: Tensor) -> Step:
@@ -53,7 +53,7 @@ class ArrayBacked(VecEnv):
             terminated, truncated = terminated & valid, truncated & valid
             self._begin(self._over.nonzero()[:, 0])
         done = terminated | truncated
-        obs, info = self._shown(self._all)
+        obs, info = self._observe(self._all)
         if self.autoreset == "next_step":
             is_first, self._over, final_ids = ~valid, done, self._all[:0]
         else:
@@ -61,7 +61,7 @@ class ArrayBacked(VecEnv):
         if len(final_ids):
             final_obs, final_info = take(obs, final_ids), take(info, final_ids)
             self._begin(final_ids)
-            obs, info = self._shown(self._all)
+            obs, info = self._observe(self._all)
         else:
             final_obs, final_info = ({k: v[:0] for k, v in part.items()} for part in (obs, info))
         return Step(
@@ -88,16 +88,16 @@ class ArrayBacked(VecEnv):
     def restore(self, env_ids: Tensor, snapshots: Sequence[Snapshot]) -> tuple[Obs, Obs, Tensor]:
         """Set environments back to snapshots, which always succeeds."""
         for name, whole in self._tensors().items():
-            whole = whole.clone()  # also of what inference mode has left
+            whole = whole.clone()  # tensors made in inference mode cannot be written to
             for n, snapshot in zip(env_ids.tolist(), snapshots, strict=True):
                 if snapshot.arrays is None:
                     raise ValueError(
                         f"the snapshot has no arrays, but {type(self).__name__} is restored from "
-                        "arrays: take it from environments of the same kind"
+                        "arrays: take it from an environment of the same class"
                     )
                 whole[n] = snapshot.arrays[name]
             self._set(name, whole)
-        return *self._shown(env_ids), torch.zeros(len(env_ids), dtype=torch.bool)
+        return *self._observe(env_ids), torch.zeros(len(env_ids), dtype=torch.bool)
 
     def state_dict(self) -> dict[str, Any]:
         """State of every environment."""
@@ -109,11 +109,11 @@ class ArrayBacked(VecEnv):
 
     @abstractmethod
     def _advance(self, actions: np.ndarray, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Move every environment.
+        """Step every environment.
 
         Args:
-            actions: as the action space has them.
-            valid: [N] bool; the others are reset afterwards, so their results do not matter.
+            actions: of the shape and dtype of the action space.
+            valid: [N] bool; the others are reset afterwards, and their results are not used.
 
         Returns:
             reward [N] float32, terminated and truncated [N] bool, never both.
@@ -124,20 +124,20 @@ class ArrayBacked(VecEnv):
         """Begin an episode in the environments `ids` [M] int64."""
 
     @abstractmethod
-    def _shown(self, ids: Tensor) -> tuple[Obs, Obs]:
-        """Observation and side channels of the environments `ids` [M], in fresh tensors."""
+    def _observe(self, ids: Tensor) -> tuple[Obs, Obs]:
+        """Observations and side channels of the environments `ids` [M], in new tensors."""
 
     def _begin_all(self) -> tuple[Obs, Obs]:
-        """Begin an episode everywhere. Returns what `reset` does."""
+        """Begin an episode in every environment. Returns as `reset`."""
         self._over = torch.zeros(self.num_envs, dtype=torch.bool)
         self._begin(self._all)
-        return self._shown(self._all)
+        return self._observe(self._all)
 
     def _tensors(self) -> dict[str, Tensor]:
-        """The state as tensors that share its memory."""
+        """State as tensors that share memory with it."""
         return {name: torch.as_tensor(getattr(self, f"_{name}")) for name in self._saved}
 
     def _set(self, name: str, value: Tensor) -> None:
-        """Replace one of the arrays, in the kind that it has."""
+        """Replace one of the arrays; tensors stay tensors and numpy arrays numpy arrays."""
         is_tensor = isinstance(getattr(self, f"_{name}"), Tensor)
         setattr(self, f"_{name}", value if is_tensor else value.numpy())

@@ -1,4 +1,4 @@
-"""A combination lock: the smallest task in which a random agent never sees a reward."""
+"""Combination lock: a small task in which a random policy hardly ever gets a reward."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from firstlight.envs.worlds.array_backed import ArrayBacked, Autoreset
 
 
 class Chain(ArrayBacked):
-    """`length` cells in a row; one of two actions leads on, the other back to the start.
+    """A row of cells; one of two actions leads to the next cell, the other back to the first.
 
-    Which action leads on differs from cell to cell and is fixed by `seed`. Only the last cell pays
-    (1, and ends the episode), so a random policy gets there with probability 2^-length an attempt.
+    Which action leads on differs from cell to cell and is fixed by `seed`. Only the last cell has a
+    reward (1, and ends the episode); a random policy gets there with probability 2^-length an
+    attempt.
 
     Args:
         num_envs: `N`.
         length: cells after the first one.
         horizon: steps after which an episode is truncated; default twice the length.
-        autoreset: "same_step" shows the new episode at once, "next_step" spends a call on it.
-        seed: of the lock, not of the episodes (they have no randomness).
+        autoreset: "same_step" resets in the step that ends an episode, "next_step" in the next one.
+        seed: of the right actions. Episodes have no randomness.
 
     >>> chain = Chain(num_envs=2, length=4)
     >>> obs, info = chain.reset()
@@ -56,19 +57,19 @@ class Chain(ArrayBacked):
         self._elapsed = torch.zeros(num_envs, dtype=torch.int64)
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
-        """Begin an episode everywhere; `seed` changes nothing."""
+        """Begin an episode in every environment; `seed` has no effect."""
         return self._begin_all()
 
     def render(self, env_id: int = 0) -> np.ndarray:
-        """The cells in a row, the agent's lit. Returns [16, 16 * (length + 1), 3] uint8."""
+        """Picture of the cells with the agent lit, [16, 16 * (length + 1), 3] uint8."""
         cells = np.full((self.length + 1, 3), 40, np.uint8)
         cells[-1] = (40, 120, 40)
         cells[int(self._position[env_id])] = (250, 210, 80)
         return np.kron(cells[None], np.ones((16, 16, 1), np.uint8))
 
     def _advance(self, actions: np.ndarray, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        wanted = self.combination[self._position.clamp(max=self.length - 1)]
-        right = torch.from_numpy(actions) == wanted
+        digit = self.combination[self._position.clamp(max=self.length - 1)]
+        right = torch.from_numpy(actions) == digit
         self._position = torch.where(right, self._position + 1, 0)
         self._elapsed = self._elapsed + 1
         terminated = self._position == self.length
@@ -78,7 +79,7 @@ class Chain(ArrayBacked):
         self._position = self._position.index_fill(0, ids, 0)
         self._elapsed = self._elapsed.index_fill(0, ids, 0)
 
-    def _shown(self, ids: Tensor) -> tuple[Obs, Obs]:
+    def _observe(self, ids: Tensor) -> tuple[Obs, Obs]:
         position = self._position[ids]
         success = (position == self.length).to(torch.int8)
         return {"obs": self._onehot[position]}, {"position": position, "success": success}

@@ -1,4 +1,4 @@
-"""A small race car on a closed track, rewarded for the lap, penalised for leaving the road."""
+"""Race car on a closed track: a reward for the lap, a penalty for leaving the road."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ from firstlight.envs.worlds.race_kernels import drive
 from firstlight.envs.worlds.race_track import Track
 
 CELL = 0.01
-"""Metres of the centre line that are one cell of `progress`."""
+"""Length in metres of one cell of `progress` along the centre line."""
 
-AHEAD, STRETCH = 12, 0.2  # stretches of road that are shown, and their length in metres
+AHEAD, STRETCH = 12, 0.2  # observed stretches of road, and their length in metres
 _DT, _SUBSTEPS = 0.03, 6  # seconds a step, and parts in which it is integrated
 _STEER = 0.35  # rad
-_SHORTEST = 0.1  # m, of a part of the track; in a substep cars get over one border at most
-_UNITS = (2.0, 0.5, 5.0)  # m/s, m/s and rad/s, in which vx, vy and r are shown
+_SHORTEST = 0.1  # m, of a part of the track, so that a car crosses one border at most in a substep
+_UNITS = (2.0, 0.5, 5.0)  # m/s, m/s and rad/s: units of vx, vy and r in `car`
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class Race(ArrayBacked):
-    """A 1:43 race car on a track of 16.4 m (the car-racing task of Prajapat et al. 2024).
+    """1:43 race cars on a track of 16.4 m (the car-racing task of Prajapat et al. 2024).
 
     The car is the dynamic bicycle model with Pacejka tyres and the constants of Liniger et al.
     (2015), at 0.03 s a step. Two actions from -1 to 1: throttle, negative brakes, and steering, to
-    the left by up to 0.35 rad. It begins at rest at s = 0, up to 0.1 m beside the centre line:
-    offsets of later episodes follow the golden ratio from a number of each environment's own.
+    the left by up to 0.35 rad. It starts at rest at s = 0, up to 0.1 m beside the centre line:
+    offsets of later episodes follow the golden ratio from a random number of each environment.
 
-    The reward is that of the paper's released code without its progress: -0.01 a step, -1 for a
-    centre of mass off the road, 1 at the `finish`; either of the last two ends the episode. The
-    horizon belongs to the task and time is shown, so an episode *terminates* there as well: what
-    can still be won depends on what time is left. The track is our own, `race_track.CORNERS`.
+    The reward is that of the paper's released code without its progress term: -0.01 a step, -1 for
+    a centre of mass off the road, 1 at the `finish`; either of the last two ends the episode. The
+    horizon is part of the task and time is observed, so an episode *terminates* there as well. The
+    track is not the paper's, see `race_track.CORNERS`.
 
     A policy sees `car`: d by half widths, sine and cosine of the heading relative to the road, and
     the velocities vx, vy and r in units of 2 m/s, 0.5 m/s and 5 rad/s. `road` is the curvature of
     the 12 stretches of 0.2 m ahead, 1 for the tightest bend. `place` is s, the farthest s so far,
-    and time, as shares of `finish` and `horizon`: what new progress pays is Markov in these. Reward
-    modules read `progress`, the number of the cell of 1 cm at s, `position`, x and y in metres,
-    `covered`, the farthest s, and `success`, 1 at the finish.
+    and time, as fractions of `finish` and `horizon`: a reward for progress is Markov in these.
+    Reward modules read `progress`, the number of the cell of 1 cm at s, `position`, x and y in
+    metres, `covered`, the farthest s, and `success`, 1 at the finish.
 
     Args:
         num_envs: `N`.
         finish: metres, by default the length of a lap.
-        horizon: steps of an episode. The released code gives up after 700.
-        half_width: of the road, m, more than the 0.1 that cars may start beside its middle.
+        horizon: steps of an episode. The released code stops after 700.
+        half_width: of the road, m; above 0.1, the maximum offset of starting cars.
         track: default is the one above.
-        autoreset: "same_step" shows the new episode at once, "next_step" spends a call on it.
+        autoreset: "same_step" resets in the step that ends an episode, "next_step" in the next one.
 
     Raises:
         ValueError: for numbers out of range, a road too wide for the tightest bend, or a track of
             parts shorter than 0.1 m.
 
     >>> race = Race(num_envs=2)
-    >>> step = race.step(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))  # go, and brake
+    >>> step = race.step(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))  # accelerate, and brake
     >>> step.info["covered"].gt(0).tolist()
     [True, False]
     """
@@ -81,15 +81,18 @@ class Race(ArrayBacked):
         self.finish = self.track.length if finish is None else finish
         if min(num_envs, horizon) < 1 or self.finish <= 0 or half_width <= 0.1:
             raise ValueError(
-                f"num_envs {num_envs} and horizon {horizon} are at least 1, finish {self.finish} "
-                f"is above 0, and half_width {half_width} above 0.1, where cars may start"
+                f"num_envs {num_envs} and horizon {horizon} must be at least 1, finish "
+                f"{self.finish} above 0, and half_width {half_width} above 0.1, the start offset"
             )
         if (shortest := np.diff(self.track.ends, prepend=0).min()) < _SHORTEST:
-            raise ValueError(f"a part of the track is {shortest:.3f} m long, at least {_SHORTEST}")
+            raise ValueError(
+                f"a part of the track is {shortest:.3f} m long, expected at least {_SHORTEST}"
+            )
         self._tightest = float(np.abs(self.track.curvature).max())
         if half_width * self._tightest > 0.8:
             raise ValueError(
-                f"half_width {half_width} is too much for a bend of radius {1 / self._tightest:.2f}"
+                f"half_width {half_width} is too much for a bend of radius "
+                f"{1 / self._tightest:.2f}: expected at most {0.8 / self._tightest:.2f}"
             )
         super().__init__(num_envs, autoreset)
         self.horizon, self.half_width = horizon, half_width
@@ -116,13 +119,13 @@ class Race(ArrayBacked):
         self.reset(0)
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
-        """Begin an episode everywhere; `seed` is of where cars start, None goes on with that."""
+        """Begin an episode in every environment; `seed` is that of the start offsets."""
         if seed is not None:
             self._draw = derive_many(seed, "race", self.num_envs) / 2.0**31
         return self._begin_all()
 
     def render(self, env_id: int = 0) -> np.ndarray:
-        """The road from above, x to the right and y up, the car lit. [H, W, 3] uint8."""
+        """Picture of road and car from above, x to the right and y up, [H, W, 3] uint8."""
         s, d = np.meshgrid(np.arange(0, self.track.length, 0.02), np.linspace(-1, 1, 19))
         road = self.track.position(s.ravel(), d.ravel() * self.half_width)
         low = road.min(0) - 0.1
@@ -156,7 +159,7 @@ class Race(ArrayBacked):
         self._farthest[rows], self._elapsed[rows] = 0, 0
         self._draw[rows] = (self._draw[rows] + _GOLDEN) % 1
 
-    def _shown(self, ids: Tensor) -> tuple[Obs, Obs]:
+    def _observe(self, ids: Tensor) -> tuple[Obs, Obs]:
         obs, info = self._obs(), self._info()
         return (obs, info) if ids is self._all else (take(obs, ids), take(info, ids))
 

@@ -1,4 +1,4 @@
-"""The compiled part of `race`: how a car moves."""
+"""Kernels of `race`: the motion of a car."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ BF, CF, DF = 2.579, 1.2, 0.192  # Pacejka's constants of the front tyres, DF in 
 BR, CR, DR = 3.3852, 1.2691, 0.1737
 CM1, CM2 = 0.287, 0.0545  # motor: N, N s / m
 CR0, CR2 = 0.0518, 0.00035  # resistance of rolling, N, and of the air, N s^2 / m^2
-CRAWL = 0.1  # m/s: below it what brakes fades, so that it brings the car to rest and no further
-SLIP = 0.3  # m/s: below it the tyres' slip is as if they rolled this fast
+CRAWL = 0.1  # m/s: below it braking forces fade, so that a car stops and does not roll back
+SLIP = 0.3  # m/s: slip angles are computed with at least this rolling speed
 
 _S, _D, _MU, _VX, _VY, _R = range(6)
 
 
 @njit(cache=True, nogil=True)
 def _onward(car, bend):
-    """How fast s grows where the centre line has curvature `bend`."""
+    """Speed of s where the centre line has curvature `bend`."""
     speed = car[_VX] * math.cos(car[_MU]) - car[_VY] * math.sin(car[_MU])
     return speed / (1.0 - bend * car[_D])
 
@@ -40,10 +40,10 @@ def _bend(ends, curvature, s, far):
 
 @njit(cache=True, nogil=True)
 def _motion(car, throttle, steer, bend, out):
-    """The derivative `out` [6] of a state `car` [6] where the centre line has curvature `bend`."""
+    """Write the time derivative of the state `car` [6] to `out` [6], at curvature `bend`."""
     vx, vy, r = car[_VX], car[_VY], car[_R]
     sine, cosine = math.sin(steer), math.cos(steer)
-    side = vy + FRONT * r  # the front axle's speed to the left, and how its wheels see it
+    side = vy + FRONT * r  # the front axle's speed to the left, and in the frame of its wheels
     slides, rolls = cosine * side - sine * vx, abs(cosine * vx + sine * side)
     slip_front = -math.atan(slides / max(rolls, SLIP))
     slip_rear = -math.atan((vy - REAR * r) / max(abs(vx), SLIP))
@@ -62,21 +62,21 @@ def _motion(car, throttle, steer, bend, out):
 
 @njit(cache=True, nogil=True)
 def drive(cars, inputs, ends, curvature, half_width, finish, dt, substeps):
-    """Move each car for `dt` seconds, by Runge-Kutta of fourth order, or until its race is over.
+    """Integrate the motion of each car for `dt` seconds (Runge-Kutta 4), or until its race is over.
 
-    The dynamic bicycle model of Liniger et al. (2015) and its constants of the 1:43 car, on the
-    centre line of a track. That model divides by the speed; below `SLIP` and `CRAWL` it is changed
-    as said there. The slip is that of the wheels' own velocity, which is the same thing written
-    such that a car at rest stays where it is. In each substep the curvature is its mean over the
-    stretch that the car is about to go.
+    The dynamic bicycle model of Liniger et al. (2015) with the constants of the 1:43 car, in
+    coordinates of the centre line. That model divides by the speed; below `SLIP` and `CRAWL` it is
+    changed as described there. Slip angles are those of the wheels' velocity, an equal form in
+    which a car at rest stays at rest. In each substep the curvature is the mean over the stretch
+    that the car will cover.
 
     Args:
         cars: [N, 6] float64, changed: s, d, mu (heading less the centre line's), vx, vy, r.
         inputs: [N, 2] float64, throttle from -1 to 1 and the steering angle in rad.
         ends: [S] where each part of the track ends, the last one at the length of a lap.
         curvature: [S] of each part.
-        half_width: a car whose centre is farther from the centre line than this stops there.
-        finish: one that has come to this s stops there.
+        half_width: a car farther from the centre line than this stops.
+        finish: a car at or beyond this s stops.
         dt: seconds.
         substeps: of the integration.
     """

@@ -1,4 +1,4 @@
-"""Grid environments without a reward of their own, for rewards that are set functions."""
+"""Grid environments without reward, for rewards that are set functions."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
 class Walks(ArrayBacked):
     """Walks of `horizon` moves over a grid (the tabular tasks of Prajapat et al. 2024).
 
-    Five actions: stay, or a cell on in one of four directions; a move into a wall or over the edge
-    is none. The environment's reward is 0: a reward module rates the walk. The horizon
-    belongs to the task and time is shown, so an episode *terminates* there and nothing comes after.
+    Five actions: stay, or move one cell in one of four directions; a move into a wall or over the
+    edge does nothing. The environment's reward is 0: the reward comes from a reward module. The
+    horizon is part of the task and time is observed, so an episode *terminates* there.
 
-    A policy sees where it is and when, each as a number of its own (encoders make it one-hot). That
-    is a Markov policy; with `history` it sees the set of its cells as well. Reward modules read the
+    A policy sees `cell` and `time`, both Discrete (encoders make them one-hot), which makes it a
+    Markov policy; with `history` it also sees the set of visited cells. Reward modules read the
     side channels `cell`, numbered ``x * height + y``, and `position`, x and y.
 
     Args:
@@ -33,16 +33,15 @@ class Walks(ArrayBacked):
         width: of the grid, along x; ignored with a `plan`.
         height: of the grid, along y; ignored with a `plan`.
         plan: one string for each x, with a character for each y: ``#`` a wall, ``.`` free.
-        horizon: moves of an episode. What the paper calls H counts states, of which there is one
-            more.
+        horizon: moves of an episode. H in the paper counts states, one more than moves.
         start: number of the cell in which episodes begin.
         slip: probability with which an action is replaced by one of the five at random.
-        history: show `visited` [cells] uint8, 1 where the episode has been.
-        autoreset: "same_step" shows the new episode at once, "next_step" spends a call on it.
+        history: add the field `visited` [cells] uint8, 1 for cells visited in the episode.
+        autoreset: "same_step" resets in the step that ends an episode, "next_step" in the next one.
 
     Raises:
-        ValueError: for a plan that is no rectangle, a start outside or in a wall, or numbers out of
-            range.
+        ValueError: for a plan that is not a rectangle, a start outside of the grid or in a wall, or
+            numbers out of range.
 
     >>> walks = Walks(num_envs=2, width=4, height=3, start=0, horizon=5)
     >>> walks.step(torch.tensor([1, 2])).info["position"].tolist()
@@ -66,14 +65,16 @@ class Walks(ArrayBacked):
     ):
         if min(num_envs, width, height, horizon) < 1 or not 0 <= slip <= 1:
             raise ValueError(
-                f"num_envs {num_envs}, width {width}, height {height} and horizon {horizon} are at "
-                f"least 1, and slip {slip} is 0 to 1"
+                f"num_envs {num_envs}, width {width}, height {height} and horizon {horizon} must "
+                f"be at least 1, and slip {slip} from 0 to 1"
             )
         self.walls = _walls(plan) if plan is not None else np.zeros((width, height), bool)
         self.width, self.height = self.walls.shape
         cells = self.walls.size
         if not 0 <= start < cells or self.walls.flat[start]:
-            raise ValueError(f"start {start} is no free cell of {cells}, numbered from 0")
+            raise ValueError(
+                f"start {start} is not a free cell: expected 0 to {cells - 1}, not a wall"
+            )
         super().__init__(num_envs, autoreset)
         self.horizon, self.start, self.slip, self.history = horizon, start, slip, history
         self.successor = successors(self.walls)  # [cells, 5]
@@ -98,13 +99,13 @@ class Walks(ArrayBacked):
         self.reset(0)
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
-        """Begin an episode everywhere; `seed` is of the slips, None goes on with theirs."""
+        """Begin an episode in every environment; `seed` is that of the slips."""
         if seed is not None:
             self._noise = torch.from_numpy(derive_many(seed, "walks", self.num_envs))
         return self._begin_all()
 
     def render(self, env_id: int = 0) -> np.ndarray:
-        """The grid, x to the right and y down: walls grey, the agent lit. [H, W, 3] uint8."""
+        """Picture of walls and agent, x to the right and y down, [H, W, 3] uint8."""
         cells = np.where(self.walls.T[..., None], 110, 40).astype(np.uint8).repeat(3, -1)
         x, y = divmod(int(self._cell[env_id]), self.height)
         cells[y, x] = (250, 210, 80)
@@ -127,7 +128,7 @@ class Walks(ArrayBacked):
         self._visited = self._visited.index_fill(0, ids, 0)
         self._mark_visited()
 
-    def _shown(self, ids: Tensor) -> tuple[Obs, Obs]:
+    def _observe(self, ids: Tensor) -> tuple[Obs, Obs]:
         cell = self._cell[ids]
         x = torch.div(cell, self.height, rounding_mode="floor")
         obs = {"cell": cell, "time": self._elapsed[ids]}
@@ -139,7 +140,7 @@ class Walks(ArrayBacked):
             self._visited[self._all, self._cell] = 1
 
     def _slipped(self, action: Tensor, valid: Tensor) -> Tensor:
-        """Replace some of the actions [N]; the noise of rows that are not `valid` stays."""
+        """Replace some of the actions [N]; the noise of rows that are not `valid` is kept."""
         noise, slips = _splitmix(self._noise.numpy())
         after, which = _splitmix(noise)
         self._noise = torch.where(valid, torch.from_numpy(after), self._noise)
@@ -148,13 +149,13 @@ class Walks(ArrayBacked):
 
 
 def successors(walls: np.ndarray) -> Tensor:
-    """Where each of `MOVES` leads from each cell of a grid.
+    """Table of the cell that each of `MOVES` leads to from each cell of a grid.
 
     Args:
         walls: [width, height] bool.
 
     Returns:
-        [width * height, 5] int64; what is impossible leads nowhere else.
+        [width * height, 5] int64; impossible moves lead to the same cell.
     """
     width, height = walls.shape
     x, y = np.divmod(np.arange(walls.size), height)
@@ -169,12 +170,12 @@ def successors(walls: np.ndarray) -> Tensor:
 
 def _walls(plan: Sequence[str]) -> np.ndarray:
     if not plan or not plan[0] or len({*map(len, plan)}) > 1 or set("".join(plan)) - set("#."):
-        raise ValueError(f"a plan is strings of one length, of # and . only, not {list(plan)}")
+        raise ValueError(f"plan is {list(plan)}, expected strings of one length, of # and . only")
     return np.array([[character == "#" for character in row] for row in plan])
 
 
 def _splitmix(state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Next states [N] int64 and numbers [N] in [0, 1) (splitmix64, Steele et al. 2014)."""
+    """Next states [N] int64 and random numbers [N] in [0, 1) (SplitMix64, Steele et al. 2014)."""
     after = state.view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     z = (after ^ (after >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,7 +1,6 @@
-"""Both modes of autoreset read alike: advantages, statistics, and what an idle row cannot touch.
+"""Both modes of autoreset give equal advantages and statistics; invalid rows have no effect.
 
-`tests/agents/test_returns.py` says the same of `Chain` alone; "rows" are explained in
-`test_complaints.py`.
+`tests/agents/test_returns.py` tests the same with `Chain` alone.
 """
 
 import dataclasses
@@ -38,8 +37,8 @@ TABLE = torch.randn(4, 2, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("estimator", ["gae", "vtrace"])
-def test_nothing_that_an_idle_row_says_reaches_an_advantage(estimator):
-    """Row 3: one garbage sample per episode and environment."""
+def test_advantages_do_not_depend_on_invalid_rows(estimator):
+    """An invalid row would else be one wrong sample per episode and environment."""
     vec = pool("CartPole-v1", steps=7)()
     rollout = Runner(vec).collect(RandomActor(vec.act_space), 40)
     assert (~rollout.valid).sum() > 8
@@ -48,7 +47,7 @@ def test_nothing_that_an_idle_row_says_reaches_an_advantage(estimator):
 
 
 class Balance:
-    """Pushes the pole where it falls to, and sometimes the other way."""
+    """Policy that pushes in the direction of the fall, and sometimes the other way."""
 
     state: ClassVar = {}
 
@@ -69,7 +68,7 @@ class Balance:
 
 
 def alone(rollout, n, rows):
-    """The first `rows` valid rows of environment n."""
+    """Cut out the first `rows` valid rows of environment n."""
     here = rollout.final_at[:, 1] == n
 
     def column(value):
@@ -92,7 +91,7 @@ def alone(rollout, n, rows):
 
 
 def both_ways(T=120):
-    """Each of three environments, seen through either mode, as far as both have seen it."""
+    """Yield rollouts of each of three environments in both modes, with equally many valid rows."""
     factories = [functools.partial(cartpole, limit) for limit in (7, 13, 500)]
     same, later = (
         Runner(Joined(factories, mode), seed=3).collect(Balance(), T)
@@ -104,14 +103,14 @@ def both_ways(T=120):
     for n in range(3):
         ended = (same.terminated | same.truncated)[:, n]
         rows = int(later.valid[:, n].sum())
-        while ended[rows - 1]:  # where a stream that is not episodic cannot see on yet
+        while ended[rows - 1]:  # a non-episodic stream bootstraps otherwise in a last row that ends
             rows -= 1
         yield alone(same, n, rows), alone(later, n, rows)
 
 
 @pytest.mark.parametrize("estimator", ["gae", "vtrace"])
-def test_adapters_of_either_mode_give_equal_advantages(estimator):
-    """Rows 1 to 3: environments that end at different times, in streams episodic and not."""
+def test_both_autoreset_modes_give_equal_advantages(estimator):
+    """Environments end at different times; one stream is episodic and one is not."""
     for same, later in both_ways():
         assert (~later.valid).any()
         got = rated(later, TABLE, estimator)[later.valid]
@@ -119,7 +118,7 @@ def test_adapters_of_either_mode_give_equal_advantages(estimator):
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_adapters_of_either_mode_give_equal_statistics():
+def test_both_autoreset_modes_give_equal_episode_statistics():
     counts = []
     for pair in both_ways():
         found = []

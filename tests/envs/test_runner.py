@@ -1,4 +1,4 @@
-"""Rollouts say what happened, and go on where the last one stopped."""
+"""Rollouts hold what the environments returned, and continue where the last one stopped."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ each_vec = pytest.mark.parametrize("name", VECS)
 
 
 class Recorder(VecEnv):
-    """Passes everything on to `vec` and keeps a list of it."""
+    """Wrapper that records all calls and results."""
 
     def __init__(self, vec):
         self.num_envs, self.vec = vec.num_envs, vec
@@ -52,7 +52,7 @@ class Recorder(VecEnv):
 
 
 class Background(Recorder):
-    """The same, in two halves."""
+    """Recorder that only supports `send` and `recv`."""
 
     def send(self, action):
         assert self.waiting is None
@@ -63,13 +63,13 @@ class Background(Recorder):
         return super().step(action)
 
     def step(self, action):
-        raise AssertionError("a runner steps in two halves where it can")
+        raise AssertionError("a runner calls send and recv, not step")
 
     waiting = None
 
 
 class Counter:
-    """Acts at random; its state counts the steps of the episode, its value is that count."""
+    """Random actor whose state and value are the number of steps of the episode."""
 
     def __init__(self, num_actions):
         self.num_actions, self.given = num_actions, []
@@ -102,7 +102,7 @@ def make_policy(vec, seed=0, num_streams=2):
 
 
 def flat(rollout):
-    """Every tensor under its name."""
+    """Tensors of a rollout by name."""
     fields = {f.name: getattr(rollout, f.name) for f in dataclasses.fields(rollout)}
     return {
         f"{name}.{key}" if key else name: tensor
@@ -118,7 +118,7 @@ def equal(first, second):
 
 
 @each_vec
-def test_two_short_rollouts_are_one_long(name):
+def test_two_short_rollouts_equal_one_long_rollout(name):
     vec = VECS[name]()
     policy = make_policy(vec)
     T = 9
@@ -133,7 +133,7 @@ def test_two_short_rollouts_are_one_long(name):
 
 
 @each_vec
-def test_the_seed_decides(name):
+def test_equal_seeds_give_equal_rollouts(name):
     policy = make_policy(VECS[name]())
     first, again, other = (
         Runner(VECS[name](), seed=seed).collect(policy, 30) for seed in (1, 1, 2)
@@ -142,14 +142,14 @@ def test_the_seed_decides(name):
     assert not torch.equal(first.action, other.action)
     if name in ("same step", "next step"):
         assert not torch.equal(first.reward, other.reward)
-    if name == "gym":  # the other worlds have one way to begin
+    if name == "gym":  # the others have one initial observation
         assert not torch.equal(first.obs["obs"][0], other.obs["obs"][0])
 
 
 @each_vec
 @pytest.mark.parametrize("kind", [Recorder, Background])
-def test_a_rollout_is_what_the_environments_said(name, kind):
-    """Row by row, over two rollouts, stepped in one call or in two."""
+def test_a_rollout_holds_the_steps_of_the_environments(name, kind):
+    """Compare row by row, over two rollouts, with `step` or with `send` and `recv`."""
     vec = kind(VECS[name]())
     runner = Runner(vec, seed=3)
     policy = make_policy(vec.vec)
@@ -158,14 +158,14 @@ def test_a_rollout_is_what_the_environments_said(name, kind):
     assert vec.seeds == [derive(3, "envs", 0)]
     assert len(vec.steps) == 2 * T
     is_first = torch.ones(vec.num_envs, dtype=torch.bool)
-    seen, told = vec.opened[0]
+    obs, info = vec.opened[0]
     for i, rollout in enumerate(rollouts):
         assert rollout.env_ids.tolist() == list(range(vec.num_envs))
         hidden = []
         for t in range(T):
             step = vec.steps[i * T + t]
-            assert all(torch.equal(rollout.obs[k][t], seen[k]) for k in seen)
-            assert all(torch.equal(rollout.info[k][t], told[k]) for k in told)
+            assert all(torch.equal(rollout.obs[k][t], obs[k]) for k in obs)
+            assert all(torch.equal(rollout.info[k][t], info[k]) for k in info)
             assert torch.equal(rollout.is_first[t], is_first)
             assert torch.equal(rollout.action[t], vec.actions[i * T + t])
             assert torch.equal(rollout.reward[t], step.reward)
@@ -178,8 +178,8 @@ def test_a_rollout_is_what_the_environments_said(name, kind):
                 for k, field in rollout.final_info.items():
                     assert torch.equal(field[len(hidden)], step.final_info[k][d])
                 hidden.append([t, n])
-            seen, told, is_first = step.obs, step.info, step.is_first
-        assert all(torch.equal(rollout.obs[k][T], seen[k]) for k in seen)
+            obs, info, is_first = step.obs, step.info, step.is_first
+        assert all(torch.equal(rollout.obs[k][T], obs[k]) for k in obs)
         assert torch.equal(rollout.is_first[T], is_first)
         assert rollout.final_at.tolist() == hidden
         ended = rollout.terminated | rollout.truncated
@@ -187,8 +187,8 @@ def test_a_rollout_is_what_the_environments_said(name, kind):
 
 
 @each_vec
-def test_is_first_is_where_an_episode_opens(name):
-    """By a loop over each environment that knows only the ends and the idle rows."""
+def test_is_first_marks_the_first_observation_of_each_episode(name):
+    """Compare with a loop over each environment that reads only ends and invalid rows."""
     rollout = Runner(VECS[name]()).collect(make_policy(VECS[name]()), 40)
     ended = rollout.terminated | rollout.truncated
     next_step = name in ("next step", "envpool")
@@ -208,7 +208,7 @@ def test_is_first_is_where_an_episode_opens(name):
 
 
 @each_vec
-def test_log_prob_and_value_belong_to_their_observation(name):
+def test_log_prob_and_value_are_those_of_the_observation_in_their_row(name):
     vec = VECS[name]()
     policy = make_policy(vec)
     runner = Runner(vec, keep_dist_params=True)
@@ -225,7 +225,7 @@ def test_log_prob_and_value_belong_to_their_observation(name):
 
 
 @each_vec
-def test_rollouts_own_their_memory(name):
+def test_rollouts_share_no_memory(name):
     vec = VECS[name]()
     runner, policy = Runner(vec), Counter(int(vec.act_space.n))
     rollout = runner.collect(policy, 12)
@@ -240,7 +240,7 @@ def test_rollouts_own_their_memory(name):
         assert not tensor.is_inference(), key  # a learner may differentiate through it
 
 
-def test_what_is_done_to_a_rollout_does_not_reach_the_next():
+def test_writing_into_a_rollout_does_not_change_the_next():
     policy = make_policy(VECS["same step"]())
     plain, spoilt = (Runner(VECS["same step"](), seed=1) for _ in range(2))
     plain.collect(policy, 7)
@@ -250,7 +250,7 @@ def test_what_is_done_to_a_rollout_does_not_reach_the_next():
 
 
 @each_vec
-def test_recurrent_state_goes_from_step_to_step_and_rollout_to_rollout(name):
+def test_recurrent_state_is_passed_on_between_steps_and_rollouts(name):
     vec = VECS[name]()
     actor, runner, T = Counter(int(vec.act_space.n)), Runner(vec, seed=2), 7
     count = [0] * vec.num_envs  # steps of the open episode, idle calls included
@@ -288,7 +288,7 @@ def test_restart_state_drops_the_recurrent_state_and_continues_episodes():
     assert not second.is_first[0].any()
 
 
-def test_actions_are_drawn_from_a_given_generator():
+def test_actions_are_sampled_from_a_given_generator():
     vec = VECS["same step"]()
     one, two = (
         Runner(vec, seed=s, generator=torch.Generator().manual_seed(4)).collect(
@@ -299,7 +299,7 @@ def test_actions_are_drawn_from_a_given_generator():
     assert torch.equal(one.action, two.action)
 
 
-def test_a_restored_runner_draws_the_same_actions_in_fresh_episodes():
+def test_a_restored_runner_samples_the_same_actions_in_new_episodes():
     policy = make_policy(VECS["gym"]())
     vec = Recorder(VECS["gym"]())
     runner = Runner(vec, seed=6)
@@ -319,7 +319,7 @@ def test_a_restored_runner_draws_the_same_actions_in_fresh_episodes():
     assert seeds == [derive(6, "envs", i) for i in range(3)]
 
 
-def test_the_version_is_handed_on():
+def test_a_rollout_holds_the_policy_version():
     vec = VECS["same step"]()
     assert Runner(vec).collect(RandomActor(vec.act_space), 2, version=9).version == 9
 
@@ -347,7 +347,7 @@ def test_a_random_actor_is_uniform():
 
 
 @pytest.mark.parametrize("space", [spaces.Box(-1, float("inf"), (2,)), spaces.MultiBinary(3)])
-def test_no_random_actor_without_bounds(space):
+def test_a_random_actor_refuses_unbounded_actions(space):
     out = RandomActor(space)({}, {}, torch.ones((1, 2), dtype=torch.bool))
     with pytest.raises(ValueError, match="no uniform action"):
         out.dist.sample(torch.Generator())

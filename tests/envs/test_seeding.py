@@ -1,4 +1,4 @@
-"""Seeds are the same for ever, and parts and runs share none."""
+"""Derived seeds never change, and parts and runs share none."""
 
 import numpy as np
 import pytest
@@ -21,18 +21,18 @@ NAMES = ("envs", "actions", "ppo", "envpool", "evaluation", "rnd", "networks")
         ((2**40 + 1, "envs"), 1732635244),
     ],
 )
-def test_golden(args, seed):
-    """A change of these numbers changes every published run."""
+def test_seeds_equal_stored_values(args, seed):
+    """Changed numbers would change every published run."""
     assert derive(*args) == seed
 
 
-def test_golden_of_many_and_of_a_generator():
+def test_derive_many_and_generator_equal_stored_values():
     assert derive_many(0, "envpool", 4).tolist() == [2080551290, 77878163, 191819117, 2069236232]
     numbers = torch.rand(2, generator=generator(0, "actions")).tolist()
     assert numbers == pytest.approx([0.6342501640319824, 0.7433026432991028], abs=1e-7)
 
 
-def test_further_environments_leave_the_seeds_of_others_alone():
+def test_more_environments_do_not_change_the_seeds_of_the_first_ones():
     assert derive_many(5, "envpool", 256)[:64].tolist() == derive_many(5, "envpool", 64).tolist()
     assert derive_many(5, "envpool", 3, 1)[0] == derive(5, "envpool", 1)
 
@@ -43,7 +43,7 @@ def test_neighbouring_runs_share_no_environment_seed():
 
 
 def test_neighbouring_runs_share_no_episode_seed():
-    """Not even at another place: seed i of run r is nowhere in run r + 1."""
+    """Seeds differ for all pairs of run, environment and episode."""
     seeds = [
         derive(run, "episode", env, episode)
         for run in range(6)
@@ -53,13 +53,13 @@ def test_neighbouring_runs_share_no_episode_seed():
     assert len(set(seeds)) == 6 * 12 * 12
 
 
-def test_names_and_numbers_matter():
+def test_seeds_depend_on_run_name_and_number():
     seeds = {derive(run, name, number) for run in range(4) for name in NAMES for number in range(4)}
     assert len(seeds) == 4 * len(NAMES) * 4
     assert derive(0, "episode", 1, 2) != derive(0, "episode", 2, 1)
 
 
-def test_seeds_fit_what_takes_them():
+def test_seeds_are_31_bits_and_cover_the_range():
     seeds = derive_many(3, "envpool", 10_000)
     assert seeds.dtype == np.int64
     assert seeds.min() >= 0
@@ -77,7 +77,7 @@ def test_generators_of_different_parts_are_independent():
     assert torch.equal(again, draws[0])
 
 
-def test_drawing_leaves_the_global_generators_alone():
+def test_deriving_seeds_does_not_change_the_global_generators():
     torch.manual_seed(0)
     expected = torch.get_rng_state()
     before = np.random.get_state()[1].copy()  # noqa: NPY002
@@ -87,12 +87,12 @@ def test_drawing_leaves_the_global_generators_alone():
     assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
 
-def test_a_backend_hands_these_seeds_on():
+def test_gym_vec_resets_with_derived_seeds():
     import gymnasium
 
     seen = []
 
-    class Listens(gymnasium.Env):
+    class Recording(gymnasium.Env):
         observation_space = gymnasium.spaces.Discrete(2)
         action_space = gymnasium.spaces.Discrete(2)
 
@@ -100,5 +100,5 @@ def test_a_backend_hands_these_seeds_on():
             seen.append(seed)
             return 0, {}
 
-    GymVec([Listens] * 3).reset(seed=11)
+    GymVec([Recording] * 3).reset(seed=11)
     assert seen == [derive(11, "episode", env, 0) for env in range(3)]

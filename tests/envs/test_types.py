@@ -1,4 +1,4 @@
-"""The shape law names what breaks it; cutting and putting back lose nothing."""
+"""`check` finds violations of the shape law; slices and successors equal plain loops."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ T, N, K, A, P, D = 6, 4, 2, 3, 5, 5
 
 
 def make_rollout(seed=0, continuous=False, recurrent=False, ends=D):
-    """A lawful rollout of random numbers whose observations name their own (t, n)."""
+    """Random rollout that follows the shape law; observations encode their (t, n)."""
     g = torch.Generator().manual_seed(seed)
     rows = torch.arange((T + 1) * N).view(T + 1, N)
     at = torch.randperm(T * N, generator=g)[:ends].sort().values
@@ -47,7 +47,7 @@ def make_rollout(seed=0, continuous=False, recurrent=False, ends=D):
 
 
 def tensors(rollout):
-    """Every tensor of a rollout under its name."""
+    """Tensors of a rollout by name."""
     found = {}
     for field in dataclasses.fields(rollout):
         value = getattr(rollout, field.name)
@@ -61,7 +61,7 @@ def tensors(rollout):
 @pytest.mark.parametrize("continuous", [False, True])
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("ends", [0, D])
-def test_a_lawful_rollout_passes(continuous, recurrent, ends):
+def test_a_rollout_that_follows_the_shape_law_passes(continuous, recurrent, ends):
     rollout = make_rollout(continuous=continuous, recurrent=recurrent, ends=ends)
     assert check(rollout) is rollout
     bare = dataclasses.replace(rollout, dist_params=None, info={}, final_info={})
@@ -108,7 +108,7 @@ STATES = ["state.h", "final_state.h"]
     ],
     ids=lambda part: part if isinstance(part, str) else getattr(part, "__name__", "cut"),
 )
-def test_each_violation_is_named(name, change):
+def test_the_message_names_the_field_that_breaks_the_shape_law(name, change):
     rollout = make_rollout(recurrent=True)
     field, _, key = name.partition(".")
     value = getattr(rollout, field)
@@ -118,7 +118,7 @@ def test_each_violation_is_named(name, change):
         check(dataclasses.replace(rollout, **{field: broken}))
 
 
-def test_a_step_ends_in_one_way_only():
+def test_a_step_that_terminates_and_truncates_is_refused():
     rollout = make_rollout()
     t, n = rollout.final_at[0].tolist()
     both = torch.zeros(T, N, dtype=torch.bool)
@@ -128,7 +128,7 @@ def test_a_step_ends_in_one_way_only():
 
 
 @pytest.mark.parametrize("ends", [0, 1, D])
-def test_successors_are_those_of_a_plain_loop(ends):
+def test_next_obs_and_next_info_equal_a_plain_loop(ends):
     rollout = make_rollout(seed=3, ends=ends)
     before = {name: tensor.clone() for name, tensor in tensors(rollout).items()}
     obs, info = rollout.next_obs(), rollout.next_info()
@@ -142,13 +142,13 @@ def test_successors_are_those_of_a_plain_loop(ends):
                 assert torch.equal(field[t, n], wanted)
             place = rollout.info["place"][t + 1, n]
             assert info["place"][t, n] == (place if d is None else rollout.final_info["place"][d])
-    for name, tensor in tensors(rollout).items():  # looking changes nothing
+    for name, tensor in tensors(rollout).items():  # the rollout is unchanged
         assert torch.equal(tensor, before[name]), name
 
 
 @pytest.mark.parametrize("cut", [1, 3, T - 1])
 @pytest.mark.parametrize("continuous", [False, True])
-def test_two_slices_make_the_whole(cut, continuous):
+def test_two_slices_join_to_the_whole_rollout(cut, continuous):
     whole = make_rollout(seed=cut, continuous=continuous)
     head, tail = check(whole.slice(0, cut)), check(whole.slice(cut, T))
     assert head.num_steps == cut
@@ -170,7 +170,7 @@ def test_two_slices_make_the_whole(cut, continuous):
         assert torch.equal(torch.cat(parts), field)
 
 
-def test_a_recurrent_rollout_is_cut_at_its_beginning_only():
+def test_a_recurrent_rollout_is_sliced_from_step_0_only():
     rollout = make_rollout(recurrent=True)
     head = check(rollout.slice(0, 3))
     assert torch.equal(head.state["h"], rollout.state["h"])
@@ -181,7 +181,7 @@ def test_a_recurrent_rollout_is_cut_at_its_beginning_only():
         rollout.slice(1, 3)
 
 
-def test_to_moves_every_tensor_and_only_if_need_be():
+def test_to_moves_every_tensor_or_returns_the_rollout_itself():
     rollout = make_rollout(recurrent=True)
     assert rollout.to("cpu") is rollout
     moved = rollout.to("meta")
@@ -197,7 +197,7 @@ def test_to_moves_every_tensor_and_only_if_need_be():
     assert dataclasses.replace(rollout, dist_params=None).to("meta").dist_params is None
 
 
-def test_rows_of_fields():
+def test_take_and_map_obs_apply_to_every_field():
     obs = {"a": torch.arange(12).view(2, 6), "b": torch.arange(6.0).view(1, 6)}
     rows = torch.tensor([5, 0, 0])
     chosen = take(obs, rows, dim=1)

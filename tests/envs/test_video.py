@@ -1,4 +1,4 @@
-"""A GIF holds every frame that it was given."""
+"""`write_gif` keeps every frame."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def read(path):
 
 
 def grid_world(steps, size=60):
-    """A square that moves and now and then rests, on a floor with lines."""
+    """Frames of a square that moves every third step, on a floor with lines."""
     frames = []
     for t in range(steps):
         frame = np.full((size, size + 12, 3), 30, np.uint8)
@@ -29,7 +29,7 @@ def grid_world(steps, size=60):
     return frames
 
 
-def test_count_size_and_pixels_survive(tmp_path):
+def test_a_gif_keeps_the_count_size_and_pixels_of_frames(tmp_path):
     frames = grid_world(20)
     write_gif(tmp_path / "videos" / "a.gif", frames, fps=5)
     again, durations, loop = read(tmp_path / "videos" / "a.gif")
@@ -47,7 +47,7 @@ def test_identical_frames_are_kept(tmp_path):
     assert [frame.shape for frame in read(tmp_path / "a.gif")[0]] == [(5, 9, 3)] * 6
 
 
-def test_many_colours_stay_close(tmp_path):
+def test_more_than_256_colours_are_approximated(tmp_path):
     x = np.linspace(0, 255, 80).astype(np.uint8)
     frames = [
         np.stack(
@@ -60,7 +60,7 @@ def test_many_colours_stay_close(tmp_path):
         assert np.abs(before.astype(int) - after).mean() < 12
 
 
-def test_a_long_rest_costs_almost_nothing(tmp_path):
+def test_identical_frames_take_few_bytes(tmp_path):
     frames = grid_world(30)
     write_gif(tmp_path / "moving.gif", frames)
     write_gif(tmp_path / "still.gif", frames + [frames[-1]] * 300)
@@ -70,7 +70,7 @@ def test_a_long_rest_costs_almost_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(("scale", "shape"), [(2.0, (120, 144, 3)), (0.5, (30, 36, 3))])
-def test_scale(tmp_path, scale, shape):
+def test_scale_changes_height_and_width(tmp_path, scale, shape):
     write_gif(tmp_path / "a.gif", grid_world(4), scale=scale)
     assert {frame.shape for frame in read(tmp_path / "a.gif")[0]} == {shape}
 
@@ -85,7 +85,7 @@ def test_scale(tmp_path, scale, shape):
         [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)],
     ],
 )
-def test_what_is_no_video_is_refused(tmp_path, frames):
+def test_invalid_frames_are_refused(tmp_path, frames):
     with pytest.raises(ValueError, match="frame"):
         write_gif(tmp_path / "a.gif", frames)
     assert list(tmp_path.iterdir()) == []

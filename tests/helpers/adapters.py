@@ -1,4 +1,4 @@
-"""Small environments, a vector that keeps the contract, and ways to break it."""
+"""Small environments, a vector environment that passes `check_vec`, and adapters that fail."""
 
 import dataclasses
 import functools
@@ -21,14 +21,14 @@ NO_IDS = torch.zeros(0, dtype=torch.int64)
 
 
 class Walk(gymnasium.Env):
-    """A nested observation, continuous actions, an own end after some steps and noise."""
+    """Nested observations with noise, continuous actions, and a limit of steps."""
 
     observation_space = spaces.Dict(
         {
             "where": spaces.Dict({"x": spaces.Box(-99, 99, (2,), np.float64)}),
             "left": spaces.Discrete(40),
             "wide": spaces.Box(0, 2**16 - 1, (), np.uint16),
-            "said": spaces.Text(9),
+            "text": spaces.Text(9),
         }
     )
     action_space = spaces.Box(-1, 1, (2,), np.float32)
@@ -49,7 +49,7 @@ class Walk(gymnasium.Env):
 
     def seen(self):
         wide = np.array(60_000 + self.left, np.uint16)
-        return {"where": {"x": self.x.copy()}, "left": self.left, "wide": wide, "said": "hm"}
+        return {"where": {"x": self.x.copy()}, "left": self.left, "wide": wide, "text": "hm"}
 
 
 def cartpole(limit=None):
@@ -78,8 +78,8 @@ def pool(task, num_envs=3, steps=12, **options):
     )
 
 
-class Lawful(VecEnv):
-    """Counters that begin at a level drawn from the seed and end after a drawn number of steps."""
+class PassingVec(VecEnv):
+    """Counters whose level and length of episodes are drawn from the seed; passes `check_vec`."""
 
     resume, num_envs = "state", 4
     obs_space = spaces.Dict({"level": spaces.Discrete(1000), "time": spaces.Box(0, 99, (1,))})
@@ -157,27 +157,29 @@ class Lawful(VecEnv):
         return self.restore(torch.arange(self.num_envs), state["points"])
 
 
-def spoilt(change):
-    """A `Lawful` whose every step goes through ``change(vec, step)``."""
+def with_changed_steps(change):
+    """Subclass of `PassingVec` with fields of each step replaced by ``change(vec, step)``."""
 
-    class Spoilt(Lawful):
+    class Changed(PassingVec):
         def step(self, action):
             return dataclasses.replace(step := super().step(action), **change(self, step))
 
-    return Spoilt
+    return Changed
 
 
 def obs_of_the_next_episode(vec, step):
-    """In a next-step adapter: what the idle row will show is shown at the end already."""
+    """In next-step mode, return the next episode's first observation at the end already."""
     ended = (step.terminated | step.truncated).numpy()
     if not ended.any():
         return {}
     vec.begin(ended)
-    vec.begin = lambda which: vars(vec).pop("begin", None)  # the idle row changes nothing more
+    vec.begin = lambda which: vars(vec).pop(
+        "begin", None
+    )  # the reset row does not begin another episode
     return {"obs": vec.obs()}
 
 
-class ReusesBuffers(Lawful):
+class ReusesBuffers(PassingVec):
     buffer = torch.zeros(4, 1)
 
     def obs(self, ids=slice(None)):
@@ -186,51 +188,51 @@ class ReusesBuffers(Lawful):
         return super().obs(ids)
 
 
-class DrawsEntropy(Lawful):
+class DrawsEntropy(PassingVec):
     def reset(self, seed=None):
         return super().reset(np.random.SeedSequence().entropy % 2**31)
 
 
-class HasSeedsOfItsOwn(Lawful):
+class IgnoresSeed(PassingVec):
     def reset(self, seed=None):
         return super().reset(None if seed is None else 7)
 
 
-class ForgetsToForget(Lawful):
-    """After a reset it still owes an idle row."""
+class KeepsResetRow(PassingVec):
+    """Returns the reset row of the old episode after a reset."""
 
     def reset(self, seed=None):
-        owed = getattr(self, "over", None)
+        over = getattr(self, "over", None)
         answer = super().reset(seed)
-        self.over = self.over if owed is None or seed is not None else owed
+        self.over = self.over if over is None or seed is not None else over
         return answer
 
 
-class WrapsActions(Lawful):
+class WrapsActions(PassingVec):
     def checked(self, action):
         taken = np.zeros(self.num_envs, np.int64)
         taken[: len(action)] = action.numpy()[: self.num_envs] % 3
         return taken
 
 
-class Asserts(Lawful):
+class Asserts(PassingVec):
     def checked(self, action):
         assert action.shape == (self.num_envs,)
         return super().checked(action)
 
 
-class MovesBeforeItLooks(Lawful):
+class StepsBeforeChecking(PassingVec):
     def checked(self, action):
         self.sum += 1
         return super().checked(action)
 
 
-class LosesItsPlace(Lawful):
+class IgnoresState(PassingVec):
     def load_state_dict(self, state):
         return super().load_state_dict(self.state_dict())
 
 
-class ChangesItsMode(Lawful):
+class ChangesItsMode(PassingVec):
     calls = 0
 
     def step(self, action):
@@ -240,7 +242,7 @@ class ChangesItsMode(Lawful):
 
 
 class Joined(VecEnv):
-    """Environments of Gymnasium, each alone in a `GymVec`, in either mode of autoreset."""
+    """Gymnasium environments, each in a `GymVec` of its own, in either mode of autoreset."""
 
     def __init__(self, factories, mode):
         self.parts, self.mode = [GymVec([factory]) for factory in factories], mode
@@ -290,7 +292,7 @@ def join(parts):
 
 
 class Unchecked(EnvPoolVec):
-    """Hands impossible actions on to C++."""
+    """`EnvPoolVec` that passes invalid actions to C++."""
 
     def send(self, action):
         self._pool.send(action.numpy())

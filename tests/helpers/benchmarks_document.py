@@ -13,17 +13,17 @@ def document() -> str:
 
 
 def section(title: str) -> str:
-    """The section of the document with this heading."""
+    """Section of the document with this heading."""
     (found,) = [part for part in document().split("\n## ")[1:] if part.startswith(title + "\n")]
     return found
 
 
 def rows(text: str) -> list[list[str]]:
-    """The cells of all table rows in a text."""
+    """Cells of all table rows in a text."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
 def cells(text: str) -> dict[str, list[str]]:
-    """First cell of each table row in a text to its other cells."""
+    """Map the first cell of each table row in a text to its other cells."""
     return {first: rest for first, *rest in rows(text)}

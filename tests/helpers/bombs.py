@@ -1,4 +1,4 @@
-"""An environment that does to its process what an action says."""
+"""Environments whose actions abort, exit or block their process."""
 
 import functools
 import os
@@ -17,14 +17,14 @@ ON, ABORT, EXIT, SLEEP, ODD = range(5)
 
 
 class OddError(Exception):
-    """Cannot be made anew from what `args` holds."""
+    """Exception that cannot be rebuilt from its `args`."""
 
     def __init__(self, first, second):
         super().__init__(f"{first} and {second}")
 
 
 class Bomb(gymnasium.Env):
-    """Shows its time and a number drawn from the seed of the episode; terminated after `length`."""
+    """Observes its step and a number drawn from the episode's seed; terminates after `length`."""
 
     observation_space = spaces.Box(0, 1e6, (2,), np.float32)
     action_space = spaces.Discrete(5)
@@ -53,21 +53,21 @@ class Bomb(gymnasium.Env):
         return np.array([self.time, self.number], np.float32)
 
 
-class Doomed(Bomb):
+class AbortsInThirdStep(Bomb):
     """Aborts in its third step."""
 
     def step(self, action):
         return super().step(ABORT if self.time == 2 else ON)
 
 
-class Unlucky(Bomb):
+class AbortsAtRandom(Bomb):
     """Aborts in every thirtieth step or so."""
 
     def step(self, action):
         return super().step(ABORT if self.np_random.random() < 1 / 30 else ON)
 
 
-class Stillborn(Bomb):
+class AbortsInReset(Bomb):
     """Aborts in its first reset."""
 
     def reset(self, *, seed=None, options=None):

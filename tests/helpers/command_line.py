@@ -1,4 +1,4 @@
-"""Run a command in this process, as a shell would run it in one of its own."""
+"""Run commands in this process, and read their output and the files of runs."""
 
 import contextlib
 import io
@@ -23,16 +23,16 @@ class Done:
     err: str
 
     def lines(self) -> list[str]:
-        """The lines on standard error."""
+        """Lines of standard error."""
         return self.err.splitlines()
 
     def result(self) -> dict:
-        """The JSON object in the last line of standard output."""
+        """JSON object in the last line of standard output."""
         return json.loads(self.out.splitlines()[-1])
 
 
 def command(main, *words: str) -> Done:
-    """Call `main` with `words` as its command line; errors with a traceback are raised."""
+    """Call `main` with `words` as its command line; exceptions other than SystemExit are raised."""
     out, err = io.StringIO(), io.StringIO()
     root = logging.getLogger()
     before = root.handlers[:], root.level
@@ -53,7 +53,7 @@ def command(main, *words: str) -> Done:
 
 
 def python(*words: str, cwd: Path, **environment: str) -> Done:
-    """Run this Python with `words` in a process of its own; takes seconds, so use it sparingly."""
+    """Run the Python interpreter with `words` in a new process, which takes seconds."""
     done = subprocess.run(
         [sys.executable, "-P", *words],
         cwd=cwd,
@@ -65,12 +65,12 @@ def python(*words: str, cwd: Path, **environment: str) -> Done:
 
 
 def metrics(run: Path) -> list[dict[str, float]]:
-    """The lines of a run's ``metrics.jsonl``."""
+    """Lines of a run's ``metrics.jsonl``."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below `folder`."""
+    """Contents of every file below `folder`, by relative path."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 

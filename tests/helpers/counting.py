@@ -1,4 +1,4 @@
-"""Environments that say which episode and which step a row is, and a ledger that checks it."""
+"""Environments whose observations are their seed and step, and a checker of their rows."""
 
 import os
 import time
@@ -14,9 +14,9 @@ ON, SLEEP, SPIN, ABORT, RAISE, NAP = range(6)
 
 
 class Counting(gymnasium.Env):
-    """Shows the seed of its episode and the steps in it; ends after a length drawn from the seed.
+    """Observes the seed and step of its episode; the length follows from the seed.
 
-    An action may do something to its process instead.
+    Some actions block, abort or raise instead.
     """
 
     observation_space = spaces.Dict({"count": spaces.Box(0, 2**31, (2,), np.int64)})
@@ -38,7 +38,7 @@ class Counting(gymnasium.Env):
         if action == ABORT:
             os.abort()
         if action == RAISE:
-            raise ZeroDivisionError("as I was told")
+            raise ZeroDivisionError("requested by an action")
         if action == NAP:
             time.sleep(0.5)
         self.time += 1
@@ -53,8 +53,8 @@ class Counting(gymnasium.Env):
         return np.full((2, 3, 3), self.time, np.uint8)
 
 
-class Calm(Counting):
-    """Does nothing to its process, whatever the action."""
+class CountingOnly(Counting):
+    """`Counting` in which every action is an ordinary step."""
 
     action_space = spaces.Discrete(3, start=-1)
 
@@ -62,8 +62,8 @@ class Calm(Counting):
         return super().step(ON)
 
 
-class Lent(Calm):
-    """Writes into what it is lent, or else into an array of its own."""
+class Buffered(CountingOnly):
+    """Writes observations into buffers from `set_buffers`, or else into its own array."""
 
     def __init__(self):
         super().__init__()
@@ -87,7 +87,7 @@ class Raising(Counting):
 
 
 class Nested(gymnasium.Env):
-    """A nested observation with text, dtypes that torch does not have, continuous actions."""
+    """Nested observations with text, dtypes that torch does not have, continuous actions."""
 
     observation_space = spaces.Dict(
         {
@@ -116,7 +116,7 @@ class Nested(gymnasium.Env):
         return {"where": (self.x.copy(), "hm"), "left": self.left, "wide": wide, "bits": bits}
 
 
-class Speechless(gymnasium.Env):
+class TextOnly(gymnasium.Env):
     observation_space, action_space = spaces.Text(5), spaces.Discrete(2)
 
 
@@ -125,8 +125,8 @@ class BadShape(Counting):
         return {"count": np.zeros((1, 2), np.int64)}
 
 
-class Shy(Counting):
-    """Cannot begin an episode from two seeds of three."""
+class RefusesSeeds(Counting):
+    """Reset raises for two of three seeds."""
 
     def reset(self, *, seed=None, options=None):
         if seed % 3:
@@ -135,7 +135,7 @@ class Shy(Counting):
 
 
 class Stuck(Counting):
-    """Cannot begin an episode after its first."""
+    """Reset raises after the first episode."""
 
     begun = 0
 
@@ -163,13 +163,13 @@ def doorkey():
 
 
 def limited():
-    return TimeLimit(Lent(), 4)
+    return TimeLimit(Buffered(), 4)
 
 
 def moved():
-    """Shows other numbers than it writes into what it is lent."""
-    space = Lent.observation_space
-    return TransformObservation(Lent(), lambda obs: {"count": obs["count"] + 1}, space)
+    """Returns other observations than it writes into its buffers."""
+    space = Buffered.observation_space
+    return TransformObservation(Buffered(), lambda obs: {"count": obs["count"] + 1}, space)
 
 
 def length_of(seed):
@@ -177,12 +177,12 @@ def length_of(seed):
     return (1, 2, 3, 5, 8, 13)[seed % 6]
 
 
-class Ledger:
-    """Checks every row of counting environments against what went before, and counts rows.
+class RowChecker:
+    """Checks every row of counting environments against the row before, and counts rows.
 
     Args:
-        seed: that they were reset with.
-        obs: what the reset answered.
+        seed: seed of the reset.
+        obs: observations of the reset.
     """
 
     def __init__(self, seed, obs):
@@ -194,7 +194,7 @@ class Ledger:
             assert row == [derive(seed, "episode", i, 0), 0]
 
     def add(self, step, ids=None):
-        """A step of all, or of environments `ids`."""
+        """Check a step of all environments, or of `ids`."""
         ids = range(len(self.now)) if ids is None else ids.tolist()
         rows = zip(ids, step.obs["count"].tolist(), strict=True)
         finals = dict(zip(step.final_ids.tolist(), step.final_obs["count"].tolist(), strict=True))
@@ -220,7 +220,7 @@ class Ledger:
             self.ends += over
 
     def _later(self, i, row, exactly):
-        """Number of the episode that `row` opens: the next one, or after a loss one soon after."""
+        """Number of the episode that begins in `row`: the next, or a later one after a crash."""
         candidates = range(self.episode[i] + 1, self.episode[i] + (2 if exactly else 5))
         (found,) = [e for e in candidates if derive(self.seed, "episode", i, e) == row[0]]
         return found

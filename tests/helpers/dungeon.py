@@ -8,7 +8,7 @@ SCORE, HP, DEPTH, TIME = 9, 10, 12, 20  # indices in blstats
 
 
 def play(env, seed, steps, rng_seed=0):
-    """Take random actions; yields what each `step` returns until the episode ends."""
+    """Take random actions; yield what each `step` returns until the episode ends."""
     env.reset(seed=seed)
     rng = np.random.default_rng(rng_seed)
     for _ in range(steps):

@@ -1,8 +1,8 @@
-"""Fork a process for each command from one that has imported torch and firstlight already.
+"""Server that forks a process for each command after importing torch and firstlight.
 
 Run as a script by `processes`; the first argument is the file descriptor of a socket. Each message
-is JSON with `call` ("module:function"), `argv`, `env` and `path`, and brings two file descriptors:
-where the output of the process goes, and where its exit status goes.
+is JSON with `call` ("module:function"), `argv`, `env` and `path`, and comes with two file
+descriptors: for the output of the process, and for its exit status.
 """
 
 import importlib
@@ -60,7 +60,7 @@ def serve(control):
 
 
 def become(message, output):
-    """Turn a forked process into the one that was asked for. Returns what it shall call."""
+    """Set up a forked process as requested. Returns the function to call."""
     os.setsid()
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
@@ -75,7 +75,7 @@ def become(message, output):
 
 
 def preload():
-    """Do what every run would do before its first iteration."""
+    """Import and compile what every run needs before its first iteration."""
     for module in PRELOADED:
         importlib.import_module(module)
     Plugins.instance()  # looks through all installed packages

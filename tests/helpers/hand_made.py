@@ -84,7 +84,7 @@ def random_rollout(
 
 
 def state_of(x: Tensor) -> Obs:
-    """Observations under the key of a plain Box space."""
+    """Observations with the key of a plain Box space."""
     return {"obs": x}
 
 

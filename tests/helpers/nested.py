@@ -1,10 +1,10 @@
-"""Nested states, such as those of a checkpoint, side by side."""
+"""Compare nested states, such as those of checkpoints."""
 
 import torch
 
 
 def differing(a, b, path=""):
-    """The first place in which two nested states differ, or None."""
+    """Path of the first difference of two nested states, or None."""
     if isinstance(a, torch.Tensor):
         return None if a.shape == b.shape and torch.equal(a, b) else path
     if isinstance(a, dict):

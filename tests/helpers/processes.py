@@ -1,4 +1,4 @@
-"""Start training commands in processes of their own, and wait for what they do."""
+"""Start training commands in new processes, and wait for their output and files."""
 
 import functools
 import json
@@ -23,18 +23,18 @@ WORKERS = [  # environments in processes of their own
 ]
 ENDLESS = "total_steps=100_000_000"
 LIMIT = 120
-"""Seconds after which a test gives up waiting for something that should have come long ago."""
+"""Timeout in seconds of everything that tests wait for."""
 
 
 class Forked:
-    """A process of the fork server, with what tests need of the interface of `subprocess.Popen`."""
+    """Process of the fork server, with a part of the interface of `subprocess.Popen`."""
 
     def __init__(self, pid, output, status):
         self.pid, self.returncode = pid, None
         self.stdout, self._status = os.fdopen(output, errors="replace"), status
 
     def poll(self):
-        """The exit status, negative after a signal; None while the process runs."""
+        """Exit status, negative after a signal; None while the process runs."""
         if self.returncode is None and select.select([self._status], [], [], 0)[0]:
             self.returncode = int(os.read(self._status, 16))
             os.close(self._status)
@@ -45,10 +45,10 @@ class Forked:
         return self.returncode
 
     def communicate(self):
-        """Wait for the end. Returns what the process has written since the last read, and None."""
-        said = self.stdout.read()
+        """Wait for the end. Returns the output since the last read, and None."""
+        out = self.stdout.read()
         self.wait()
-        return said, None
+        return out, None
 
     def send_signal(self, number):
         if self.poll() is None:
@@ -60,7 +60,7 @@ class Forked:
 
 @functools.cache
 def fork_server():
-    """A socket to a server, and the server; it ends when this process does."""
+    """Start the fork server, which ends with this process. Returns its socket and process."""
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     script = Path(__file__).with_name("fork_server.py")
     server = subprocess.Popen(
@@ -74,7 +74,7 @@ def fork_server():
 
 
 def fork(call, *argv, path=(), **env):
-    """Call "module:function" in a forked process, with `sys.argv`, more modules and environment."""
+    """Call "module:function" in a forked process with the given argv, path and environment."""
     (output, output_there), (status, status_there) = os.pipe(), os.pipe()
     message = {
         "call": call,
@@ -90,10 +90,10 @@ def fork(call, *argv, path=(), **env):
 
 
 def start(run_dir, *words, path=(), **env):
-    """Start a training run as from a terminal that listens to Ctrl-C.
+    """Start a training run that receives Ctrl-C as from a terminal.
 
     Args:
-        run_dir: its directory.
+        run_dir: run directory.
         *words: of the command line.
         path: folders of further modules.
         **env: environment variables.
@@ -102,7 +102,7 @@ def start(run_dir, *words, path=(), **env):
 
 
 def start_cold(run_dir, *words):
-    """As `start`, in a Python interpreter that has imported nothing yet."""
+    """As `start`, in a new Python interpreter."""
     return subprocess.Popen(
         [*COMMAND, f"run_dir={run_dir}", *words],
         stdout=subprocess.PIPE,
@@ -114,7 +114,7 @@ def start_cold(run_dir, *words):
 
 
 def finish(run_dir, *words, status=0, **options):
-    """Start a training run and wait for its end. Returns what it wrote."""
+    """Start a training run and wait for its end. Returns its output."""
     process = start(run_dir, *words, **options)
     out, _ = process.communicate()
     assert process.returncode == status, out
@@ -129,12 +129,12 @@ def wait_until(holds):
     """Wait until `holds()` is true."""
     began = time.monotonic()
     while not holds():
-        assert time.monotonic() - began < LIMIT, "waited in vain"
+        assert time.monotonic() - began < LIMIT, f"not true after {LIMIT} seconds"
         time.sleep(0.01)
 
 
 def wait_for_lines(process, run_dir, count=1):
-    """Wait until the metrics of a run have so many lines."""
+    """Wait until the metrics of a run have `count` lines."""
     path = Path(run_dir) / "metrics.jsonl"
 
     def there():
@@ -147,7 +147,7 @@ def wait_for_lines(process, run_dir, count=1):
 
 
 def wait_for_end_of_group(group):
-    """Wait until no process of a process group is left."""
+    """Wait until all processes of a process group have ended."""
 
     def is_gone():
         try:
@@ -160,7 +160,7 @@ def wait_for_end_of_group(group):
 
 
 def wait_for_output(process, text, times=1):
-    """Read the output of a process until `text` has come so many times. Returns what was read."""
+    """Read the output of a process until `text` occurred `times` times. Returns the output."""
     read = ""
     for line in process.stdout:
         read += line
@@ -170,7 +170,7 @@ def wait_for_output(process, text, times=1):
 
 
 def shared_memory():
-    """Files that Python and torch left in /dev/shm; other programs have theirs there, too."""
+    """Names of shared memory files of Python and torch."""
     ours = ("pym-", "psm_", "torch_")
     return {name for name in os.listdir("/dev/shm") if name.startswith(ours)}
 

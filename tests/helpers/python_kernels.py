@@ -1,4 +1,4 @@
-"""Run numba kernels as plain Python, in this process."""
+"""Replace numba kernels by plain Python functions in this process."""
 
 import pytest
 from numba.core.dispatcher import Dispatcher

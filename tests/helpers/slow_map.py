@@ -1,4 +1,4 @@
-"""The map memory by plain loops, and recorded episodes to try it on."""
+"""The map memory in plain loops, and recorded episodes to compare it on."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ NORTH = 3
 
 
 class SlowMap:
-    """What one agent remembers, in dicts and sets keyed by complex numbers; south is +1j."""
+    """Map of one agent in dicts and sets keyed by complex numbers; south is +1j."""
 
     def __init__(self, image, direction, reach=63):
         self.at, self.way, self.reach = 0j, 1j**direction, reach
@@ -26,7 +26,7 @@ class SlowMap:
         self.counts = (0, 0, 0)
 
     def act(self, action, image):
-        """Do `action` and see `image` [7, 7, 3]."""
+        """Apply `action`, then write the view `image` [7, 7, 3] into the map."""
         kind, _, state = self.ahead
         if action in (0, 1):
             self.way *= (-1j, 1j)[action]
@@ -64,7 +64,7 @@ class SlowMap:
             self.visits[self.at] = self.visits.get(self.at, 0) + 1
 
     def chart(self, margin=63):
-        """The map, north up, with the start in the middle."""
+        """Map, north up, with the start in the middle."""
         chart = np.zeros((2 * margin + 1, 2 * margin + 1, 3), np.uint8)
         for at, cell in self.cells.items():
             chart[int(at.real) + margin, int(at.imag) + margin] = cell
@@ -88,14 +88,14 @@ class SlowMap:
 
 @dataclass
 class Episode:
-    """Images [L+1, 7, 7, 3] and directions [L+1] seen, and the actions [L] between."""
+    """Views [L+1, 7, 7, 3], directions [L+1], and the actions [L] between."""
 
     image: np.ndarray
     direction: np.ndarray
     action: np.ndarray
 
     def slow(self, size):
-        """What is shown after each observation."""
+        """Fields and channels after each observation."""
         memory = SlowMap(self.image[0], int(self.direction[0]))
         shown = [memory.shown(size)]
         for action, image in zip(self.action, self.image[1:], strict=True):
@@ -105,7 +105,7 @@ class Episode:
 
 
 def busy(image, numbers):
-    """Random actions that get something done: what lies ahead is often taken, opened or entered.
+    """Random actions that often take, open or enter the object ahead.
 
     Args:
         image: [N, S, S, 3], a view or a map.
@@ -122,13 +122,13 @@ def busy(image, numbers):
 
 
 def envpool_of(task, **options):
-    """The view, the direction, and where the agent really is."""
+    """Create EnvPool environments with the view, the direction and the true position."""
     keys = {"obs_keys": ("image", "direction"), "info_keys": ("agent_pos",)}
     return EnvPoolVec(task, num_threads=1, **keys, **options)
 
 
 def episodes_of(task, *, num_envs=4, steps=150, seed=0, **options):
-    """Whole episodes of `busy` agents in EnvPool, a list for each environment."""
+    """Record whole episodes of `busy` actions in EnvPool, a list for each environment."""
     vec = envpool_of(task, num_envs=num_envs, **options)
     obs, _ = vec.reset(seed)
     numbers = np.random.default_rng(seed)
@@ -153,11 +153,11 @@ def episodes_of(task, *, num_envs=4, steps=150, seed=0, **options):
 
 
 class Played(VecEnv):
-    """Shows recorded episodes again, one list for each environment, whatever one does.
+    """Replays recorded episodes, one list for each environment, for any actions.
 
     Attributes:
-        actions: [T, N] int64, what was done; random where the environment only reset itself.
-        index: [T, N, 2] int64, (episode, step) of what each step leads to; -1 where to none.
+        actions: [T, N] int64, recorded actions; random where the environment only reset itself.
+        index: [T, N, 2] int64, (episode, step) of the observation after each step.
     """
 
     obs_space = spaces.Dict(
@@ -177,7 +177,7 @@ class Played(VecEnv):
                 if not same_step and e + 1 < len(own):
                     column.append((e + 1, 0, int(numbers.integers(7))))
             columns.append(column)
-        length = min(map(len, columns)) - same_step  # after the last there is nothing to show
+        length = min(map(len, columns)) - same_step  # there is no episode after the last
         rows = torch.tensor([column[:length] for column in columns]).transpose(0, 1)  # [T, N, 3]
         self.actions, self.index = rows[..., 2].contiguous(), rows[..., :2]
 

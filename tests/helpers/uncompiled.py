@@ -1,4 +1,4 @@
-"""Tests of numba kernels once more, as plain Python."""
+"""Repeat tests of numba kernels as plain Python."""
 
 import os
 import re
@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-compiled = pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="this is that run")
+compiled = pytest.mark.skipif(
+    "NUMBA_DISABLE_JIT" in os.environ, reason="already runs without compilation"
+)
 
 
 def passes_uncompiled(file, chosen, count):

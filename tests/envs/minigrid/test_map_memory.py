@@ -1,4 +1,4 @@
-"""The agent's own map around real environments: the truth, spaces, checkpoints, refusals."""
+"""`MapMemory` around MiniGrid: true cells and poses, spaces, checkpoints and errors."""
 
 import copy
 import dataclasses
@@ -42,17 +42,17 @@ def bare(task, num_envs, backend="envpool", **options):
 
 
 def grids(vec):
-    """Each world as it is, [x, y] in MiniGrid's code, with walls around for who sees beyond."""
-    worlds = [env.unwrapped for env in vec._vec._vec.envs]
+    """True grids, [x, y] in MiniGrid's code, padded with walls, and positions of the agents."""
+    envs = [env.unwrapped for env in vec._vec._vec.envs]
     margin = ((10, 10), (10, 10), (0, 0))
-    padded = [np.pad(world.grid.encode(), margin, constant_values=255) for world in worlds]
+    padded = [np.pad(env.grid.encode(), margin, constant_values=255) for env in envs]
     for grid in padded:
         grid[grid[..., 0] == 255] = WALL
-    return padded, np.array([world.agent_pos for world in worlds])
+    return padded, np.array([env.agent_pos for env in envs])
 
 
 def play(vec, actions):
-    """What the steps say, as nested lists."""
+    """Steps as nested lists."""
     steps = [vec.step(action) for action in actions]
     return [[plain(getattr(step, name)) for name in Step.__slots__] for step in steps]
 
@@ -62,7 +62,7 @@ def plain(part):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_dead_reckoning_is_never_wrong(task):
+def test_the_tracked_pose_equals_the_true_pose(task):
     vec = mapped(task, num_envs=64, max_episode_steps=150)
     obs, info = vec.reset(0)
     start, numbers = info["agent_pos"].numpy(), np.random.default_rng(0)
@@ -88,14 +88,14 @@ def test_dead_reckoning_is_never_wrong(task):
         *("Fetch-6x6-N2", "LavaCrossingS9N1", "MultiRoom-N2-S4"),
     ],
 )
-def test_what_it_knows_is_the_world_as_it_is(task):
+def test_known_cells_equal_the_true_grid(task):
     vec = python_mapped(task, max_steps=60)
     numbers = np.random.default_rng(0)
     obs, _ = vec.reset(3)
     changes = 0
     for _ in range(150):
-        worlds, positions = grids(vec)
-        for n, grid in enumerate(worlds):
+        grid_of, positions = grids(vec)
+        for n, grid in enumerate(grid_of):
             known = vec.chart(n)
             x, y = np.where(known[..., 0] > 0)
             offset = positions[n] - vec.pose()[n, :2] - 63 + 10
@@ -108,7 +108,7 @@ def test_what_it_knows_is_the_world_as_it_is(task):
 
 
 @pytest.mark.parametrize("backend", ["envpool", "python"])
-def test_hidden_or_not_the_channels_are_the_same_and_the_observation_stays(backend):
+def test_show_changes_only_the_observation(backend):
     inner = bare("DoorKey-5x5", 3, backend)
     hidden = mapped("DoorKey-5x5", show=False, backend=backend)
     shown = mapped("DoorKey-5x5", backend=backend)
@@ -129,7 +129,7 @@ def test_hidden_or_not_the_channels_are_the_same_and_the_observation_stays(backe
 
 
 @pytest.mark.parametrize("backend", ["envpool", "python"])
-def test_rollouts_obey_the_law_and_the_spaces(backend):
+def test_rollouts_follow_the_shape_law_and_the_spaces(backend):
     vec = mapped("DoorKey-5x5", backend=backend)
     rollout = check(Runner(vec).collect(RandomActor(vec.act_space), 260))
     for group, space in ((rollout.obs, vec.obs_space), (rollout.info, vec.info_space)):
@@ -143,7 +143,7 @@ def test_rollouts_obey_the_law_and_the_spaces(backend):
         assert rollout.next_info()[name].sum() > 0
 
 
-def test_a_step_in_two_halves_is_a_step_and_owns_its_memory():
+def test_send_and_recv_equal_step_and_return_new_tensors():
     whole, halves = (mapped("DoorKey-5x5", max_episode_steps=9) for _ in range(2))
     for vec in (whole, halves):
         vec.reset(5)
@@ -159,7 +159,7 @@ def test_a_step_in_two_halves_is_a_step_and_owns_its_memory():
     assert all(plain(step.obs) == obs and plain(step.info) == info for step, obs, info in kept)
 
 
-def test_a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(tmp_path):
+def test_a_loaded_checkpoint_continues_with_the_same_steps(tmp_path):
     numbers = torch.Generator().manual_seed(0)
     actions = torch.randint(7, (300, 3), generator=numbers)
     vec = python_mapped("DoorKey-5x5")
@@ -177,19 +177,19 @@ def test_a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(tmp_path):
             name: before[1][name] for name in CHANNELS
         }
         assert play(other, actions[200:]) == expected
-    assert any(any(row[3]) or any(row[4]) for row in expected)  # beyond the ends of episodes
+    assert any(any(row[3]) or any(row[4]) for row in expected)  # across ends of episodes
 
 
-def test_a_point_brings_its_map_along_and_the_lost_forget_theirs():
+def test_a_snapshot_restores_its_map_and_a_restarted_environment_clears_its_own():
     vec = python_mapped("DoorKey-6x6")
     vec.reset(1)
     numbers = torch.Generator().manual_seed(0)
     play(vec, torch.randint(7, (60, 3), generator=numbers))
-    points, charts, poses = vec.snapshots(), [vec.chart(n) for n in range(3)], vec.pose()
+    snapshots, charts, poses = vec.snapshots(), [vec.chart(n) for n in range(3)], vec.pose()
     play(vec, torch.randint(7, (60, 3), generator=numbers))
     stays = vec.chart(1)
-    points[2] = dataclasses.replace(points[2], digest=1)  # will answer differently
-    obs, _, lost = vec.restore(torch.tensor([2, 0]), [points[0], points[2]])
+    snapshots[2] = dataclasses.replace(snapshots[2], digest=1)  # so that the replay does not match
+    obs, _, lost = vec.restore(torch.tensor([2, 0]), [snapshots[0], snapshots[2]])
     assert lost.tolist() == [False, True]
     np.testing.assert_array_equal(vec.chart(2), charts[0])
     np.testing.assert_array_equal(vec.pose()[2], poses[0])
@@ -202,7 +202,7 @@ def test_a_point_brings_its_map_along_and_the_lost_forget_theirs():
         vec.restore(torch.tensor([0]), vec._vec.snapshots()[:1])
 
 
-def test_envpool_says_that_it_cannot_be_set_back():
+def test_envpool_refuses_snapshots():
     vec = mapped("DoorKey-5x5")
     assert vec.resume == "dropped"
     for method in (vec.snapshots, vec.state_dict):
@@ -210,8 +210,8 @@ def test_envpool_says_that_it_cannot_be_set_back():
             method()
 
 
-def test_what_it_cannot_map_is_refused():
-    with pytest.raises(ValueError, match=r"MiniGrid's view.*shows obs Box\(0, 1"):
+def test_unsupported_environments_and_sizes_are_refused():
+    with pytest.raises(ValueError, match=r"MiniGrid's view.*has obs Box\(0, 1"):
         MapMemory(Chain())
     inner = bare("Empty-5x5", 2)
     with pytest.raises(ValueError, match="size is 8"):
@@ -224,7 +224,7 @@ def test_what_it_cannot_map_is_refused():
         MapMemory(inner)
 
 
-def test_an_impossible_action_changes_nothing():
+def test_an_invalid_action_does_not_change_the_pose():
     vec = mapped("Empty-5x5", num_envs=2)
     vec.reset(0)
     with pytest.raises(ValueError, match="action"):
@@ -234,7 +234,7 @@ def test_an_impossible_action_changes_nothing():
     assert vec.pose()[:, :2].tolist() == [[1, 0], [0, 0]]
 
 
-def test_pictures_are_the_environments():
+def test_render_and_close_are_those_of_the_environments():
     vec = mapped("Empty-5x5", num_envs=2)
     vec.enable_rendering()
     vec.reset(0)

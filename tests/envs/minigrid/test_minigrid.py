@@ -1,4 +1,4 @@
-"""MiniGrid's tasks: equal fields from every backend, the papers' ids, the views, the refusals."""
+"""MiniGrid tasks: equal fields from every backend, the papers' ids, views and errors."""
 
 import itertools
 import warnings
@@ -45,7 +45,7 @@ def shapes(fields):
 
 
 def length(vec):
-    """Steps of an episode in which nothing is done."""
+    """Length of an episode of the action `done`."""
     vec.reset(0)
     steps, still = 1, torch.full((vec.num_envs,), DONE)
     while not vec.step(still).truncated.all():
@@ -56,7 +56,7 @@ def length(vec):
 @pytest.mark.parametrize("view", ["partial", "map", "full"])
 @pytest.mark.parametrize("aside", [False, True])
 def test_every_backend_gives_the_same_fields(view, aside):
-    told = []
+    found = []
     for backend in ("native", "envpool", "python"):
         if backend == "envpool" and (view == "full" or aside):
             continue
@@ -69,9 +69,9 @@ def test_every_backend_gives_the_same_fields(view, aside):
         assert set(rollout.obs) == set(vec.obs_space)
         assert set(rollout.info) == set(vec.info_space)
         spaces = {k: (s.shape, s.dtype) for k, s in vec.obs_space.spaces.items()}
-        told.append((shapes(rollout.obs), shapes(rollout.info), spaces))
+        found.append((shapes(rollout.obs), shapes(rollout.info), spaces))
         vec.close()
-    assert all(each == told[0] for each in told)
+    assert all(each == found[0] for each in found)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_every_backend_gives_the_same_fields(view, aside):
         *itertools.product(("envpool",), ("partial", "map")),
     ],
 )
-def test_every_backend_keeps_the_contract(backend, view):
+def test_every_backend_passes_check_vec(backend, view):
     options = {"full_grid": True} if view == "full" else {"text": True}
     vec = minigrid.make(
         "MiniGrid-KeyCorridorS3R2-v0",
@@ -92,8 +92,8 @@ def test_every_backend_keeps_the_contract(backend, view):
 
 
 @pytest.mark.parametrize("backend", ["native", "envpool", "python"])
-def test_channels_say_where_the_agent_is(backend):
-    """The view shows the cell ahead, so a free one is where the agent is after a step forward."""
+def test_agent_pos_follows_the_moves(backend):
+    """After a step forward the agent is on the cell ahead if the view shows it free."""
     vec = minigrid.make("MiniGrid-DoorKey-8x8-v0", num_envs=4, backend=backend, max_steps=30)
     obs, info = vec.reset(0)
     g, moved = torch.Generator().manual_seed(0), 0
@@ -135,7 +135,7 @@ def test_papers_ids_have_the_papers_limits(task):
         vec.close()
 
 
-def test_every_task_of_our_world_has_the_packages_limit_and_size():
+def test_every_native_task_has_the_packages_limit_and_size():
     for name, task in TASKS.items():
         if name in gymnasium.registry:
             env = gymnasium.make(name).unwrapped
@@ -145,8 +145,8 @@ def test_every_task_of_our_world_has_the_packages_limit_and_size():
 
 
 @pytest.mark.parametrize("rows", [3, 5])
-def test_envpool_builds_the_corridors_that_it_does_not_register(rows):
-    """Its agents begin in the middle room of a corridor of the right size."""
+def test_envpool_builds_key_corridors_that_it_does_not_register(rows):
+    """Agents start in the middle room of a corridor of the right size."""
     task = {3: "MiniGrid-KeyCorridorS5R3-v0", 5: "MiniGrid-KeyCorridorS8R5-v0"}[rows]
     side = {3: 4, 5: 7}[rows]
     _, info = minigrid.make(task, num_envs=64, backend="envpool").reset(0)
@@ -156,21 +156,21 @@ def test_envpool_builds_the_corridors_that_it_does_not_register(rows):
     assert (row <= side * (rows // 2 + 1)).all()
 
 
-def test_envpools_full_maze_begins_where_the_packages_does():
+def test_envpools_full_maze_begins_in_the_packages_room():
     for version in (0, 1):
         task = f"MiniGrid-ObstructedMaze-Full-v{version}"
         _, info = minigrid.make(task, num_envs=64, backend="envpool").reset(0)
         assert (info["agent_pos"] // 5 == 1).all()
 
 
-def test_auto_takes_our_world_where_envpools_levels_are_broken_or_show_too_little():
+def test_auto_chooses_the_backend_by_task_and_view():
     assert isinstance(minigrid.make("MiniGrid-MultiRoom-N2-S4-v0", num_envs=1), GridWorld)
     assert isinstance(minigrid.make(DOORKEY, num_envs=1, full_grid=True), GridWorld)
     assert minigrid.make(DOORKEY, num_envs=1).resume == "dropped"
     assert minigrid.make("MiniGrid-FourRooms-v0", num_envs=1, view="full").resume == "replay"
 
 
-def test_the_map_is_around_the_asked_backend_and_takes_its_size():
+def test_view_map_wraps_the_chosen_backend_with_the_given_size():
     vec = minigrid.make(DOORKEY, num_envs=2, backend="native", view="map", size=9)
     assert isinstance(vec, MapMemory)
     obs, _ = vec.reset(0)
@@ -179,7 +179,7 @@ def test_the_map_is_around_the_asked_backend_and_takes_its_size():
 
 
 @pytest.mark.parametrize(
-    ("task", "options", "said"),
+    ("task", "options", "message"),
     [
         ("MiniGrid-DorKey-8x8-v0", {}, "no MiniGrid task .*did you mean 'MiniGrid-DoorKey-8x8-v0'"),
         ("MiniGrid-MultiRoom-N7-S9-v0", {}, "did you mean 'MiniGrid-MultiRoom-N7-S[48]-v0'"),
@@ -197,12 +197,12 @@ def test_the_map_is_around_the_asked_backend_and_takes_its_size():
         (DOORKEY, {"view": "full", "text": True}, "partial view"),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_way_out(task, options, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_choices_are_refused_with_a_hint(task, options, message):
+    with pytest.raises(ValueError, match=message):
         minigrid.make(task, num_envs=1, **options)
 
 
-def test_the_packages_noisy_television_switches_and_never_drops():
+def test_drop_changes_the_colour_of_the_packages_noisy_tv():
     vec = minigrid.make(
         "MiniGrid-MultiRoomNoisyTV-N7-S4-v0", num_envs=1, backend="python", full_grid=True
     )
@@ -217,7 +217,7 @@ def test_the_packages_noisy_television_switches_and_never_drops():
     assert len(colours) == 6
 
 
-def test_the_package_in_processes_gives_the_same():
+def test_the_package_gives_equal_steps_in_processes():
     options = {"num_envs": 2, "backend": "python", "full_grid": True, "max_steps": 5}
     one, many = (minigrid.make(DOORKEY, asynchronous=a, **options) for a in (False, True))
     try:
@@ -233,8 +233,8 @@ def test_the_package_in_processes_gives_the_same():
 
 @pytest.mark.parametrize("backend", ["native", "envpool", "python"])
 @pytest.mark.parametrize("view", ["partial", "map"])
-def test_every_backend_can_be_filmed(backend, view, tmp_path):
+def test_every_backend_can_be_recorded(backend, view, tmp_path):
     vec = minigrid.make(DOORKEY, num_envs=2, backend=backend, view=view, max_steps=6)
-    (episode,) = record(RandomActor(vec.act_space), vec, tmp_path / "film.gif", seed=0)
+    (episode,) = record(RandomActor(vec.act_space), vec, tmp_path / "episode.gif", seed=0)
     assert episode.length <= 6
-    assert (tmp_path / "film.gif").stat().st_size > 500
+    assert (tmp_path / "episode.gif").stat().st_size > 500

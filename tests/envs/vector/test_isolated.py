@@ -15,10 +15,10 @@ from bombs import (
     ODD,
     ON,
     SLEEP,
+    AbortsInReset,
+    AbortsInThirdStep,
     Bomb,
-    Doomed,
     N,
-    Stillborn,
     isolated,
     kill,
     still,
@@ -124,7 +124,7 @@ def test_an_abort_in_envpool_s_own_code_is_got_over(caplog):
 
 
 def test_too_many_deaths_in_a_row_are_an_error(caplog):
-    vec = isolated(Doomed, max_restarts=2)
+    vec = isolated(AbortsInThirdStep, max_restarts=2)
     vec.reset(0)
     lost = [len(vec.step(still(1)).crashed_ids) for _ in range(8)]
     assert lost == [0, 0, 1, 0, 0, 1, 0, 0]
@@ -132,7 +132,7 @@ def test_too_many_deaths_in_a_row_are_an_error(caplog):
         vec.step(still(1))
     assert vec.restarts == 2
     vec.close()
-    stillborn = isolated(Stillborn, max_restarts=1)
+    stillborn = isolated(AbortsInReset, max_restarts=1)
     with pytest.raises(WorkerDiedError, match=r"2 deaths in a row: .*SIGABRT in reset"):
         stillborn.reset(0)
     stillborn.close()
@@ -140,7 +140,7 @@ def test_too_many_deaths_in_a_row_are_an_error(caplog):
 
 def test_deaths_far_apart_are_not_in_a_row(monkeypatch):
     monkeypatch.setattr(module, "_CALM", 2)
-    vec = isolated(Doomed, max_restarts=1)
+    vec = isolated(AbortsInThirdStep, max_restarts=1)
     vec.reset(0)
     lost = sum(len(vec.step(still(1)).crashed_ids) for _ in range(9))
     assert lost == vec.restarts == 3

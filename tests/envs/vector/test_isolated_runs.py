@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from bombs import ABORT, ON, N, Unlucky, isolated, kill
+from bombs import ABORT, ON, AbortsAtRandom, N, isolated, kill
 
 from firstlight.agents import MLP, PPO, ActorCritic, Trainer, evaluate
 from firstlight.agents.returns import gae, successor_values
@@ -94,7 +94,7 @@ def test_episodes_that_died_are_in_no_statistics(vec):
 
 def test_training_goes_on_through_deaths(caplog):
     caplog.set_level(logging.ERROR)
-    vec = isolated(Unlucky, Unlucky, max_restarts=50)
+    vec = isolated(AbortsAtRandom, AbortsAtRandom, max_restarts=50)
     policy = ActorCritic(vec.obs_space, vec.act_space, encoder=MLP(vec.obs_space, hidden=(8,)))
     trainer = Trainer(vec, PPO(policy, minibatch_size=16), num_steps=16)
     trainer.run(200)

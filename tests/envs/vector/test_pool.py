@@ -13,12 +13,12 @@ from counting import (
     NAP,
     ON,
     BadShape,
-    Calm,
+    Buffered,
     Counting,
-    Ledger,
-    Lent,
+    CountingOnly,
     Nested,
-    Speechless,
+    RowChecker,
+    TextOnly,
     broken,
     cartpole,
     cartpoles,
@@ -40,8 +40,8 @@ WORLDS = {
     "CartPole": cartpole,
     "MiniGrid": doorkey,
     "nested": Nested,
-    "odd lengths": Calm,
-    "writes into the pool": Lent,
+    "odd lengths": CountingOnly,
+    "writes into the pool": Buffered,
     "writes, under a wrapper of Gymnasium": limited,
     "would write, under a wrapper that changes it": moved,
 }
@@ -134,7 +134,7 @@ def test_a_runner_steps_it_in_the_background(vec):
 
 def test_those_that_are_ready_need_not_wait_for_the_others():
     vec = pooled(Counting, num_envs=5, num_workers=2)  # 0, 1, 2 and 3, 4
-    ledger = Ledger(7, vec.reset(7)[0])
+    ledger = RowChecker(7, vec.reset(7)[0])
     began = time.monotonic()
     vec.send(torch.tensor([NAP, ON, ON, ON, ON]))
     turns = 0
@@ -196,13 +196,13 @@ def test_what_cannot_be_sent_or_received_is_refused(vec):
         with pytest.raises(ValueError, match=r"expected different ones of 0\.\.4"):
             vec.send_to(torch.tensor(wrong, dtype=torch.int64), still(len(wrong)))
     vec.send(still())
-    ledger = Ledger(3, vec.reset(3)[0])  # a step that nobody waited for is forgotten
+    ledger = RowChecker(3, vec.reset(3)[0])  # a step that nobody waited for is forgotten
     ledger.add(vec.step(still()))
 
 
 def test_an_environment_is_lent_its_own_rows_and_nothing_is_copied():
     views = {"count": np.zeros(2, np.int64)}
-    for world, lent in ((Lent, True), (limited, True), (moved, False), (Counting, False)):
+    for world, lent in ((Buffered, True), (limited, True), (moved, False), (Counting, False)):
         env = world()
         assert attach_buffers(env, views) == lent
         obs, _ = env.reset(seed=1)
@@ -275,7 +275,7 @@ def test_factories_that_will_not_do_are_refused():
         (lambda: Counting(), ValueError, "a process cannot be given <lambda>"),
         (broken, ZeroDivisionError, "in the factory"),
         (cartpoles, TypeError, "makes one Gymnasium environment, not a SyncVectorEnv"),
-        (Speechless, ValueError, "no field of"),
+        (TextOnly, ValueError, "no field of"),
         (functools.partial(gymnasium.make, "CartPol-v1"), gymnasium.error.NameNotFound, "CartPol"),
     ):
         with pytest.raises(error, match=sentence) as refused:

@@ -19,9 +19,9 @@ from counting import (
     SLEEP,
     SPIN,
     Counting,
-    Ledger,
     Raising,
-    Shy,
+    RefusesSeeds,
+    RowChecker,
     Stuck,
     broken,
     length_of,
@@ -73,7 +73,7 @@ def gone(pids, seconds=10.0):
 
 def test_workers_killed_at_random_moments_cost_their_open_episodes_and_no_row(soak, vec, caplog):
     dice, kills = random.Random(1), 0
-    ledger = Ledger(9, vec.reset(9)[0])
+    ledger = RowChecker(9, vec.reset(9)[0])
     for _ in soak.times(2, 20):
         victim, others = dice.randrange(WORKERS), pids(vec)
         pid = others.pop(victim)
@@ -98,7 +98,7 @@ def test_workers_killed_at_random_moments_cost_their_open_episodes_and_no_row(so
 
 def test_what_raises_costs_its_own_episode_and_no_worker(caplog):
     vec = pooled(Raising, num_workers=2, max_restarts=10_000)
-    ledger, before = Ledger(2, vec.reset(2)[0]), pids(vec)
+    ledger, before = RowChecker(2, vec.reset(2)[0]), pids(vec)
     lost = 0
     for _ in range(250):
         step = vec.step(still())
@@ -116,7 +116,7 @@ def test_the_warning_says_what_to_do_to_see_it_again(vec, caplog):
     step = vec.step(but(3, RAISE))
     assert step.crashed_ids.tolist() == [3]
     assert f"environment 3 (seed {count[3, 0]}, action {RAISE}) raised" in caplog.text
-    assert "ZeroDivisionError: as I was told" in caplog.text
+    assert "ZeroDivisionError: requested by an action" in caplog.text
     assert "in step" in caplog.text
 
 
@@ -131,7 +131,7 @@ def test_the_warning_says_what_to_do_to_see_it_again(vec, caplog):
 )
 def test_a_worker_that_aborts_or_hangs_is_replaced(action, cause, caplog):
     vec = pooled(timeout=2.0)
-    ledger = Ledger(5, vec.reset(5)[0])
+    ledger = RowChecker(5, vec.reset(5)[0])
     before, seed = pids(vec), ledger.now[3][0]
     ledger.add(vec.step(still()))
     seed = ledger.now[3][0]
@@ -167,7 +167,10 @@ def test_new_episodes_follow_from_the_seed_and_the_number_of_losses():
 
 
 def test_too_many_failures_are_an_error():
-    for action, last in ((RAISE, "ZeroDivisionError: as I was told"), (ABORT, "died of SIGABRT")):
+    for action, last in (
+        (RAISE, "ZeroDivisionError: requested by an action"),
+        (ABORT, "died of SIGABRT"),
+    ):
         vec = pooled(num_envs=2, num_workers=1, max_restarts=2)
         vec.reset(0)
         for _ in range(2):
@@ -182,7 +185,7 @@ def test_too_many_failures_are_an_error():
 
 
 def test_a_seed_that_no_episode_can_begin_from_is_got_over():
-    vec = pooled(Shy, num_envs=4, num_workers=2, max_restarts=1000)
+    vec = pooled(RefusesSeeds, num_envs=4, num_workers=2, max_restarts=1000)
     with contextlib.suppress(RuntimeError):  # three bad ones in a row
         vec.reset(0)
         ends = sum(len(vec.step(still(4)).final_ids) for _ in range(20))
@@ -217,7 +220,7 @@ def test_a_factory_that_fails_later_is_tried_until_it_is_too_often(vec, caplog):
 
 def test_a_death_while_nothing_was_asked_is_told_when_something_is(vec):
     """Environments 2 and 3 share a worker, which dies while only 2 is asked."""
-    ledger = Ledger(1, vec.reset(1)[0])
+    ledger = RowChecker(1, vec.reset(1)[0])
     for asked, lost in (([2], [2]), ([2], []), ([0, 3], [3]), ([2, 3], []), ([0, 1, 2, 3], [])):
         if asked == [2] and lost == [2]:
             os.kill(pids(vec)[1], signal.SIGKILL)
@@ -235,7 +238,7 @@ def test_a_death_while_nothing_was_asked_is_told_when_something_is(vec):
 
 
 def test_a_death_outside_of_a_step_is_raised_and_the_next_step_gets_over_it(vec):
-    ledger = Ledger(1, vec.reset(1)[0])
+    ledger = RowChecker(1, vec.reset(1)[0])
     points = vec.snapshots()
     os.kill(pids(vec)[0], signal.SIGKILL)
     with pytest.raises(OSError, match="worker 0 of Counting died of SIGKILL in snapshots"):
@@ -272,7 +275,7 @@ def test_a_failure_does_not_change_what_the_others_answer(vec):
 
 
 def test_signals_are_left_to_the_process_that_trains(vec):
-    ledger = Ledger(1, vec.reset(1)[0])
+    ledger = RowChecker(1, vec.reset(1)[0])
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         for pid in pids(vec):
             os.kill(pid, name)

@@ -1,4 +1,4 @@
-"""The combination lock against a plain loop, and its saved moments."""
+"""`Chain` equals a plain loop, and continues from snapshots."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ MODES = ["same_step", "next_step"]
 
 
 def random_actions(vec, steps, seed=0, good=0.7):
-    """Actions that mostly lead on, so that both kinds of end occur."""
+    """Yield actions that mostly lead on, so that both kinds of end occur."""
     g = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         wanted = vec.combination[vec._position.clamp(max=vec.length - 1)]
@@ -20,7 +20,7 @@ def random_actions(vec, steps, seed=0, good=0.7):
 
 
 class Plain:
-    """One lock, written out."""
+    """One environment in plain Python."""
 
     def __init__(self, combination, horizon, next_step):
         self.combination, self.horizon, self.next_step = combination, horizon, next_step
@@ -28,7 +28,7 @@ class Plain:
         self.over = False
 
     def step(self, action):
-        """Shown position, reward, terminated, truncated, valid, is_first, hidden position."""
+        """Return position, reward, terminated, truncated, valid, is_first, hidden position."""
         if self.over:
             self.position = self.elapsed = 0
             self.over = False
@@ -53,7 +53,7 @@ class Plain:
 
 @pytest.mark.parametrize("autoreset", MODES)
 @pytest.mark.parametrize(("length", "horizon"), [(1, 1), (3, 5), (4, None)])
-def test_transitions_are_those_of_a_plain_loop(autoreset, length, horizon):
+def test_transitions_equal_a_plain_loop(autoreset, length, horizon):
     vec = Chain(7, length=length, horizon=horizon, autoreset=autoreset, seed=length)
     combination = vec.combination.tolist()
     plain = [Plain(combination, horizon or 2 * length, autoreset == "next_step") for _ in range(7)]
@@ -84,19 +84,19 @@ def test_transitions_are_those_of_a_plain_loop(autoreset, length, horizon):
     assert ends["truncated"] > 10 or length == 4
 
 
-def test_only_the_right_combination_pays():
-    """A random agent opens a lock of 10 once in about 1,000 attempts; the combination always."""
+def test_only_the_right_combination_is_rewarded():
+    """Random actions reach the end of 10 cells in about 1 of 1,000 attempts."""
     vec = Chain(64, length=10, horizon=10)
     vec.reset()
     g = torch.Generator().manual_seed(0)
-    paid = sum(vec.step(torch.randint(0, 2, (64,), generator=g)).reward.sum() for _ in range(200))
-    assert paid <= 12
+    total = sum(vec.step(torch.randint(0, 2, (64,), generator=g)).reward.sum() for _ in range(200))
+    assert total <= 12
     vec.reset()
     rewards = [vec.step(digit.expand(64)).reward.sum().item() for digit in vec.combination]
     assert rewards == [0.0] * 9 + [64.0]
 
 
-def test_the_lock_is_that_of_its_seed():
+def test_the_combination_depends_on_the_seed_only():
     locks = [Chain(1, length=40, seed=seed).combination for seed in range(4)]
     assert torch.equal(locks[0], Chain(3, length=40, seed=0).combination)
     assert all(not torch.equal(locks[0], other) for other in locks[1:])
@@ -104,7 +104,7 @@ def test_the_lock_is_that_of_its_seed():
 
 
 def play(vec, actions):
-    """Everything that the steps say, as plain numbers."""
+    """Steps as nested lists."""
 
     def plain(part):
         return {k: plain(v) for k, v in part.items()} if isinstance(part, dict) else part.tolist()
@@ -115,13 +115,13 @@ def play(vec, actions):
 
 @pytest.mark.parametrize("autoreset", MODES)
 @pytest.mark.parametrize("between", ["nothing", "steps", "reset", "restore of others"])
-def test_restored_environments_go_on_identically(autoreset, between):
+def test_restored_environments_continue_with_the_same_steps(autoreset, between):
     vec = Chain(5, length=3, horizon=4, autoreset=autoreset)
     vec.reset()
     for action in random_actions(vec, 6, good=0.5):
         vec.step(action)
-    points = vec.snapshots()
-    places = [int(p.arrays["position"]) + 10 * int(p.arrays["elapsed"]) for p in points]
+    snapshots = vec.snapshots()
+    places = [int(p.arrays["position"]) + 10 * int(p.arrays["elapsed"]) for p in snapshots]
     assert len(set(places)) > 2
     g = torch.Generator().manual_seed(1)
     actions = [torch.randint(0, 2, (5,), generator=g) for _ in range(15)]
@@ -131,19 +131,19 @@ def test_restored_environments_go_on_identically(autoreset, between):
     if between in ("reset", "restore of others"):
         vec.reset()
     if between == "restore of others":
-        vec.restore(torch.tensor([3, 1]), [points[0], points[2]])
-    vec.restore(torch.arange(5), points)
+        vec.restore(torch.tensor([3, 1]), [snapshots[0], snapshots[2]])
+    vec.restore(torch.arange(5), snapshots)
     assert play(vec, actions) == expected
 
 
-def test_what_inference_mode_left_can_be_reset_and_restored():
+def test_environments_stepped_in_inference_mode_can_be_reset_and_restored():
     vec = Chain(2, length=3)
     with torch.inference_mode():
         vec.step(vec.combination[0].expand(2))
-    points = vec.snapshots()
+    snapshots = vec.snapshots()
     with torch.inference_mode():
         vec.step(vec.combination[1].expand(2))
-    vec.restore(torch.arange(2), points)
+    vec.restore(torch.arange(2), snapshots)
     assert vec._position.tolist() == [1, 1]
     with torch.inference_mode():
         vec.step(vec.combination[1].expand(2))
@@ -151,14 +151,14 @@ def test_what_inference_mode_left_can_be_reset_and_restored():
     assert vec._position.tolist() == [0, 0]
 
 
-def test_one_environment_takes_the_moment_of_another():
+def test_a_snapshot_of_one_environment_restores_another():
     vec = Chain(3, length=4)
     vec.reset()
     vec.step(vec.combination[0].expand(3))
     vec.step(vec.combination[1].expand(3))
-    point = vec.snapshots()[0]
+    snapshot = vec.snapshots()[0]
     vec.reset()
-    vec.restore(torch.tensor([2]), [point])
+    vec.restore(torch.tensor([2]), [snapshot])
     assert vec._position.tolist() == [0, 0, 2]
     assert vec._elapsed.tolist() == [0, 0, 2]
 
@@ -174,7 +174,7 @@ def test_one_environment_takes_the_moment_of_another():
         torch.tensor([0.0, 0.5, 1.0]),
     ],
 )
-def test_bad_actions_are_refused_and_change_nothing(action):
+def test_invalid_actions_are_refused_and_change_nothing(action):
     vec = Chain(3, length=4)
     vec.reset()
     vec.step(vec.combination[0].expand(3))
@@ -188,7 +188,7 @@ def test_an_unknown_autoreset_is_refused():
         Chain(autoreset="never")
 
 
-def test_picture():
+def test_render_shows_the_agents_cell():
     vec = Chain(2, length=4)
     vec.reset()
     first = vec.render(1)

@@ -1,4 +1,4 @@
-"""A race car: its motion against plain Python, its track, ends and rewards, and saved moments."""
+"""`Race`: motion equal to plain Python, track, ends and rewards, snapshots."""
 
 import cmath
 import math
@@ -24,7 +24,7 @@ CAR = {  # Liniger et al. 2015, the 1:43 car; `MASS` and so on as in its publish
 
 
 def forces(vx, vy, r, throttle, steer):
-    """Of drive, front and rear tyres in N, as published, for a car that rolls forwards."""
+    """Published forces of drive, front and rear tyres in N, for a car that rolls forwards."""
     slip_front = steer - math.atan2(vy + 0.029 * r, vx)
     slip_rear = -math.atan2(vy - 0.033 * r, vx)
     return (
@@ -35,7 +35,7 @@ def forces(vx, vy, r, throttle, steer):
 
 
 def slow_forces(vx, vy, r, throttle, steer):
-    """Those at any speed: wheels that slip as if they rolled at 0.3 m/s, brakes that fade."""
+    """Forces at any speed: slip angles at 0.3 m/s or more, braking that fades."""
 
     def slip(wheel):
         return -math.atan(wheel.imag / max(abs(wheel.real), 0.3))
@@ -53,7 +53,7 @@ def slow_forces(vx, vy, r, throttle, steer):
 
 
 def body(vx, vy, r, throttle, steer, law=slow_forces):
-    """How the velocities of the body change."""
+    """Time derivatives of vx, vy and r."""
     drive, front, rear = law(vx, vy, r, throttle, steer)
     return (
         (drive - front * math.sin(steer) + 0.041 * vy * r) / 0.041,
@@ -75,7 +75,7 @@ def runge_kutta(slope, state, seconds, parts):
 
 
 def on_road(track, state, throttle, steer):
-    """A state s, d, mu, vx, vy, r after 0.005 s."""
+    """Integrate a state s, d, mu, vx, vy, r for 0.005 s."""
 
     def slope(state, kappa):
         _, d, mu, vx, vy, r = state
@@ -91,7 +91,7 @@ def on_road(track, state, throttle, steer):
 
 
 def moved(cars, inputs, track=None, width=9.0, finish=1e9, parts=6):
-    """What the kernel makes of `cars`."""
+    """Call the kernel `drive` on a copy of `cars`."""
     track = track or Track()
     cars = np.array(cars, np.float64)
     road = (track.ends, track.curvature, width, finish)
@@ -100,7 +100,7 @@ def moved(cars, inputs, track=None, width=9.0, finish=1e9, parts=6):
 
 
 def driver(obs, speed=1.8):
-    """Steers to the middle and brakes before bends. Actions [N, 2]."""
+    """Actions [N, 2] that steer to the middle and brake before bends."""
     off, sine, _, vx = obs["car"][:, :4].unbind(1)
     bend = obs["road"][:, :2].mean(1) / 0.2855
     steer = torch.atan(0.062 * bend) - sine - 0.25 * off
@@ -109,9 +109,9 @@ def driver(obs, speed=1.8):
 
 
 def put(vec, **arrays):
-    """Set all environments to a moment with these arrays; the others stay as they are."""
-    points = [Snapshot(arrays={**p.arrays, **arrays}) for p in vec.snapshots()]
-    return vec.restore(torch.arange(vec.num_envs), points)
+    """Restore all environments with some arrays of their snapshots replaced."""
+    snapshots = [Snapshot(arrays={**p.arrays, **arrays}) for p in vec.snapshots()]
+    return vec.restore(torch.arange(vec.num_envs), snapshots)
 
 
 def car(*state):
@@ -119,16 +119,16 @@ def car(*state):
 
 
 @pytest.mark.parametrize("autoreset", MODES)
-def test_the_contract_is_kept(autoreset):
+def test_check_vec_passes(autoreset):
     check_vec(Race(4, horizon=9, autoreset=autoreset), random=True)
 
 
-def test_constants_are_the_published_ones():
+def test_constants_equal_the_published_ones():
     assert {name: getattr(race_kernels, name) for name in CAR} == CAR
 
 
-def test_cars_move_as_in_a_plain_loop():
-    """All speeds, forwards, backwards, spinning and at rest, on straights and in bends."""
+def test_motion_equals_a_plain_loop():
+    """At all speeds, forwards, backwards, spinning and at rest, on straights and in bends."""
     random, track = np.random.default_rng(0), Track()
     cars = random.uniform([0, -0.18, -3, -0.5, -1, -8], [33, 0.18, 3, 3.5, 1, 8], (60, 6))
     cars[::6, 3:] *= 0.05
@@ -142,7 +142,7 @@ def test_cars_move_as_in_a_plain_loop():
         assert after == pytest.approx(plain, rel=1e-9, abs=1e-9)
 
 
-def test_above_walking_pace_forces_are_the_published_ones():
+def test_above_walking_speed_forces_equal_the_published_ones():
     random = np.random.default_rng(1)
     for vx, vy, r, throttle, steer in random.uniform(
         [0.5, -0.2, -3, -1, -0.35], [3.5, 0.2, 3, 1, 0.35], (200, 5)
@@ -152,19 +152,19 @@ def test_above_walking_pace_forces_are_the_published_ones():
 
 
 def test_on_a_straight_at_constant_speed_s_grows_by_v_dt():
-    """With the throttle at which the motor balances what resists."""
+    """At the throttle that balances the resistance."""
     for v in (0.5, 1.5, 3.0):
         throttle = (0.0518 + 0.00035 * v * v) / (0.287 - 0.0545 * v)
         (after,) = moved([[0.1, 0.05, 0, v, 0, 0]], [[throttle, 0]])
         assert after == pytest.approx([0.1 + v * 0.03, 0.05, 0, v, 0, 0], abs=1e-9)
 
 
-def test_at_rest_a_car_stays_whatever_its_wheels_and_brakes():
+def test_a_car_at_rest_stays_for_any_steering_and_brakes():
     rest = [[1.0, 0.1, 0.3, 0, 0, 0]] * 3
     assert moved(rest, [[0, 0.35], [-1, -0.35], [0, 0]]) == pytest.approx(np.array(rest))
 
 
-def test_brakes_bring_a_car_to_rest_and_no_further():
+def test_brakes_stop_a_car_without_rolling_back():
     cars, speeds = np.array([[0.0, 0, 0, 2.0, 0, 0]]), []
     for _ in range(60):
         cars = moved(cars, [[-1, 0]])
@@ -175,8 +175,8 @@ def test_brakes_bring_a_car_to_rest_and_no_further():
 
 
 @pytest.mark.parametrize("track", [Track(), Track(SQUARE, length=None), Track(SQUARE[::-1])])
-def test_a_track_closes(track):
-    """By its curvature alone, in 400,000 steps: one turn, and back where it began."""
+def test_the_track_is_closed(track):
+    """Integrating the curvature in 400,000 steps gives one full turn, and the start."""
     ds = track.length / 400_000
     s = (np.arange(400_000) + 0.5) * ds
     bend = track.curvature[track.part(s)]
@@ -189,7 +189,7 @@ def test_a_track_closes(track):
     assert np.abs(shown - place[::1000]).max() < 2e-3
 
 
-def test_the_lap_is_the_papers_and_the_road_wide_enough_everywhere():
+def test_the_lap_has_the_papers_length_and_the_road_does_not_overlap():
     vec = Race(1)
     assert (vec.track.length, vec.finish, vec.cells) == (16.4, 16.4, 1640)
     s = np.arange(0, 16.4, 0.02)
@@ -200,7 +200,7 @@ def test_the_lap_is_the_papers_and_the_road_wide_enough_everywhere():
     assert near[far].min() > 2 * vec.half_width
 
 
-def test_s_and_d_are_those_of_the_nearest_point_of_the_centre_line():
+def test_s_and_d_refer_to_the_nearest_point_of_the_centre_line():
     track, random = Track(), np.random.default_rng(2)
     s, d = random.uniform(0, 16.4, 40), random.uniform(-0.18, 0.18, 40)
     grid = np.arange(0, 16.4, 0.001)
@@ -216,11 +216,11 @@ def test_s_and_d_are_those_of_the_nearest_point_of_the_centre_line():
         assert left == pytest.approx(aside, abs=1e-5)
 
 
-def test_a_lap_on_the_road_is_the_same_motion_in_the_world():
-    """x, y and heading integrated by themselves: no track is known there."""
+def test_a_lap_equals_motion_integrated_in_cartesian_coordinates():
+    """x, y and heading are integrated without the track."""
     vec = Race(1)
     obs, info = vec.reset(4)
-    world = [*info["position"][0].tolist(), 0.0, 0.0, 0.0, 0.0]
+    free = [*info["position"][0].tolist(), 0.0, 0.0, 0.0, 0.0]
     errors = []
     for _ in range(600):
         action = driver(obs)
@@ -235,26 +235,26 @@ def test_a_lap_on_the_road_is_the_same_motion_in_the_world():
         step = vec.step(action)
         if step.terminated[0]:
             break
-        world, obs = runge_kutta(slope, world, 0.03, 6), step.obs
-        errors.append(math.dist(world[:2], step.info["position"][0].tolist()))
+        free, obs = runge_kutta(slope, free, 0.03, 6), step.obs
+        errors.append(math.dist(free[:2], step.info["position"][0].tolist()))
     assert step.final_info["success"].item() == 1
     assert len(errors) > 200
     assert max(errors) < 0.01
 
 
-def test_off_the_road_an_episode_ends_with_minus_one():
+def test_leaving_the_road_terminates_with_a_penalty_of_one():
     vec = Race(2)
     put(vec, car=car(1.0, 0.15, 0.8, 2.0), farthest=torch.tensor(3.0).double())
     step = vec.step(torch.zeros(2, 2))
     assert step.terminated.all()
     assert step.reward.tolist() == pytest.approx([-1.01] * 2)
-    assert 1 < step.final_obs["car"][0, 0] < 1.1  # half widths: it stops just beyond the edge
+    assert 1 < step.final_obs["car"][0, 0] < 1.1  # half widths: the car stops just beyond the edge
     assert step.final_info["success"].tolist() == [0, 0]
     assert step.final_info["covered"].tolist() == [3, 3]
     assert step.obs["place"].tolist() == [[0, 0, 0]] * 2
 
 
-def test_the_finish_pays_one_and_ends_the_race():
+def test_the_finish_terminates_with_a_reward_of_one():
     vec = Race(2)
     put(vec, car=car(16.38, 0.0, 0.0, 2.0))
     step = vec.step(torch.zeros(2, 2))
@@ -265,7 +265,7 @@ def test_the_finish_pays_one_and_ends_the_race():
     assert step.final_info["covered"].tolist() == pytest.approx([16.4] * 2, abs=0.02)
 
 
-def test_out_of_time_an_episode_ends_with_nothing():
+def test_the_horizon_terminates_without_further_reward():
     vec = Race(1, horizon=3)
     steps = [vec.step(torch.zeros(1, 2)) for _ in range(3)]
     assert [step.terminated.item() for step in steps] == [False, False, True]
@@ -274,7 +274,7 @@ def test_out_of_time_an_episode_ends_with_nothing():
     assert not any(step.truncated.any() for step in steps)
 
 
-def test_what_is_shown_is_the_state_and_the_road_ahead():
+def test_observations_hold_the_state_and_the_road_ahead():
     vec = Race(1)
     obs, info, _ = put(vec, car=car(3.0, -0.1, 0.5, 1.0, 0.2, -2.0), elapsed=torch.tensor(70))
     expected = [-0.1 / 0.185, math.sin(0.5), math.cos(0.5), 0.5, 0.4, -0.4]
@@ -287,7 +287,7 @@ def test_what_is_shown_is_the_state_and_the_road_ahead():
         assert shown == pytest.approx(bend / np.abs(vec.track.curvature).max(), abs=5e-3)
 
 
-def test_going_backwards_covers_nothing():
+def test_driving_backwards_does_not_increase_covered():
     vec = Race(1)
     put(vec, car=car(0.5, 0, math.pi, 2.0), farthest=torch.tensor(0.5).double())
     steps = [vec.step(torch.tensor([[0.3, 0.0]])) for _ in range(12)]
@@ -298,7 +298,7 @@ def test_going_backwards_covers_nothing():
     assert steps[-1].info["progress"].item() == 0
 
 
-def test_cars_start_beside_the_middle_each_in_its_own_place():
+def test_start_offsets_are_bounded_different_and_uniform():
     vec = Race(4, horizon=1)
     starts = [vec.reset(1)[0]["car"][:, 0]]
     starts += [vec.step(torch.zeros(4, 2)).obs["car"][:, 0] for _ in range(50)]
@@ -311,28 +311,28 @@ def test_cars_start_beside_the_middle_each_in_its_own_place():
 
 @pytest.mark.parametrize("autoreset", MODES)
 @pytest.mark.parametrize("between", ["nothing", "steps", "reset"])
-def test_restored_cars_go_on_identically(autoreset, between):
-    """Through the ends of episodes, and where later ones start."""
+def test_restored_cars_continue_with_the_same_steps(autoreset, between):
+    """Across ends of episodes, including later start offsets."""
     vec = Race(3, horizon=8, autoreset=autoreset)
     actions = torch.rand(25, 3, 2, generator=torch.Generator().manual_seed(0))
     vec.reset(1)
     play(vec, actions[:5])
-    points = vec.snapshots()
+    snapshots = vec.snapshots()
     expected = play(vec, actions[5:])
     if between == "steps":
         play(vec, actions[:4])
     if between == "reset":
         vec.reset(7)
-    obs, info, lost = vec.restore(torch.arange(3), points)
+    obs, info, lost = vec.restore(torch.arange(3), snapshots)
     assert not lost.any()
     assert (obs["place"][:, 0] * 16.4).tolist() == pytest.approx(info["covered"].tolist())
     assert play(vec, actions[5:]) == expected
-    one, _, _ = vec.restore(torch.tensor([2]), points[2:])
+    one, _, _ = vec.restore(torch.tensor([2]), snapshots[2:])
     assert torch.equal(one["car"], obs["car"][2:])
 
 
 def play(vec, actions):
-    """Everything that the steps say, as plain numbers."""
+    """Steps as nested lists."""
 
     def plain(part):
         return {k: plain(v) for k, v in part.items()} if isinstance(part, dict) else part.tolist()
@@ -341,7 +341,7 @@ def play(vec, actions):
     return [[plain(getattr(step, name)) for name in Step.__slots__] for step in steps]
 
 
-def test_the_picture_shows_road_and_car():
+def test_render_shows_road_and_car():
     vec = Race(2)
     put(vec, car=car(16.0, 0.0))
     picture = vec.render(1)
@@ -353,29 +353,29 @@ def test_the_picture_shows_road_and_car():
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "message"),
     [
-        ({"horizon": 0}, "horizon 0 are at least 1"),
-        ({"finish": 0.0}, "finish 0.0 is above 0"),
+        ({"horizon": 0}, "horizon 0 must be at least 1"),
+        ({"finish": 0.0}, "finish 0.0 above 0"),
         ({"half_width": 0.1}, "half_width 0.1 above 0.1"),
         ({"half_width": 0.3}, "too much for a bend of radius 0.29"),
         ({"track": Track([(*c[:2], 1.99) for c in SQUARE], length=None)}, "0.020 m long"),
         ({"autoreset": "never"}, "'same_step' or 'next_step'"),
     ],
 )
-def test_bad_options_are_refused(options, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_invalid_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
         Race(2, **options)
 
 
 @pytest.mark.parametrize(
     "corners", [SQUARE[:2], [(0, 0, 3.5), *SQUARE[1:]], [(0, 0, 0), *SQUARE[1:]]]
 )
-def test_bad_tracks_are_refused(corners):
+def test_invalid_tracks_are_refused(corners):
     with pytest.raises(ValueError, match=r"corners|arcs"):
         Track(corners)
 
 
 @compiled
-def test_the_same_holds_uncompiled():
+def test_kernel_tests_pass_uncompiled():
     passes_uncompiled(__file__, "plain_loop or constant_speed or brakes", count=4)

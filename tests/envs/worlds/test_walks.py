@@ -1,4 +1,4 @@
-"""Walks on a grid: against a plain loop; walls, horizon, slips, and saved moments."""
+"""`Walks` equals a plain loop: walls, horizon, slips, and snapshots."""
 
 import pytest
 import torch
@@ -20,13 +20,13 @@ def random_actions(vec, steps, seed=0):
 @pytest.mark.parametrize("autoreset", MODES)
 @pytest.mark.parametrize("slip", [0.0, 0.4])
 @pytest.mark.parametrize("history", [False, True])
-def test_the_contract_is_kept(autoreset, slip, history):
+def test_check_vec_passes(autoreset, slip, history):
     options = {"slip": slip, "history": history, "autoreset": autoreset}
     check_vec(Walks(4, plan=PLAN, horizon=7, start=4, **options), random=slip > 0)
 
 
 class Plain:
-    """One walk, written out."""
+    """One environment in plain Python."""
 
     def __init__(self, plan, start, horizon, next_step):
         self.plan, self.begin, self.horizon, self.next_step = plan, start, horizon, next_step
@@ -39,7 +39,7 @@ class Plain:
         return self.at, self.time, sorted(self.been)
 
     def step(self, action):
-        """What is shown, ended, valid, is_first, what is hidden."""
+        """Return observation, ended, valid, is_first, hidden last observation."""
         if self.over:
             self.open()
             return self.shown(), False, False, True, None
@@ -57,8 +57,8 @@ class Plain:
         return self.shown(), ended, True, ended and not self.next_step, hidden
 
 
-def told(obs, info, height):
-    """The same of what the environments say."""
+def shown_by(obs, info, height):
+    """Observations in the form of `Plain.shown`."""
     places = [tuple(place) for place in info["position"].tolist()]
     assert obs["cell"].tolist() == info["cell"].tolist() == [x * height + y for x, y in places]
     been = [[divmod(c, height) for c in row.nonzero()[:, 0].tolist()] for row in obs["visited"]]
@@ -66,23 +66,23 @@ def told(obs, info, height):
 
 
 @pytest.mark.parametrize("autoreset", MODES)
-def test_walks_are_those_of_a_plain_loop(autoreset):
+def test_steps_equal_a_plain_loop(autoreset):
     vec = Walks(6, plan=PLAN, horizon=9, start=4, history=True, autoreset=autoreset)
     plain = [Plain(PLAN, (1, 0), 9, autoreset == "next_step") for _ in range(6)]
-    assert told(*vec.reset(), 4) == [walk.shown() for walk in plain]
+    assert shown_by(*vec.reset(), 4) == [walk.shown() for walk in plain]
     ends, blocked = 0, 0
     for action in random_actions(vec, 60):
         before = [walk.at for walk in plain]
         step = vec.step(action)
         rows = [walk.step(int(a)) for walk, a in zip(plain, action, strict=True)]
         shown, ended, valid, is_first, hidden = zip(*rows, strict=True)
-        assert told(step.obs, step.info, 4) == list(shown)
+        assert shown_by(step.obs, step.info, 4) == list(shown)
         assert step.terminated.tolist() == list(ended)
         assert step.valid.tolist() == list(valid)
         assert step.is_first.tolist() == list(is_first)
         ids = [i for i, last in enumerate(hidden) if last is not None]
         assert step.final_ids.tolist() == ids
-        assert told(step.final_obs, step.final_info, 4) == [hidden[i] for i in ids]
+        assert shown_by(step.final_obs, step.final_info, 4) == [hidden[i] for i in ids]
         assert not step.reward.any()
         assert not step.truncated.any()
         ends += sum(ended)
@@ -92,8 +92,8 @@ def test_walks_are_those_of_a_plain_loop(autoreset):
     assert blocked > 30
 
 
-def test_walls_are_never_entered_and_all_else_is_reached():
-    """Two rooms that only a passage joins: a random walk of 3,000 moves is in every free cell."""
+def test_walls_are_never_entered_and_every_free_cell_is_reached():
+    """A random walk reaches every free cell of two rooms joined by a passage."""
     plan = ("..#..", ".....", "..#..")
     vec = Walks(8, plan=plan, horizon=3000, start=0)
     been = torch.stack([vec.step(a).info["cell"] for a in random_actions(vec, 1500)])
@@ -102,8 +102,8 @@ def test_walls_are_never_entered_and_all_else_is_reached():
 
 
 @pytest.mark.parametrize("slip", [0.3, 1.0])
-def test_slips_are_as_frequent_as_said(slip):
-    """In the open, "right" leads right with probability 1 - slip + slip / 5, elsewhere slip / 5."""
+def test_slips_have_the_given_probability(slip):
+    """Away from walls "right" leads right with probability 1 - slip + slip / 5."""
     vec = Walks(500, width=41, height=41, horizon=20, start=20 * 41 + 20, slip=slip)
     before = vec.reset(3)[1]["position"]
     moves, steps = [], 19
@@ -126,35 +126,35 @@ def test_slips_differ_between_environments_and_episodes():
     assert len(paths.unique(dim=0)) == 6
 
 
-def test_the_released_start_is_where_the_paper_has_it():
-    """Cell 34: row 1 of 30 columns, row 2 of 15, and the middle of the passage."""
+def test_the_default_start_is_that_of_the_paper():
+    """Cell 34 is in row 1 of a grid with 30 columns, and in row 2 with 15."""
     assert Walks(1).reset()[1]["position"].tolist() == [[1, 4]]
     assert Walks(1, width=7, height=15).reset()[1]["position"].tolist() == [[2, 4]]
 
 
 @pytest.mark.parametrize("autoreset", MODES)
 @pytest.mark.parametrize("between", ["nothing", "steps", "reset", "restore of others"])
-def test_restored_walks_go_on_identically_slips_included(autoreset, between):
+def test_restored_walks_continue_with_the_same_steps_and_slips(autoreset, between):
     options = {"slip": 0.5, "history": True, "autoreset": autoreset}
     vec = Walks(5, plan=PLAN, horizon=6, start=0, **options)
     vec.reset(1)
     play(vec, random_actions(vec, 4))
-    points, actions = vec.snapshots(), random_actions(vec, 20, seed=2)
+    snapshots, actions = vec.snapshots(), random_actions(vec, 20, seed=2)
     expected = play(vec, actions)
     if between == "steps":
         play(vec, actions[:4])
     if between in ("reset", "restore of others"):
         vec.reset(7)
     if between == "restore of others":
-        vec.restore(torch.tensor([3, 1]), [points[0], points[2]])
-    obs, _, lost = vec.restore(torch.arange(5), points)
+        vec.restore(torch.tensor([3, 1]), [snapshots[0], snapshots[2]])
+    obs, _, lost = vec.restore(torch.arange(5), snapshots)
     assert not lost.any()
     assert obs["time"].tolist() == [4] * 5
     assert play(vec, actions) == expected
 
 
 def play(vec, actions):
-    """Everything that the steps say, as plain numbers."""
+    """Steps as nested lists."""
 
     def plain(part):
         return {k: plain(v) for k, v in part.items()} if isinstance(part, dict) else part.tolist()
@@ -163,7 +163,7 @@ def play(vec, actions):
     return [[plain(getattr(step, name)) for name in Step.__slots__] for step in steps]
 
 
-def test_the_picture_shows_walls_and_agent():
+def test_render_shows_walls_and_agent():
     picture = Walks(1, plan=PLAN, start=4).render()
     assert picture.shape == (4 * 12, 3 * 12, 3)
     cells = picture[::12, ::12]  # [y, x, 3]
@@ -173,18 +173,18 @@ def test_the_picture_shows_walls_and_agent():
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "message"),
     [
-        ({"start": 900}, "no free cell"),
-        ({"plan": PLAN, "start": 2}, "no free cell"),
+        ({"start": 900}, "not a free cell"),
+        ({"plan": PLAN, "start": 2}, "not a free cell"),
         ({"plan": ["..", "."]}, "strings of one length"),
         ({"plan": [".x"]}, "of # and . only"),
         ({"plan": []}, "strings of one length"),
-        ({"slip": 1.5}, "slip 1.5 is 0 to 1"),
-        ({"horizon": 0}, "horizon 0 are at least 1"),
+        ({"slip": 1.5}, "slip 1.5 from 0 to 1"),
+        ({"horizon": 0}, "horizon 0 must be at least 1"),
         ({"autoreset": "never"}, "'same_step' or 'next_step'"),
     ],
 )
-def test_bad_options_are_refused(options, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_invalid_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
         Walks(2, **options)
