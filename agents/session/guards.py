@@ -46,7 +46,7 @@ class UpdateGuard:
             raise NonFiniteError(f"{error}; {MAX_FAILURES} updates in a row were skipped")
 
     def end_iteration(self) -> None:
-        """Begin to count anew if the iteration had no failure."""
+        """Reset the count if the iteration had no failure."""
         if not self._failed:
             self.in_a_row = 0
         self._failed = False
