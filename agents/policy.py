@@ -77,7 +77,7 @@ class Policy(nn.Module, ABC):
         """
 
     def features(self, obs: Obs, state: State, is_first: Tensor) -> Features:
-        """Compute the inputs of the heads, for auxiliaries that train them. Arguments as for `forward`.
+        """Compute the inputs of the heads, for auxiliaries. Arguments as for `forward`.
 
         Raises:
             NotImplementedError: for a policy that does not offer its features.
@@ -88,7 +88,7 @@ class Policy(nn.Module, ABC):
         )
 
     def policy_features(self, obs: Obs, state: State, is_first: Tensor) -> Tensor:
-        """Compute only `features(...).policy`, [T, N, H]; cheaper if values have an encoder of their own."""
+        """Compute only `features(...).policy`, [T, N, H]; cheaper with a `critic_encoder`."""
         return self.features(obs, state, is_first).policy
 
 

@@ -143,7 +143,7 @@ def _write(path: Path, state: dict, step: int) -> None:
             write_bytes(temporary / name, data)
         write_bytes(temporary / "manifest.json", to_json(manifest, indent=2).encode())
         sync(temporary)
-        if path.exists():  # after a stop between the two renames only `.old` exists, which readers accept
+        if path.exists():  # a stop between the renames leaves `.old`, which readers accept
             shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
         temporary.rename(path)

@@ -103,7 +103,7 @@ class MetricsWriter:
 
 
 def _purge(path: Path, step: int | None) -> float:
-    """Remove lines about later steps, and an incomplete last one. Returns the time of the last line."""
+    """Remove lines about later steps, and an incomplete last one. Returns the last line's time."""
     kept, seconds = [], 0.0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:

@@ -164,7 +164,7 @@ class _Patches(nn.Module):
 
 
 class _Characters(nn.Module):
-    """Encodes texts [B, M] uint8, zero after their end, as [B, width], independent of where words occur."""
+    """Encodes texts [B, M] uint8, zero after their end, as [B, width], wherever words occur."""
 
     def __init__(self, width: int, embedding: int = 16, places: int = 5):
         super().__init__()

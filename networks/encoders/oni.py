@@ -33,10 +33,10 @@ class ONINet(Encoder):
     """The network of ONI (Zheng et al. 2024) and Motif (Klissarov et al. 2023): 794 features.
 
     The 12 x 12 characters around the hero are drawn in colour at 6 x 6 pixels and go through three
-    convolutions and a linear layer (512); the bottom line, scaled and clipped to ±5, enters unchanged
-    (26) and through two layers (128), without score, depth and level; the bytes of the message,
-    divided by 255, go through two layers (128). In the paper a GRU of 512 follows. The scale
-    factors of the bottom line and the font are our own.
+    convolutions and a linear layer (512); the bottom line, scaled and clipped to ±5, enters
+    unchanged (26) and through two layers (128), without score, depth and level; the bytes of the
+    message, divided by 255, go through two layers (128). In the paper a GRU of 512 follows. The
+    scale factors of the bottom line and the font are our own.
 
     Args:
         obs_space: of one environment, with `chars` and `colors` uint8 [21, 79], `blstats` and
