@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 GAMES  := $(VENV)/.installed-nethack
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
-PYTEST := $(BIN)/python -P -m pytest --ignore-glob="*/benchmarks/peers/*"
+PYTEST := $(BIN)/python -P -m pytest --ignore-glob="*/benchmarks/peers/*" --ignore-glob="*/conftest.py"
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo lint types test docs bench soak tensorboard format clean

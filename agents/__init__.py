@@ -13,6 +13,7 @@ from firstlight.agents.diagnostics.pictures import HeatMaps
 from firstlight.agents.diagnostics.reward_video import record_rewards
 from firstlight.agents.diagnostics.run_diagnostics import run_diagnostics
 from firstlight.agents.evaluation import evaluate, record
+from firstlight.agents.learner import Auxiliary, Learner
 from firstlight.agents.policy import ActorCritic, Policy
 from firstlight.agents.session.callbacks import Evaluate, StopAt
 from firstlight.agents.session.progress import Progress
@@ -26,9 +27,11 @@ __all__ = [
     "PPO",
     "ActorCritic",
     "Agent",
+    "Auxiliary",
     "Evaluate",
     "Grid",
     "HeatMaps",
+    "Learner",
     "NetHack",
     "ONINet",
     "Pixel",

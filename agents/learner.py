@@ -18,6 +18,9 @@ from firstlight.intrinsic.mixer import Rewards, Schedule
 class Learner(ABC):
     """Base class of algorithms that update a policy from a rollout and its reward streams.
 
+    A trainer copies `state_dict` before each update and restores it if the update raises
+    `NonFiniteError`, runs out of memory, or leaves a number in the state that is not finite.
+
     Attributes:
         policy: updated in place.
     """
@@ -35,6 +38,9 @@ class Learner(ABC):
 
         Returns:
             Scalars to log.
+
+        Raises:
+            NonFiniteError: for a loss or a gradient that is not finite.
         """
 
     @abstractmethod

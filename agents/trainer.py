@@ -9,10 +9,9 @@ from typing import Any
 import torch
 
 from firstlight.agents.learner import Learner
-from firstlight.agents.policy import Policy
 from firstlight.agents.session.collector import RolloutCollector
 from firstlight.agents.session.guards import rollback_on_failure
-from firstlight.agents.session.iteration import IterationData, Metrics
+from firstlight.agents.session.iteration_data import IterationData, Metrics
 from firstlight.agents.session.module_group import ModuleGroup
 from firstlight.agents.session.run_session import Callback, RunSession
 from firstlight.envs.runner import RandomActor, Runner
@@ -55,35 +54,34 @@ class Trainer:
         barrier: bool = False,
         stall_after: float | None = 600.0,
     ):
-        self.vec, self.learner, self.modules = vec, learner, dict(modules or {})
-        self.mixer = RewardMixer.of(self.modules) if mixer is None else mixer
+        self.vec, self.learner, self.policy = vec, learner, learner.policy
+        self.modules = dict(modules or {})
+        self.mixer = RewardMixer.from_modules(self.modules) if mixer is None else mixer
         self.mixer.check(self.modules, self.policy.num_streams)
         self.num_steps, self.runner = num_steps, Runner(vec, seed=seed, device=device)
-        options = run_dir, resume, checkpoint_every, barrier, stall_after
-        self.session = RunSession(self, vec, *options)
-        self.group = ModuleGroup(self.modules, self.mixer, self.session.guard).to(device)
+        options: dict = {"run_dir": run_dir, "resume": resume, "barrier": barrier}
+        options |= {"checkpoint_every": checkpoint_every, "stall_after": stall_after}
+        self.session = RunSession(self, vec, **options)
+        self.module_group = ModuleGroup(self.modules, self.mixer, self.session.guard).to(device)
         self.policy.to(device)
-        self.collector = RolloutCollector(self.runner, self.session, self.group)
+        self.collector = RolloutCollector(self.runner, self.session, self.module_group)
         self.session.restore()
-
-    @property
-    def policy(self) -> Policy:
-        """The policy that learns."""
-        return self.learner.policy
 
     def run(self, total_steps: int, callbacks: Iterable[Callback] = ()) -> None:
         """Train until `total_steps` environment steps since the run began (`RunSession.open`)."""
         with self.session.open(total_steps, callbacks):
             while self.session.is_running():
                 with self.session.iteration() as metrics:
-                    left = self.group.warmup_left
+                    left = self.module_group.warmup_left
                     metrics |= self.warm_up(left) if left else self.iterate(total_steps)
 
     def warm_up(self, steps_left: int) -> Metrics:
         """Collect a rollout of a random agent and show it to the modules that need one."""
         with self.session.stage("warmup"):
             actor = RandomActor(self.vec.act_space, self.mixer.num_streams)
-            self.group.warm_up(self.collector.collect(actor, min(self.num_steps, steps_left)))
+            self.module_group.warm_up(
+                self.collector.collect(actor, min(self.num_steps, steps_left))
+            )
             self.runner.restart_state()  # the policy acts next
         return {}
 
@@ -94,14 +92,14 @@ class Trainer:
             rollout = self.collector.collect(self.policy, self.num_steps)
         with session.stage("intrinsic"):
             progress = min(session.steps / total_steps, 1.0)
-            bonus = self.group.compute(rollout, progress)
+            bonus = self.module_group.compute(rollout, progress)
             rewards = self.mixer(rollout, bonus, progress)
             session.data = IterationData(rollout, bonus, rewards, progress)
         with session.stage("learn"), rollback_on_failure(self.learner):
             metrics = self.learner.update(rollout, rewards, progress)
         with session.stage("module_update"):
             metrics |= self.mixer.update(rollout, rewards)
-            metrics |= self.group.update(rollout, bonus, session.steps)
+            metrics |= self.module_group.update(rollout, bonus, session.steps)
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
@@ -109,12 +107,12 @@ class Trainer:
         return {
             "learner": self.learner.state_dict(),
             "runner": self.runner.state_dict(),
-            **self.group.state_dict(),
+            **self.module_group.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> torch.Tensor:
         """Restore such a state; return the environments [M] whose open episode is lost."""
         self.learner.load_state_dict(state["learner"])
-        self.group.load_state_dict(state)
-        self.group.reset(lost := self.runner.load_state_dict(state["runner"]))
+        self.module_group.load_state_dict(state)
+        self.module_group.reset(lost := self.runner.load_state_dict(state["runner"]))
         return lost

@@ -109,6 +109,9 @@ class VecEnv(ABC):
     def load_persistent_state(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Load what `persistent_state` returned."""
 
+    def share_texts(self, table: TextTable) -> None:  # noqa: B027
+        """Take text ids from another table, such as that of the training environments."""
+
     def enable_rendering(self) -> None:  # noqa: B027
         """Prepare for `render`, where that must be known in advance. Call it before `reset`."""
 

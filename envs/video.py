@@ -6,10 +6,11 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from PIL import GifImagePlugin, Image
+
+from firstlight.envs.files import replacing
 
 _SAMPLE = 64  # pixels along each side that a frame contributes to the palette
 
@@ -46,12 +47,8 @@ def write_gif(
         shown = pixels
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(b"".join([*parts, b";"]))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _image(frame: np.ndarray, shape: tuple[int, ...], scale: float) -> Image.Image:

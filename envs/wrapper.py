@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from firstlight.envs.text import TextTable
 from firstlight.envs.types import Obs, Snapshot, Step
 from firstlight.envs.vec import VecEnv
 
@@ -33,6 +34,11 @@ class VecWrapper(VecEnv):
         self.success_threshold, self.resume = vec.success_threshold, vec.resume
         self.text_table = vec.text_table
         self._action = torch.zeros(vec.num_envs, dtype=torch.int64)
+
+    def share_texts(self, table: TextTable) -> None:
+        """Take text ids from another table, here and inside."""
+        self._vec.share_texts(table)
+        self.text_table = self._vec.text_table
 
     @property
     def reported(self) -> tuple[str, ...]:  # type: ignore[override]  # follows `info_space`

@@ -42,7 +42,7 @@ class IntrinsicModule(nn.Module, ABC):
         return {}
 
     def warmup(self, rollout: Rollout) -> None:
-        """Start normalisers from a random agent's rollout, before training. Default: nothing."""
+        """Initialise normalisers with a random agent's rollout."""
 
     def reset(self, env_ids: Tensor | None = None) -> None:
         """Clear the episodic memory of `env_ids` [*] int64, or of all. Default: nothing."""

@@ -100,11 +100,10 @@ class StateKeys(GrowingBuffers):
         """Hash the observations [T+1, N] and the true successors [T, N]: int64, on the CPU."""
         T, N = rollout.num_steps, rollout.num_envs
         here = self._hash(rollout.obs, rollout.info, (T + 1, N))
-        after = here[1:].clone()
-        if len(rollout.final_at):
-            t, n = rollout.final_at.cpu().unbind(1)
-            after[t, n] = self._hash(rollout.final_obs, rollout.final_info, t.shape)
-        return here, after
+        if len(rollout.final_at) == 0:
+            return here, here[1:]
+        final = self._hash(rollout.final_obs, rollout.final_info, (len(rollout.final_at),))
+        return here, rollout.successors(here, final)
 
     def _hash(
         self, obs: Mapping[str, Tensor], info: Mapping[str, Tensor], lead: Sequence[int]

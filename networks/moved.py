@@ -16,7 +16,7 @@ MODULES = {
     "agents.episodes": "agents.session.episodes",
     "agents.examine": "agents.diagnostics.run_diagnostics",
     "agents.guards": "agents.session.guards",
-    "agents.metrics": "agents.session.metrics",
+    "agents.metrics": "agents.session.metrics_writer",
     "agents.natural": "agents.algorithms.natural",
     "agents.pictures": "agents.diagnostics.pictures",
     "agents.ppo": "agents.algorithms.ppo",

@@ -22,7 +22,7 @@ USAGE = """firstlight-bench measures, and appends what it measured to docs/resul
   firstlight-bench throughput [rounds=3] [steps=250000] [peers=.venv-peers]
       training steps per second against Stable-Baselines3, alternating
   firstlight-bench stages [rounds=3] [steps=250000]
-      training time by stage: environments, collect, rate, learn, adapt
+      training time by stage: environments, collect, intrinsic, learn, module_update
   firstlight-bench views [rounds=3] [steps=250000]
       overhead of our adapter on EnvPool, and of MiniGrid's views on training
   firstlight-bench modules [rounds=3] [peers=.venv-peers] [only=PART_OF_A_NAME]

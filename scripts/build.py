@@ -123,12 +123,11 @@ def make_vec(config: DictConfig, **changes: Any) -> VecEnv:
     if not isinstance(num_envs, int) or num_envs < 1:
         raise BadInputError(f"env.num_envs={num_envs}: expected a whole number, at least 1")
     target = str(options["_target_"])
-    if is_within(target, ["firstlight"]):
-        return instantiate(options)
     from firstlight.envs.vec import VecEnv
     from firstlight.envs.vector.gym import GymVec
 
-    if "num_envs" not in inspect.signature(locate(target)).parameters:
+    make = locate(target)
+    if callable(make) and "num_envs" not in inspect.signature(make).parameters:
         del options["num_envs"]
     made = instantiate(options)
     if isinstance(made, gymnasium.vector.VectorEnv):  # of which some are a gymnasium.Env as well
@@ -155,17 +154,22 @@ def make_modules(
     from firstlight.envs.seeding import derive
 
     modules = {}
-    for name, node in config.items():
+    for name, node in ((str(key), node) for key, node in config.items()):
+        if not isinstance(node, DictConfig):
+            raise BadInputError(
+                f"intrinsic.{name}={node} is no module: the options of one are nested under its "
+                "name, as in conf/intrinsic/count.yaml"
+            )
         if "_target_" not in node:  # options of a module that the command line did not choose
             continue
-        modules[str(name)] = instantiate(
+        modules[name] = instantiate(
             node,
             obs_space=vec.obs_space,
             info_space=vec.info_space,
             vec=vec,
-            seed=derive(seed, str(name)),
+            seed=derive(seed, name),
         )
-        vec = modules[str(name)].wrap(vec)
+        vec = modules[name].wrap(vec)
     return modules, vec
 
 

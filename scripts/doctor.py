@@ -34,10 +34,10 @@ def doctor(cfg: DictConfig) -> int:
     with ExitStack() as cleanup:
         vec = make_vec(cfg.env)
         cleanup.callback(vec.close)
-        run = build(OmegaConf.merge(cfg, unsaved), vec)  # type: ignore[arg-type]
-        names = ", ".join(run.modules) or "no module"
+        trainer = build(OmegaConf.merge(cfg, unsaved), vec)  # type: ignore[arg-type]
+        names = ", ".join(trainer.modules) or "no module"
         print_line(f"doctor: trying {names}, for about {cfg.doctor_seconds:g} seconds")
-        seen = run_diagnostics(run, total_steps=cfg.total_steps, seconds=cfg.doctor_seconds)
+        seen = run_diagnostics(trainer, total_steps=cfg.total_steps, seconds=cfg.doctor_seconds)
     for line in report(seen):
         print_line(line, sys.stdout)
     return len(seen.findings)

@@ -39,7 +39,7 @@ class BadInputError(ValueError):
 
 
 def report_errors(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Print an error that the user can correct as one line on stderr, and exit with status 2.
+    """Decorate a command to print user errors as one line on stderr and exit with status 2.
 
     With ``HYDRA_FULL_ERROR=1`` in the environment the traceback is printed as well.
     """

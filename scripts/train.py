@@ -55,9 +55,11 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
         heat_maps = make_heat_maps(cfg, vec)
         eval_vec = make_vec(cfg.env, num_envs=min(vec.num_envs, cfg.eval_episodes, 32))
         cleanup.callback(eval_vec.close)
-        run = build(cfg, vec)
-        for module in run.modules.values():
+        trainer = build(cfg, vec)
+        for module in trainer.modules.values():
             eval_vec = module.wrap(eval_vec)
+        if trainer.vec.text_table is not None:
+            eval_vec.share_texts(trainer.vec.text_table)  # a run has one table of texts
         write_text(Path(cfg.run_dir) / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         evaluate = Evaluate(
             eval_vec,
@@ -68,9 +70,9 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
         progress = Progress(cfg.total_steps)
         cleanup.callback(progress.close)
         callbacks: list[Any] = [] if cfg.stop_at is None else [StopAt(cfg.stop_at)]
-        run.run(cfg.total_steps, [*callbacks, evaluate, *heat_maps, progress])
+        trainer.run(cfg.total_steps, [*callbacks, evaluate, *heat_maps, progress])
     print_line(
-        f"finished at {run.session.steps:,} steps; everything is in {cfg.run_dir}", sys.stdout
+        f"finished at {trainer.session.steps:,} steps; everything is in {cfg.run_dir}", sys.stdout
     )
     return evaluate.last
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from firstlight.agents.algorithms.auxiliaries.group import Auxiliaries
+from firstlight.agents.algorithms.auxiliaries.auxiliary_group import Auxiliaries
 from firstlight.agents.learner import (
     Auxiliary,
     Batch,

@@ -15,6 +15,7 @@ from firstlight.agents.returns import gae, successor_values
 from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.types import Rollout, map_obs
 from firstlight.intrinsic.mixer import Rewards, Schedule
+from firstlight.intrinsic.state import read_rows, write_rows
 from firstlight.networks.distributions import Distribution
 
 Weighting = Literal["reward_to_go", "cumulative"]
@@ -237,15 +238,13 @@ class SubPO(Learner):
         ids, K = rollout.env_ids, reward.shape[-1]
         if self._gained.shape[-1] != K:
             self._gained = reward.new_zeros(0, K)
-        self._gained = self._gained.to(reward.device)
-        missing = max(int(ids.max()) + 1 - len(self._gained), 0)
-        self._gained = torch.cat([self._gained, reward.new_zeros(missing, K)])
-        gained, out = self._gained[ids], torch.empty_like(reward)
+        before = self._gained.to(reward.device)
+        gained, out = read_rows(before, ids), torch.empty_like(reward)
         for t in range(len(reward)):
             gained = gained * ~rollout.is_first[t, :, None]
             gained = gained + reward[t] * rollout.valid[t, :, None]
             out[t] = gained
-        self._gained[ids] = gained
+        self._gained = write_rows(before, ids, gained)
         return out
 
     def _center(self, gained: Tensor, rows: Tensor) -> Tensor:

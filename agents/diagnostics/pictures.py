@@ -13,7 +13,7 @@ from gymnasium import spaces
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from firstlight.agents.session.iteration import IterationData
+from firstlight.agents.session.iteration_data import IterationData
 from firstlight.envs.types import Rollout
 from firstlight.envs.vec import VecEnv
 

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from firstlight.agents.diagnostics.doctor import TASK, Evidence, Finding, Sizes, diagnose
-from firstlight.agents.session.iteration import IterationData
+from firstlight.agents.session.iteration_data import IterationData
 from firstlight.agents.trainer import Trainer
 from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.seeding import global_rng_state, set_global_rng_state

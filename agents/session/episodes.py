@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -195,10 +194,6 @@ def reported_means(episodes: Iterable[Episode]) -> dict[str, float]:
 
 def _channels_after(rollout: Rollout, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Return side channels after each step, [T, N] each, those of `names` that exist."""
-    there = [name for name in names if name in rollout.info]
-    only = dataclasses.replace(  # the other channels may be large
-        rollout,
-        info={name: rollout.info[name] for name in there},
-        final_info={name: rollout.final_info[name] for name in there},
-    )
-    return {name: channel.cpu().numpy() for name, channel in only.next_info().items()}
+    info, final = rollout.info, rollout.final_info
+    there = [name for name in names if name in info]
+    return {name: rollout.successors(info[name], final[name]).cpu().numpy() for name in there}

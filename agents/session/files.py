@@ -7,9 +7,10 @@ import math
 import os
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
+
+from firstlight.envs.files import replacing
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -29,12 +30,8 @@ def write_json(path: Path | str, value: Any) -> None:
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` to `path` in UTF-8, atomically."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
-    try:
+    with replacing(path) as temporary:
         write_bytes(temporary, text.encode())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     sync(path.parent)
 
 

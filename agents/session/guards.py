@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from firstlight.agents.learner import Learner
 
 MAX_FAILURES = 5
-"""Iterations in a row with a skipped update after which a run ends."""
+"""Skipped updates, without an iteration that skips none in between, after which a run ends."""
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class UpdateGuard:
 
     Attributes:
         skipped: updates skipped since the run began.
-        in_a_row: updates skipped since the last iteration without a failure.
+        in_a_row: updates skipped since the last iteration that skipped none.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,8 @@ class UpdateGuard:
         """Count a skipped update and log its cause.
 
         Raises:
-            NonFiniteError: with the cause, when it is the fifth in a row.
+            NonFiniteError: with the cause, if it is the fifth without an iteration in between that
+                skipped none.
         """
         self.skipped, self._failed = self.skipped + 1, True
         self.in_a_row += 1
@@ -46,14 +47,14 @@ class UpdateGuard:
             raise NonFiniteError(f"{error}; {MAX_FAILURES} updates in a row were skipped")
 
     def end_iteration(self) -> None:
-        """Reset the count if the iteration had no failure."""
+        """Reset the count of failures in a row if the iteration had none."""
         if not self._failed:
             self.in_a_row = 0
         self._failed = False
 
 
 def check_state(name: str, state: Any, *, infinite: bool = False) -> None:
-    """Refuse a nested state that holds a NaN, or an infinite number unless `infinite` allows it.
+    """Raise NonFiniteError if a nested state holds a NaN or, unless `infinite`, an infinite number.
 
     Raises:
         NonFiniteError: naming the first such tensor.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from firstlight.agents.session.guards import UpdateGuard
-from firstlight.agents.session.iteration import Metrics
+from firstlight.agents.session.iteration_data import Metrics
 from firstlight.envs.finite import NonFiniteError, check_finite
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.base import IntrinsicModule

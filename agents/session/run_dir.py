@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from firstlight.agents.session import checkpoint
-from firstlight.agents.session.metrics import MetricsWriter
+from firstlight.agents.session.metrics_writer import MetricsWriter
 from firstlight.agents.session.status import write_status
+from firstlight.envs.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -75,15 +75,12 @@ class RunDirectory:
         name = name.replace("/", "-")
         self._writer.image(step, f"pictures/{name}", pixels)
         path = self.path / "pictures" / f"step_{step}_{name}.png"
-        temporary = path.with_name(f".{path.name}.tmp")
         try:
             path.parent.mkdir(exist_ok=True)
-            Image.fromarray(pixels).save(temporary, format="PNG", optimize=True)
-            temporary.replace(path)
+            with replacing(path) as temporary:
+                Image.fromarray(pixels).save(temporary, format="PNG", optimize=True)
         except OSError as error:
             log.warning("no picture at step %s: %s", f"{step:,}", error)
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
     def save(self, state: dict[str, Any], step: int) -> Path:
         """Write a checkpoint."""

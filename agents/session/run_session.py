@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import signal
 import time
@@ -16,7 +17,7 @@ from torch import Tensor
 from firstlight.agents.policy import Policy
 from firstlight.agents.session.episodes import EpisodeStatistics
 from firstlight.agents.session.guards import UpdateGuard, check_state, is_out_of_memory
-from firstlight.agents.session.iteration import IterationData, Metrics
+from firstlight.agents.session.iteration_data import IterationData, Metrics
 from firstlight.agents.session.run_dir import RunDirectory
 from firstlight.agents.session.signals import Signals
 from firstlight.agents.session.stage_timers import StageTimers
@@ -84,6 +85,7 @@ class RunSession:
         self,
         trainer: Trainable,
         vec: VecEnv,
+        *,
         run_dir: str | Path | None = None,
         resume: bool = False,
         checkpoint_every: int | None = None,
@@ -101,6 +103,7 @@ class RunSession:
         self._resume_mode = "barrier" if barrier else vec.resume
         self._steps_before, self._dropped = 0, 0
         self._callbacks: list[Callback] = []
+        self._warned = False
         self._signals = Signals()
 
     @property
@@ -180,7 +183,7 @@ class RunSession:
         counts = {"train/skipped_updates": self.guard.skipped, "rollout/dropped": self._dropped}
         metrics |= {name: float(count) for name, count in counts.items() if count}
         for callback in self._callbacks:  # in order: later callbacks read `stopping`
-            with self.stage(type(callback).__name__.lower()):
+            with self.stage(_name_of(callback)):
                 self.stopping |= bool(callback(self, metrics))
         self.data = None  # so that memory holds one rollout at a time
         if self.directory is not None:
@@ -243,8 +246,11 @@ class RunSession:
         """Step, counts, statistics, random state, the policy's description, and the trainer's."""
         try:
             spec = describe(self.policy)
-        except SpecError:
-            spec = None  # the user's own policy; `load` then requires it
+        except SpecError as error:
+            spec = None  # a policy of the user's own: `load` needs it as an argument
+            if not self._warned:
+                log.warning("checkpoints will not hold how to make the policy: %s", error)
+            self._warned = True
         return {
             "steps": self.steps,
             "dropped": self._dropped,
@@ -280,3 +286,9 @@ class RunSession:
     def _write_status(self, status: str, error: str | None = None) -> None:
         if self.directory is not None:
             self.directory.status(status, self.steps, error, self._resume_mode)
+
+
+def _name_of(callback: Callback) -> str:
+    """Name the stage of a callback: its function's name, or its class's."""
+    named = callback if inspect.isroutine(callback) else type(callback)
+    return named.__name__.strip("<>").lower()

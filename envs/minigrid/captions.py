@@ -105,6 +105,11 @@ class Captions(VecWrapper):
         self._image, self._text_id = obs["image"], torch.zeros(self.num_envs, dtype=torch.int64)
         return self._told(obs, info, self._text_id)
 
+    def share_texts(self, table: TextTable) -> None:
+        """Take text ids from another table, here and inside."""
+        super().share_texts(table)
+        self.text_table, self._missions = table, {}
+
     def snapshots(self) -> list[Snapshot]:
         """Current state of each environment and its last caption, for `restore`."""
         return [

@@ -70,7 +70,7 @@ class BaseNetHackEnv(gymnasium.Env, BufferedEnv):
         return self._obs(), self._info()
 
     def step(self, action: int) -> tuple[NetHackObs, float, bool, bool, dict[str, Any]]:
-        """Take the action with this number."""
+        """Step with the action of index `action`."""
         if self._over:
             raise RuntimeError("the episode is over: call reset()")
         reward, terminated = self._act(action)

@@ -89,7 +89,7 @@ def met_oracle(before: GameState, key: int, after: GameState, *, sober: bool = F
 
 @functools.cache
 def oracle_glyph() -> int:
-    """Glyph of the Oracle."""
+    """Return the glyph id of the Oracle."""
     monsters = range(nethack.GLYPH_PET_OFF - nethack.GLYPH_MON_OFF)
     (which,) = (i for i in monsters if nethack.permonst(i).mname == "Oracle")
     return nethack.GLYPH_MON_OFF + which

@@ -43,6 +43,11 @@ class Messages(VecWrapper):
         self.info_space = spaces.Dict({**others, "text_id": _IDS})
         self._ids: dict[bytes, int] = {}
 
+    def share_texts(self, table: TextTable) -> None:
+        """Take text ids from another table, here and inside."""
+        super().share_texts(table)
+        self.text_table, self._ids = table, {}
+
     def state_dict(self) -> dict[str, Any]:
         """State of the environments inside, and the texts."""
         return {**super().state_dict(), "texts": self.text_table.state_dict()}

@@ -29,7 +29,7 @@ class BufferedEnv(Protocol):
 
 
 def attach_buffers(env: gymnasium.Env, views: Mapping[str, np.ndarray]) -> bool:
-    """Give `views` to a `BufferedEnv`; do nothing for another environment.
+    """Set `views` as the buffers of a `BufferedEnv`; do nothing for another environment.
 
     The environment may be under the wrappers of `gymnasium.make`. Under any other wrapper it is not
     looked for, because that wrapper may change what is written.

@@ -34,7 +34,7 @@ class Recorder(gymnasium.Wrapper):
         self._digest = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        """Begin an episode, and its record."""
+        """Reset the environment and start a new record."""
         # Gymnasium's vectors hand an empty dict on, in which NLE looks for options of its own
         obs, info = self.env.reset(seed=seed, options=options or None)
         self._seed, self._taken, self._digest = seed, 0, digest(obs)

@@ -93,7 +93,7 @@ class WorkerPool:
 
     @property
     def num_pending(self) -> int:
-        """Number of environments that were sent to and not received."""
+        """Number of environments with an outstanding result."""
         return sum(len(worker.pending) for worker in self.workers)
 
     def workers_of(self, env_ids: np.ndarray) -> list[WorkerProcess]:

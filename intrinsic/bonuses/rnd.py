@@ -148,11 +148,8 @@ class RND(IntrinsicModule):
 
     def _successors(self, rollout: Rollout) -> Tensor:
         """True successors as network inputs [T, N, *shape], uint8 or float32."""
-        x = self._view({name: rollout.obs[name][1:] for name in self.names})
-        if len(rollout.final_at):
-            t, n = rollout.final_at.unbind(1)
-            x[t, n] = self._view(rollout.final_obs)
-        return x
+        obs, final = rollout.obs, rollout.final_obs
+        return self._view({name: rollout.successors(obs[name], final[name]) for name in self.names})
 
     def _view(self, obs: Mapping[str, Tensor]) -> Tensor:
         """Convert fields [*lead, ...] to a new tensor [*lead, *shape]."""

@@ -82,9 +82,8 @@ class Submodular(IntrinsicModule):
         here = self._make(rollout.obs, rollout.info, 2).unflatten(0, (T + 1, N))
         after = here[1:]
         if len(rollout.final_at):
-            after = after.clone()
-            at, n = rollout.final_at.cpu().unbind(1)
-            after[at, n] = self._make(rollout.final_obs, rollout.final_info, 1)
+            final = self._make(rollout.final_obs, rollout.final_info, 1)
+            after = rollout.successors(here, final)
         env_ids, valid = rollout.env_ids.cpu(), rollout.valid.cpu()
         opens = rollout.is_first[:-1].cpu()
         bonus = torch.zeros(T, N)

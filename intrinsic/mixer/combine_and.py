@@ -94,7 +94,7 @@ class Product(_Joined):
         return factors.prod(-1)
 
     def degree(self, num_sources: int) -> float:
-        """1 for any number of sources."""
+        """Return 1, for any number of sources."""
         return 1.0
 
 

@@ -1,4 +1,4 @@
-"""Metrics that are logged of every reward source."""
+"""Compute the metrics of every reward source."""
 
 from __future__ import annotations
 

@@ -61,13 +61,13 @@ class RewardMixer(nn.Module):
         self.alarm = DominanceMonitor(list(self.terms))  # "alarm" is its key in checkpoints
 
     @classmethod
-    def of(cls, modules: Mapping[str, IntrinsicModule]) -> RewardMixer:
+    def from_modules(cls, modules: Mapping[str, IntrinsicModule]) -> RewardMixer:
         """Mix the environment's reward and `modules` by their default terms, by `Heads`."""
         terms = {name: module.default_term() for name, module in modules.items()}
         return cls({"reward": Term(), **terms})
 
     def check(self, sources: Iterable[str], num_streams: int) -> None:
-        """Refuse sources without a term, and a policy with another number of value heads.
+        """Raise ValueError for a source without a term, or another number of value heads.
 
         Raises:
             ValueError: naming them.
@@ -82,11 +82,11 @@ class RewardMixer(nn.Module):
 
     @property
     def num_streams(self) -> int:
-        """`K`."""
+        """Number of reward streams, `K`."""
         return len(self.streams)
 
     def active(self, name: str, progress: float) -> bool:
-        """Whether a source has weight at this progress in [0, 1]; else it is not computed."""
+        """Whether a source's weight is not 0 at `progress`; one of weight 0 is not computed."""
         return self.terms[name].weight_at(progress) != 0
 
     @torch.no_grad()

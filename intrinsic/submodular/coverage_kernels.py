@@ -8,7 +8,7 @@ from numba import njit
 
 @njit(cache=True, nogil=True)
 def cover(bits, rows, cells, weights, write, gain):
-    """Sum the weights of the cells that each set does not cover yet.
+    """Sum the weights of those of `cells` that each set does not cover yet; cover them on request.
 
     Args:
         bits: [E, B] uint8, one bit per covered cell; changed if `write`.

@@ -22,6 +22,7 @@ class FacilityLocation(SetFunction):
     Raises:
         ValueError: if the shapes do not match, or for negative numbers.
 
+    >>> import torch
     >>> shops = FacilityLocation([[1.0, 0.5], [0.0, 2.0]])
     >>> shops.value([torch.tensor([0]), torch.tensor([0, 1])])
     tensor([1., 3.], dtype=torch.float64)

@@ -23,7 +23,7 @@ NUM_ENVS, TURNS, SECONDS = 64, 5, 1.0
 
 
 def speed(vec: VecEnv, actions: torch.Tensor) -> float:
-    """Environment steps per second over a turn; `actions` [T, N] int64 are repeated."""
+    """Measure environment steps per second for `SECONDS` seconds; `actions` [T, N] are repeated."""
     steps, began = 0, time.perf_counter()
     while time.perf_counter() - began < SECONDS:
         for action in actions:

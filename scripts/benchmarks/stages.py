@@ -21,7 +21,7 @@ from firstlight.scripts.benchmarks.peers import ours_ppo
 from firstlight.scripts.benchmarks.results import append, commit, hardware
 from firstlight.scripts.build import build, make_vec
 
-STAGES = ("collect", "rate", "learn", "adapt")
+STAGES = ("collect", "intrinsic", "learn", "module_update")
 SETTLED = 3
 """Iterations that are not counted, because they compile kernels."""
 

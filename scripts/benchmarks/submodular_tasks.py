@@ -129,10 +129,10 @@ def ant() -> Coverage:
 
 
 def race(finish: float = 16.4) -> FacilityLocation:
-    """Distance that a car of `Race` has covered, in metres; its items are `progress`.
+    """Set function of the race: the farthest progress of a car, in metres; items are `progress`.
 
-    A single client that is served by the farthest place: gains are progress beyond it, and the
-    value of a single place is its s, as in the released code.
+    Facility location with one client, so that a gain is the progress beyond the farthest so far;
+    a single place has its s as value, as in the released code.
 
     Args:
         finish: that of the race, in metres.

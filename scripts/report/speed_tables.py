@@ -39,8 +39,13 @@ def throughput(lines: list[dict[str, Any]]) -> str:
     )
 
 
+_RENAMED_STAGES = {"rate": "intrinsic", "adapt": "module_update"}
+"""Names in measurements of version 0.1 to today's."""
+
+
 def stages(lines: list[dict[str, Any]]) -> str:
-    """For each setup, a table of steps per second and share of time of each stage."""
+    """Tables of steps per second and share of time by stage, one per setup."""
+    lines = [{**line, "row": _RENAMED_STAGES.get(line["row"], line["row"])} for line in lines]
     latest = {(line["setup"], line["row"]): line for line in lines}
     if not latest:
         return ""

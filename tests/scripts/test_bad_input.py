@@ -26,6 +26,7 @@ from firstlight.scripts.errors import suggestion
         (["env._target_=firstlight.envs.worlds.chain"], ["cannot be called"]),
         (["env._target_=user_module.make_number"], ["user_module.make_number made a int"]),
         (["env=chain", "env.num_envs=0"], ["env.num_envs=0"]),
+        (["env=chain", "+intrinsic._target_=firstlight.intrinsic.RND"], ["nested under its name"]),
         (["env=chain", "+env.colour=3"], ["takes no 'colour'", "length"]),
         (["env=chain", "+env.lengthy=3"], ["takes no 'lengthy'", "'length'"]),
         (["env=chain", "env.lengthy=3"], ["option env.lengthy", "'length'"]),

@@ -22,7 +22,7 @@ from firstlight.agents.diagnostics.pictures import (
     position_channel,
     positions,
 )
-from firstlight.agents.session.iteration import IterationData
+from firstlight.agents.session.iteration_data import IterationData
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.worlds.chain import Chain
 from firstlight.intrinsic.mixer import Component
