@@ -87,7 +87,7 @@ class Agent:
 
         Args:
             obs: an array, or a (nested) dict of arrays, each of its shape in `obs_space`, or all
-                with an additional first axis N. Fields that the policy does not know are ignored.
+                with an additional first axis N. Fields that the policy does not use are ignored.
             state: returned by the last call; None when an episode begins.
             deterministic: take the most likely action instead of a sampled one.
             is_first: [N] bool, which of N observations begin an episode; default all without a

@@ -16,7 +16,7 @@ from firstlight.intrinsic.mixer import Rewards, Schedule
 
 
 class Learner(ABC):
-    """Base class of what updates a policy from a rollout and its reward streams.
+    """Base class of algorithms that update a policy from a rollout and its reward streams.
 
     A trainer copies `state_dict` before each update and restores it if the update raises
     `NonFiniteError`, runs out of memory, or leaves a number in the state that is not finite.
@@ -102,7 +102,7 @@ class Batch:
 
 
 class Auxiliary(nn.Module):
-    """Base class of what a learner trains beside its algorithm: cloning, prediction heads, ...
+    """Base class of additional losses and advantages of a learner: cloning, prediction heads, ...
 
     Everything here has a default that does nothing. In each update a learner calls `observe`, then
     `advantage`, `loss` for each minibatch, `batches`, and `metrics`. Parameters go to the learner's
@@ -110,7 +110,7 @@ class Auxiliary(nn.Module):
     device.
 
     Attributes:
-        adds_advantage: whether `advantage` is to be called; it costs a forward pass.
+        adds_advantage: whether `advantage` is called, which takes a forward pass.
         brings_batches: whether `batches` yields minibatches. `loss` is then called for those only,
             not for the rollout's.
     """
@@ -119,7 +119,7 @@ class Auxiliary(nn.Module):
     brings_batches: bool = False
 
     def observe(self, rollout: Rollout, progress: float) -> None:
-        """See a rollout before the policy is updated; `progress` of training is in [0, 1]."""
+        """Process a rollout before the policy is updated; `progress` of training is in [0, 1]."""
 
     def advantage(self, rollout: Rollout, out: PolicyOutput) -> Tensor | None:
         """Return [T, N] to add to the advantage before it is normalised, or None.

@@ -36,7 +36,7 @@ class PolicyOutput:
 
 
 class Features(NamedTuple):
-    """What the heads of a policy read.
+    """Inputs of a policy's heads.
 
     Args:
         policy: [T, N, H] for the policy head.
@@ -50,7 +50,7 @@ class Features(NamedTuple):
 
 
 class Policy(nn.Module, ABC):
-    """Base class of everything that acts and can be trained; `ActorCritic` is the one provided.
+    """Base class of trainable policies, such as `ActorCritic`.
 
     Attributes:
         obs_space: of one environment.
@@ -77,7 +77,7 @@ class Policy(nn.Module, ABC):
         """
 
     def features(self, obs: Obs, state: State, is_first: Tensor) -> Features:
-        """Compute what the heads read, for auxiliaries that train it. Arguments as for `forward`.
+        """Compute the inputs of the heads, for auxiliaries. Arguments as for `forward`.
 
         Raises:
             NotImplementedError: for a policy that does not offer its features.
@@ -88,7 +88,7 @@ class Policy(nn.Module, ABC):
         )
 
     def policy_features(self, obs: Obs, state: State, is_first: Tensor) -> Tensor:
-        """Compute `features(...).policy` alone, [T, N, H]; cheaper where values have their own."""
+        """Compute only `features(...).policy`, [T, N, H]; cheaper with a `critic_encoder`."""
         return self.features(obs, state, is_first).policy
 
 
@@ -154,7 +154,7 @@ class ActorCritic(Policy):
         return PolicyOutput(dist, self.value_head(features.value), features.state)
 
     def features(self, obs: Obs, state: State, is_first: Tensor) -> Features:
-        """Compute what the heads read, see `Policy.features`."""
+        """Compute the inputs of the heads, see `Policy.features`."""
         lead, flat = is_first.shape, _flat(obs)
         encoded, critic = self.encoder(flat), None
         if isinstance(self.encoder, TwinEncoder):

@@ -12,7 +12,6 @@ from PIL import GifImagePlugin, Image
 
 from firstlight.envs.files import replacing
 
-_SAMPLE = 64  # pixels along each side that a frame contributes to the palette
 _SAMPLE = 64  # pixels along each side of the thumbnails that the palette is made from
 
 

@@ -1,4 +1,4 @@
-"""The part of a policy that carries state from step to step."""
+"""Cores: the part of a policy that carries state from step to step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from firstlight.envs.types import State
 
 
 class Core(nn.Module, ABC):
-    """Base class of what stands between an encoder and a head and may have a memory.
+    """Base class of modules between an encoder and a head, with or without a memory.
 
     Attributes:
         out_dim: width of the features that it returns.
@@ -37,7 +37,7 @@ class Core(nn.Module, ABC):
 
 
 class Feedforward(Core):
-    """No memory: return the features unchanged.
+    """Core without a memory: returns the features unchanged.
 
     Args:
         in_dim: width of the features.

@@ -257,7 +257,7 @@ class PPO(Learner):
 
 
 def _valid_rows(batch: Batch) -> Callable[[Tensor], Tensor]:
-    """Return what selects the valid rows of a field of `batch`: [L, B, ...] to [R, ...].
+    """Return a function that selects the valid rows of a field of `batch`: [L, B, ...] to [R, ...].
 
     Single steps [1, B] are all valid: `minibatches` leaves the others out.
     """

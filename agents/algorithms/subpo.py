@@ -224,7 +224,7 @@ class SubPO(Learner):
         value, rows = torch.zeros_like(rollout.value), rollout.valid
         if self.baseline == "value":
             value = rollout.value
-        else:  # without values nothing is known of the rest of an episode
+        else:  # without values the rest of an episode is unknown
             rows = rows & (over.int().flip(0).cummax(0).values.flip(0) > 0)
         final = final_value(self.policy, rollout) if self.baseline == "value" else value[0, :0]
         if len(final) != len(rollout.final_at):
@@ -234,7 +234,7 @@ class SubPO(Learner):
         return gae(*terms, lam=1.0) + value[:-1], rows
 
     def _cumulate(self, rollout: Rollout, reward: Tensor) -> Tensor:
-        """Compute what each episode has gained up to and including each row, [T, N, K]."""
+        """Compute the sum of each episode's gains up to and including each row, [T, N, K]."""
         ids, K = rollout.env_ids, reward.shape[-1]
         if self._gained.shape[-1] != K:
             self._gained = reward.new_zeros(0, K)

@@ -1,4 +1,4 @@
-"""Diagnose defects of reward sources from what was recorded in a short run."""
+"""Diagnose defects of reward sources from the records of a short run."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was recorded of one source.
+    """Records of one source.
 
     Args:
         weight: its largest weight during training.

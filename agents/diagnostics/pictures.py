@@ -36,8 +36,8 @@ class HeatMaps:
 
     A reward is counted at the position its step led to. Means are of raw values, over all
     environments and all rollouts since the previous pictures; visits are coloured on a logarithmic
-    scale. The first pictures come with the first rollout that has rewards, further ones at wall
-    clock intervals, because drawing takes training time, and the last ones at the end.
+    scale. The first pictures are drawn after the first rollout that has rewards, further ones at
+    wall clock intervals, because drawing takes training time, and the last ones at the end.
 
     In a run directory they are written as ``pictures/step_N_SOURCE.png`` and to TensorBoard.
 

@@ -71,7 +71,7 @@ def record_rewards(
         fps: frames per second.
 
     Returns:
-        The rewards of the T steps shown; its `parts` hold each source, [T, N].
+        The rewards of the T steps shown; its `components` contain each source, [T, N].
     """
     modules, mixer = copy.deepcopy((dict(modules), mixer))
     vec.enable_rendering()

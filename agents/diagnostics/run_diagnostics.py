@@ -109,7 +109,7 @@ class SourceRecorder:
         return late or self._seen == self.iterations
 
     def evidence(self, error: str | None = None) -> dict[str, Evidence]:
-        """Return what was recorded of each source, "reward" first.
+        """Return the records of each source, "reward" first.
 
         Args:
             error: message of the error that ended the run; it is recorded for the source it names.

@@ -1,1 +1,1 @@
-"""What any trainer stands in: run directory, checkpoints, signals, guards, metrics."""
+"""What every trainer uses around its loop: run directory, checkpoints, signals, guards, metrics."""

@@ -8,10 +8,10 @@ from firstlight.envs.vec import VecEnv
 
 
 class Evaluate:
-    """Evaluates the frozen policy on levels unseen in training, and keeps the best checkpoint.
+    """Evaluates the frozen policy on levels unseen in training, and saves the best checkpoint.
 
     Args:
-        vec: environments for evaluation alone.
+        vec: environments used only for evaluation.
         every: environment steps between evaluations.
         episodes: number of episodes in each evaluation.
         seed: of the levels; each evaluation plays the same ones.

@@ -143,7 +143,7 @@ def _write(path: Path, state: dict, step: int) -> None:
             write_bytes(temporary / name, data)
         write_bytes(temporary / "manifest.json", to_json(manifest, indent=2).encode())
         sync(temporary)
-        if path.exists():  # a stop between the two renames leaves `.old`, which readers know
+        if path.exists():  # a stop between the renames leaves `.old`, which readers accept
             shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
         temporary.rename(path)
@@ -155,7 +155,7 @@ def _write(path: Path, state: dict, step: int) -> None:
 
 def upgraded(state: dict, number: int) -> dict:
     """Convert a trainer's state of format `number` to `FORMAT`."""
-    if number == 1 and "runner" in state:  # open episodes were not kept, and had begun `resets`
+    if number == 1 and "runner" in state:  # open episodes were not saved; `resets` had begun
         runner = {**state["runner"], "resets": state["runner"]["resets"] + 1}
         added = {"warmed": sys.maxsize, "dropped": 0, "skipped": [0, 0], "rng": None}
         return {**state, **added, "runner": {**runner, "open": True, "envs": None}}

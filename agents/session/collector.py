@@ -1,4 +1,4 @@
-"""Collects rollouts for a trainer, counts them and refuses what is not finite."""
+"""Collect rollouts for a trainer, count their steps and reject values that are not finite."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class RolloutCollector:
 
     Args:
         runner: steps the environments.
-        session: counts steps and episodes, and knows when a checkpoint is due.
-        modules: whose memory of an episode is reset if its rollout is refused.
+        session: counts steps and episodes, and determines when a checkpoint is due.
+        modules: their episodic memory is reset if a rollout is rejected.
     """
 
     def __init__(self, runner: Runner, session: RunSession, modules: ModuleGroup):
@@ -35,7 +35,7 @@ class RolloutCollector:
         rollout = rollout.to(self.runner.device)
         try:
             check_rollout(rollout)
-        except NonFiniteError:  # then no module sees which episodes ended in it
+        except NonFiniteError:  # modules never receive this rollout's episode ends
             self.modules.reset(rollout.env_ids[rollout.is_first[:-1].any(0)])
             raise
         return rollout

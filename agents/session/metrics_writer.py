@@ -44,7 +44,7 @@ class MetricsWriter:
         self._start = time.perf_counter() - kept
         self._file = self.path.open("ab", buffering=0)
         self._size = self._file.seek(0, os.SEEK_END)
-        # TensorBoard drops `purge_step` itself too, which we keep
+        # TensorBoard also drops `purge_step` itself
         self._board = self._open_board(None if purge_step is None else purge_step + 1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -59,7 +59,7 @@ class MetricsWriter:
                 self._board = self._open_board()
             for tag, value in scalars.items() if self._board else ():
                 self._board.add_scalar(tag, value, step)
-        except OSError as error:  # of TensorBoard's own thread, which does not come back
+        except OSError as error:  # of TensorBoard's own thread, which has ended
             self._drop(error)
             self._close_board()
 
@@ -103,7 +103,7 @@ class MetricsWriter:
 
 
 def _purge(path: Path, step: int | None) -> float:
-    """Remove lines about later steps, and a torn last one. Returns the time of the last line."""
+    """Remove lines about later steps, and an incomplete last one. Returns the last line's time."""
     kept, seconds = [], 0.0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:

@@ -17,11 +17,11 @@ from firstlight.intrinsic.mixer import RewardMixer
 
 
 class ModuleGroup:
-    """The reward modules of a trainer and their mixer; modules whose weight is 0 are left alone.
+    """The reward modules of a trainer and their mixer; modules of weight 0 are not called.
 
     Args:
         modules: name to reward module.
-        mixer: knows the weights.
+        mixer: has the weights.
         guard: counts updates that are skipped.
 
     Attributes:
@@ -62,7 +62,7 @@ class ModuleGroup:
         return bonus
 
     def update(self, rollout: Rollout, names: Iterable[str], step: int) -> Metrics:
-        """Let the named modules learn; one that fails is recorded, and the others still learn.
+        """Update the named modules; a failure is recorded, and the others are still updated.
 
         Raises:
             NonFiniteError: for the fifth failure in a row.
@@ -88,7 +88,7 @@ class ModuleGroup:
         return self
 
     def state_dict(self) -> dict[str, Any]:
-        """State of modules and mixer, and how far the warm-up is."""
+        """State of modules and mixer, and the progress of the warm-up."""
         return {
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "mixer": self.mixer.state_dict(),

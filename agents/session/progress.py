@@ -42,7 +42,7 @@ class Progress:
             self._live.start()
 
     def __call__(self, run: _Steps, metrics: Mapping[str, float]) -> None:
-        """Show how far `run` is."""
+        """Show the progress of `run`."""
         self._line = line(run.steps, self.total_steps, metrics)
         if self._live is not None:
             self._live.update(self._task, completed=run.steps, description=self._line)
@@ -57,7 +57,7 @@ class Progress:
             self._print()
 
     def _print(self) -> None:
-        with contextlib.suppress(OSError):  # of a pipe whose other end is gone
+        with contextlib.suppress(OSError):  # of a pipe that was closed
             print(self._line, file=self._stream, flush=True)
         self._shown_at, self._shown = time.monotonic(), self._line
 

@@ -57,7 +57,7 @@ class RunDirectory:
         return state
 
     def open(self) -> None:
-        """Open the metrics files; drop what they hold of steps after the checkpoint."""
+        """Open the metrics files; drop lines about steps after the checkpoint."""
         if self._writer is None:
             self._writer = MetricsWriter(self.path, purge_step=self._purge)
             self._purge = None  # the next part continues where this one ends

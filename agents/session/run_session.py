@@ -42,7 +42,7 @@ class Trainable(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on, beside the session's own state."""
+        """All that the rest of the run depends on, without the session's own state."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> Tensor:
@@ -112,7 +112,7 @@ class RunSession:
         return self.trainer.policy
 
     def is_running(self) -> bool:
-        """Whether there is another iteration to come."""
+        """Whether another iteration follows."""
         return self.steps < self.total_steps and not self.stopping
 
     def is_due(self, every: int) -> bool:
@@ -125,7 +125,7 @@ class RunSession:
 
     @contextmanager
     def open(self, total_steps: int, callbacks: Iterable[Callback] = ()) -> Iterator[None]:
-        """Run inside; ``status.json`` tells how it ends, and the end is saved.
+        """Run a training loop inside; save at its end, and record in ``status.json`` how it ended.
 
         SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 end the run after the current iteration, once it is
         saved. So does an error that means "out of memory": it is raised as a MemoryError if torch
@@ -182,7 +182,7 @@ class RunSession:
         metrics["perf/steps_per_second"] = (self.steps - self._steps_before) / elapsed
         counts = {"train/skipped_updates": self.guard.skipped, "rollout/dropped": self._dropped}
         metrics |= {name: float(count) for name, count in counts.items() if count}
-        for callback in self._callbacks:  # in order: a later one sees that this is the end
+        for callback in self._callbacks:  # in order: later callbacks read `stopping`
             with self.stage(_name_of(callback)):
                 self.stopping |= bool(callback(self, metrics))
         self.data = None  # so that memory holds one rollout at a time
@@ -237,7 +237,7 @@ class RunSession:
             return
         try:
             self.load_state_dict(state)
-        except (RuntimeError, LookupError) as error:  # torch names every shape that differs
+        except (RuntimeError, LookupError) as error:  # torch lists every shape that differs
             raise ValueError(
                 f"the checkpoint in {self.directory.path} is of another environment or run: {error}"
             ) from error
@@ -275,13 +275,13 @@ class RunSession:
             set_global_rng_state(state["rng"])
 
     def _check_signals(self) -> None:
-        """If a signal has arrived, save and do what it asks for."""
+        """Save if a signal has arrived, then pass it on."""
         if self._signals.received is None:
             return
         self.save()
         self._write_status("interrupted", signal.Signals(self._signals.received).name)
         self._signals.dispatch()
-        self._write_status("running")  # the handler from before wants the run to continue
+        self._write_status("running")  # the previous handler lets the run continue
 
     def _write_status(self, status: str, error: str | None = None) -> None:
         if self.directory is not None:

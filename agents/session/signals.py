@@ -68,7 +68,7 @@ class Signals:
         if self.received not in END:
             self.received = signum
         text = f"\nfirstlight: {signal.Signals(signum).name}: saving after this iteration\n"
-        with contextlib.suppress(OSError):  # of a terminal that is gone
+        with contextlib.suppress(OSError):  # of a terminal that was closed
             os.write(2, text.encode())  # not print: the signal may have come in the middle of one
 
     def _restore(self) -> None:

@@ -47,7 +47,7 @@ class Flat(Encoder):
 
 
 def _one_hot(ids: Tensor, n: int) -> Tensor:
-    """Encode [B] int64 as one-hot [B, n] float32, without the maximum that torch's own computes."""
+    """Encode [B] int64 as one-hot [B, n] float32 without torch's search for the maximum."""
     return torch.zeros(len(ids), n, device=ids.device).scatter_(1, ids[:, None], 1.0)
 
 

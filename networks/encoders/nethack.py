@@ -86,7 +86,7 @@ class NetHack(Encoder):
             parts.append(self.text(obs["message"]))
         if self.items is not None:
             items, weight = obs["inv_glyphs"].long(), self.glyphs.weight
-            none = len(weight) - 1  # the glyph of a place that is free
+            none = len(weight) - 1  # the glyph of an empty inventory slot
             bag = nn.functional.embedding_bag(items, weight, mode="sum", padding_idx=none)
             parts.append(torch.relu(self.items(bag)))
         return torch.relu(self.join(torch.cat(parts, 1)))
@@ -128,10 +128,10 @@ class _Patches(nn.Module):
         self.kernel, self.stride = kernel, stride
         sides = zip(size, kernel, stride, strict=True)
         down, across = (max(math.ceil((n - k) / s), 0) + 1 for n, k, s in sides)
-        self.shape = down, across  # so many patches that every cell is in one
+        self.shape = down, across  # enough patches to contain every cell
         over = [(n - 1) * s + k for n, k, s in zip(self.shape, kernel, stride, strict=True)]
         self.padding = (0, over[1] - size[1], 0, over[0] - size[0])
-        # [in, out]: torch's own way round takes twice as long for a few rows
+        # [in, out]: torch's layout [out, in] takes twice as long for a few rows
         linear = _linear(down * across * channels, width)
         self.weight = nn.Parameter(linear.weight.detach().T.contiguous())
         self.bias = nn.Parameter(torch.zeros(width))
@@ -164,12 +164,12 @@ class _Patches(nn.Module):
 
 
 class _Characters(nn.Module):
-    """Encodes texts [B, M] uint8, zero after their end, as [B, width], wherever words stand."""
+    """Encodes texts [B, M] uint8, zero after their end, as [B, width], wherever words occur."""
 
     def __init__(self, width: int, embedding: int = 16, places: int = 5):
         super().__init__()
         self.letters = nn.Embedding(256, embedding, padding_idx=0)
-        # so much padding that one window is empty, even of a sentence without an end
+        # enough padding that one window is empty, even of an unterminated message
         self.conv = nn.Conv1d(embedding, width, places, padding=places, bias=False)
         self.bias = nn.Parameter(torch.zeros(width))
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 STONE = 2359  # the glyph of a cell where nothing is shown
 
-# where the fields of NLE's bottom line (blstats) lie
+# indices of the fields of NLE's bottom line (blstats)
 X, Y = 0, 1
 ATTRIBUTES = range(3, 9)
 SCORE, HP, MAX_HP, DEPTH, GOLD, ENERGY, MAX_ENERGY, ARMOUR = 9, 10, 11, 12, 13, 14, 15, 16

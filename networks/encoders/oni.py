@@ -20,7 +20,7 @@ from firstlight.networks.spec import rebuildable
 SIZE, PIXELS = 12, 6  # cells of the crop, and pixels of a cell, each way
 LINE = 26
 # of the bottom line: position, strength (percent, value), other attributes, score, hit points
-# and their most, depth, gold, energy and its most, armour, monster level, experience level and
+# and maximum, depth, gold, energy and maximum, armour, monster level, experience level and
 # points, time, hunger, burden, dungeon, level, condition
 _SCALES = (
     *(1 / 79, 1 / 21, 0.0, *[0.1] * 6, 0.0, 0.1, 0.1, 0.0, 0.001, 0.1, 0.1, 0.1, 0.0),
@@ -33,10 +33,10 @@ class ONINet(Encoder):
     """The network of ONI (Zheng et al. 2024) and Motif (Klissarov et al. 2023): 794 features.
 
     The 12 x 12 characters around the hero are drawn in colour at 6 x 6 pixels and go through three
-    convolutions and a linear layer (512); the bottom line, scaled and clipped to ±5, is given as it
-    is (26) and through two layers (128), without score, depth and level; the bytes of the message,
-    divided by 255, go through two layers (128). The authors put a GRU of 512 behind it. The factors
-    of the bottom line and the font are ours.
+    convolutions and a linear layer (512); the bottom line, scaled and clipped to ±5, enters
+    unchanged (26) and through two layers (128), without score, depth and level; the bytes of the
+    message, divided by 255, go through two layers (128). In the paper a GRU of 512 follows. The
+    scale factors of the bottom line and the font are our own.
 
     Args:
         obs_space: of one environment, with `chars` and `colors` uint8 [21, 79], `blstats` and

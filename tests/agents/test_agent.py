@@ -1,4 +1,4 @@
-"""A loaded agent acts as the policy that was saved, on what an environment gives it."""
+"""A loaded agent acts as the saved policy, on raw observations of an environment."""
 
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ OBS = spaces.Dict({"obs": spaces.Box(-1, 1, (3,), np.float32)})
 
 @rebuildable
 class Tiny(nn.Module):
-    """Sums its observations, adds how often it was called since `is_first`."""
+    """Sums its observations and the number of calls since `is_first`."""
 
     def __init__(self, obs_space: spaces.Dict, act_space: spaces.Space, *, width: int = 2):
         super().__init__()
@@ -62,7 +62,7 @@ def observations(n, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, (n, 3)).astype(np.float32)
 
 
-def test_our_policy_comes_back_without_leave(tmp_path):
+def test_a_firstlight_policy_loads_without_allow(tmp_path):
     torch.manual_seed(0)
     policy = ActorCritic(OBS, spaces.Discrete(5), encoder=MLP(OBS), num_streams=2)
     for parameter in policy.parameters():
@@ -80,7 +80,7 @@ def test_our_policy_comes_back_without_leave(tmp_path):
     assert not agent.policy.training
 
 
-def test_the_best_or_the_newest_or_the_one_named(tmp_path):
+def test_load_finds_the_best_the_newest_and_a_named_checkpoint(tmp_path):
     folder, policies = tmp_path / "checkpoints", {}
     for step in (1, 2, 3):
         policies[step] = tiny()
@@ -99,7 +99,7 @@ def test_the_best_or_the_newest_or_the_one_named(tmp_path):
     assert loaded(folder / "step_000000000001") == 1
     (folder / "best" / "state.json").write_text("damaged")
     (folder / "step_000000000003" / "state.json").write_text("damaged")
-    assert loaded() == 2  # the newest that is whole
+    assert loaded() == 2  # the newest complete one
     with pytest.raises(CheckpointError, match="best"):
         load(folder / "best", allow=allow)
     with pytest.raises(ValueError, match="'last', expected 'best' or 'newest'"):
@@ -108,7 +108,7 @@ def test_the_best_or_the_newest_or_the_one_named(tmp_path):
         load(tmp_path / "nowhere")
 
 
-def test_a_policy_of_somebody_else(tmp_path):
+def test_a_policy_of_another_package_needs_allow(tmp_path):
     policy = tiny()
     path = checkpoint.save(tmp_path, state_of(policy), 1)
     with pytest.raises(SpecError, match=r"test_agent\.Tiny .*allow=\['test_agent'\]"):
@@ -126,7 +126,7 @@ def test_a_policy_of_somebody_else(tmp_path):
         load(checkpoint.save(tmp_path, {"learner": {}}, 3))
 
 
-def test_one_observation_is_one_of_n():
+def test_one_observation_gives_the_same_action_as_in_a_batch():
     agent = Agent(tiny().eval())
     obs = observations(20)
     many, _ = agent.act(obs, deterministic=True)
@@ -140,7 +140,7 @@ def test_one_observation_is_one_of_n():
             assert agent.act_space.contains(action)
 
 
-def test_state_runs_on_and_begins_anew():
+def test_state_is_carried_and_reset_at_the_first_step():
     agent = Agent(tiny().eval())
     obs = observations(3)
     _, state = agent.act(obs)
@@ -157,7 +157,7 @@ def test_state_runs_on_and_begins_anew():
         agent.act(obs, state, is_first=np.array([True]))
 
 
-def test_sampling_has_a_seed_of_its_own(tmp_path):
+def test_sampling_depends_on_the_agents_seed_alone(tmp_path):
     policy = tiny()
     nn.init.zeros_(policy.head.weight)
     path = checkpoint.save(tmp_path, state_of(policy), 1)
@@ -240,13 +240,13 @@ def test_nested_observations_have_dotted_names():
         ({"me": {}}, "lacks 'me.direction'"),
     ],
 )
-def test_wrong_observations_are_named(change, message):
+def test_wrong_observations_raise_with_their_name(change, message):
     obs = {key: value for key, value in (nested() | change).items() if value is not None}
     with pytest.raises(ValueError, match=message):
         Agent(tiny(NESTED)).act(obs)
 
 
-def test_float64_is_what_gymnasium_gives_and_float32_what_policies_see():
+def test_float64_observations_are_cast_to_float32():
     space = spaces.Dict({"obs": spaces.Box(-1, 1, (3,), np.float64)})
     policy = tiny()
     policy.eval()

@@ -1,4 +1,4 @@
-"""Evaluation counts the right episodes and leaves no trace."""
+"""Evaluation counts the right episodes and changes no state of the run."""
 
 from types import SimpleNamespace
 
@@ -17,9 +17,9 @@ from firstlight.envs.worlds.chain import Chain
 
 
 class Clocks(VecEnv):
-    """Environment i plays episodes of length i + 1, each paying its length at its end.
+    """Environment i has episodes of i + 1 steps, with their length as the final reward.
 
-    With `next_step` the call after an end only resets, and claims an absurd reward and end.
+    With `next_step` the call after an end only resets, and returns an invalid reward and end.
     """
 
     success_threshold = 2.0
@@ -79,7 +79,7 @@ class Clocks(VecEnv):
 
 
 class Probe(nn.Module):
-    """Counts the steps of each episode in its state; remembers in which mode it was called."""
+    """Counts the steps of each episode in its state; records the mode of each call."""
 
     def __init__(self):
         super().__init__()
@@ -112,7 +112,7 @@ class Probe(nn.Module):
 
 @pytest.mark.parametrize("next_step", [False, True])
 @pytest.mark.parametrize("episodes", [1, 4, 5, 8, 11])
-def test_short_episodes_are_not_favoured(episodes, next_step):
+def test_short_episodes_are_not_overrepresented(episodes, next_step):
     result = evaluate(Probe(), Clocks(4, next_step), episodes=episodes, seed=3)
     wanted = [float(i % 4 + 1) for i in range(episodes)]
     assert result.returns == wanted
@@ -125,20 +125,20 @@ def test_short_episodes_are_not_favoured(episodes, next_step):
 
 @pytest.mark.parametrize("next_step", [False, True])
 @pytest.mark.parametrize(("success", "rate"), [(1, 1.0), (0, 0.0), (-1, None)])
-def test_what_the_environment_says_of_success_comes_first(success, rate, next_step):
+def test_success_in_the_info_takes_precedence(success, rate, next_step):
     vec = Clocks(3, next_step, success)
     vec.success_threshold = None
     assert evaluate(Probe(), vec, episodes=7, seed=0).success_rate == rate
 
 
-def test_memory_begins_anew_with_each_episode():
+def test_the_state_is_reset_for_each_episode():
     policy = Probe()
     evaluate(policy, Clocks(3), episodes=9, seed=0)
     for count, shown in policy.calls:  # the observation is the time in the episode
         assert torch.equal(count, shown.float())
 
 
-def test_the_policy_is_left_as_it_was():
+def test_evaluation_leaves_the_policy_unchanged():
     policy = Probe().train()
     policy.frozen.eval()
     modes = [module.training for module in policy.modules()]
@@ -159,7 +159,7 @@ def test_the_policy_is_left_as_it_was():
     assert torch.is_grad_enabled()
 
 
-def test_the_seed_decides_everything():
+def test_the_result_depends_on_the_seed_alone():
     def actions(seed, deterministic=False):
         torch.manual_seed(0)
         policy, vec = Probe(), Clocks(4)
@@ -177,14 +177,14 @@ def test_the_seed_decides_everything():
 
 
 @pytest.mark.parametrize("autoreset", ["same_step", "next_step"])
-def test_a_chain_by_a_policy_that_is_no_module(autoreset):
+def test_a_policy_need_not_be_a_torch_module(autoreset):
     vec = Chain(4, length=2, autoreset=autoreset)
     result = evaluate(RandomActor(vec.act_space), vec, episodes=400, seed=0)
-    assert result.success_rate == result.return_mean  # it pays 1, once
+    assert result.success_rate == result.return_mean  # one reward of 1
     assert 0.4 < result.return_mean < 0.65  # 1/4 at once, else 1/4 and 1/2 of the ways later
 
 
-def test_no_episodes_are_refused():
+def test_zero_episodes_raise():
     with pytest.raises(ValueError, match="episodes is 0"):
         evaluate(Probe(), Clocks(2), episodes=0, seed=0)
 
@@ -203,7 +203,7 @@ def frames_of(path):
     [
         (True, 1, [0, 1, 2, 3]),
         (True, 2, [0, 1, 2, 3, 0, 1, 2, 3]),
-        (False, 1, [0, 1, 2]),  # the last picture is hidden by the reset
+        (False, 1, [0, 1, 2]),  # the reset replaces the last frame
         (False, 2, [0, 1, 2, 0, 1, 2]),
     ],
 )
@@ -217,7 +217,7 @@ def test_a_recording_shows_the_episode_from_reset_to_end(tmp_path, next_step, ep
     assert policy.training
 
 
-def test_a_recording_has_a_limit_and_a_scale(tmp_path):
+def test_a_recording_respects_max_steps_and_scale(tmp_path):
     vec = Clocks(1)
     vec.lengths[0] = 100
     assert record(Probe(), vec, tmp_path / "a.gif", seed=1, max_steps=3, scale=2) == []

@@ -1,4 +1,4 @@
-"""Minibatches are a partition of the valid rows, in parts of one size, in a new order each time."""
+"""Minibatches partition the valid rows into parts of equal size, in a new order each epoch."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from firstlight.agents.learner import Batch, minibatches
 
 
 def make_batch(rows, invalid=0.0, seed=0):
-    """Rows [1, B] in which every field names its row."""
+    """Make rows [1, B] in which every field contains the row's index."""
     g = torch.Generator().manual_seed(seed)
     name = torch.arange(rows)[None]
     return Batch(
@@ -47,7 +47,7 @@ def test_every_valid_row_comes_exactly_once(rows, size, invalid):
 
 
 @pytest.mark.parametrize(("rows", "size", "invalid"), CASES)
-def test_sizes_differ_by_one_at_most_and_none_is_a_tiny_rest(rows, size, invalid):
+def test_minibatch_sizes_differ_by_at_most_one(rows, size, invalid):
     batch = make_batch(rows, invalid, seed=rows)
     batch.valid[0, 0] = True
     sizes = [len(part) for part in order_of(batch, size, torch.Generator().manual_seed(0))]
@@ -73,7 +73,7 @@ def test_no_minibatch_has_fewer_than_two_valid_rows():
     assert sorted(sizes) == [2, 3]
 
 
-def test_sequences_are_kept_whole_with_their_states():
+def test_sequences_stay_complete_with_their_states():
     L, B = 6, 10
     step = torch.arange(L * B).view(L, B)
     batch = dataclasses.replace(
@@ -96,7 +96,7 @@ def test_sequences_are_kept_whole_with_their_states():
         assert torch.equal(part.valid, batch.valid[:, chosen])
 
 
-def test_fields_stay_together():
+def test_fields_of_a_row_stay_together():
     for part in minibatches(make_batch(100, 0.2), 16, torch.Generator().manual_seed(1)):
         rows = part.obs["id"]
         size = rows.shape[1]
@@ -122,7 +122,7 @@ def test_continuous_actions_keep_their_axis():
         assert torch.equal(part.action, action[:, part.obs["id"][0]])
 
 
-def test_each_epoch_has_an_order_of_its_own():
+def test_each_epoch_has_a_different_order():
     batch, generator = make_batch(200), torch.Generator().manual_seed(3)
     epochs = [order_of(batch, 50, generator) for _ in range(4)]
     flat = [tuple(row for part in epoch for row in part) for epoch in epochs]
@@ -132,8 +132,8 @@ def test_each_epoch_has_an_order_of_its_own():
     assert len(set(companions)) == 4
 
 
-def test_orders_are_uniform():
-    """Every row is as often in the first part as any other."""
+def test_orders_are_uniformly_distributed():
+    """Every row is equally often in the first part."""
     batch, generator = make_batch(20), torch.Generator().manual_seed(0)
     counts = torch.zeros(20)
     for _ in range(2000):
@@ -142,7 +142,7 @@ def test_orders_are_uniform():
     assert (counts - 500).abs().max() < 5 * (2000 * 0.25 * 0.75) ** 0.5
 
 
-def test_the_generator_decides_and_nothing_else():
+def test_the_result_depends_on_the_generator_alone():
     batch = make_batch(100)
     first = order_of(batch, 30, torch.Generator().manual_seed(5))
     torch.manual_seed(0)
@@ -152,7 +152,7 @@ def test_the_generator_decides_and_nothing_else():
     assert order_of(batch, 30, torch.Generator().manual_seed(6)) != first
 
 
-def test_the_batch_is_left_as_it_was():
+def test_the_batch_is_not_modified():
     batch, again = make_batch(60, 0.2), make_batch(60, 0.2)
     for part in minibatches(batch, 20, torch.Generator()):
         part.advantage.zero_()

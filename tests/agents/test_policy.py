@@ -1,4 +1,4 @@
-"""ActorCritic: which features its heads read, and that cores stand before both of them."""
+"""ActorCritic: the features of its heads, and the cores that precede them."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ OBS = spaces.Dict({"obs": spaces.Box(-1, 1, (4,))})
 
 
 class Sum(Core):
-    """Adds up the features of an episode; memory is one tensor."""
+    """A core that sums the features of an episode; its state is one tensor."""
 
     def __init__(self, dim):
         super().__init__()
@@ -57,7 +57,7 @@ def inputs():
 
 
 def encoded(policy, obs):
-    """What the encoders alone make of observations: features for the policy and for the values."""
+    """Compute the encoders' features, for the policy and for the values."""
     flat = {"obs": obs["obs"].flatten(0, 1)}
     features = policy.encoder(flat)
     if isinstance(policy.encoder, TwinMLP):
@@ -84,7 +84,7 @@ def test_without_a_memory_the_heads_read_the_encoders_features(kind):
 
 
 @pytest.mark.parametrize("kind", ["shared", "separate", "twin"])
-def test_a_core_stands_before_both_heads(kind):
+def test_a_core_processes_the_features_of_both_heads(kind):
     policy, (obs, is_first) = make_policy(kind, recurrent=True), inputs()
     features = policy.features(obs, policy.initial_state(N), is_first)
     for part, single in zip(features[:2], encoded(policy, obs), strict=True):
@@ -95,7 +95,7 @@ def test_a_core_stands_before_both_heads(kind):
 
 
 @pytest.mark.parametrize("kind", ["shared", "separate", "twin"])
-def test_one_state_holds_the_memories_of_both_cores(kind):
+def test_the_state_contains_that_of_both_cores(kind):
     policy, (obs, is_first) = make_policy(kind, recurrent=True), inputs()
     state = policy.initial_state(N)
     names = {"sum"} if kind == "shared" else {"sum", "critic.sum"}
@@ -114,14 +114,14 @@ def test_one_state_holds_the_memories_of_both_cores(kind):
 
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("kind", ["shared", "separate", "twin"])
-def test_policy_features_are_those_of_features(kind, recurrent):
+def test_policy_features_equal_the_first_result_of_features(kind, recurrent):
     policy, (obs, is_first) = make_policy(kind, recurrent), inputs()
     state = policy.initial_state(N)
     alone = policy.policy_features(obs, state, is_first)
     assert torch.equal(alone, policy.features(obs, state, is_first).policy)
 
 
-def test_a_policy_without_features_says_so_when_an_auxiliary_reads_them():
+def test_a_policy_without_features_raises_when_an_auxiliary_reads_them():
     class Constant(Policy):
         def forward(self, obs, state, is_first):
             raise AssertionError
@@ -151,7 +151,7 @@ def test_parameters_of_feed_forward_policies_keep_names_and_order():
 @pytest.mark.parametrize(
     "space", [spaces.MultiBinary(3), spaces.Box(0, 1, (2, 2)), spaces.Text(3)], ids=str
 )
-def test_action_spaces_without_a_distribution_are_refused(space):
+def test_action_spaces_without_a_distribution_raise(space):
     with pytest.raises(ValueError, match="no action distribution for"):
         ActorCritic(OBS, space, encoder=MLP(OBS))
 

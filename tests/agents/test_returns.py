@@ -1,4 +1,4 @@
-"""Advantages against plain loops, closed forms and the transparent-row law."""
+"""Advantages against plain loops and closed forms, also with invalid rows."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ def random_inputs(seed, T=13, N=5, K=2):
 
 
 def naive_gae(reward, value, next_value, discount, carry, valid, lam):
-    """Sum over the future of every row, one row at a time: no recursion."""
+    """Compute GAE as a sum over the future of every row, without recursion."""
     T, N, K = reward.shape
     out = np.zeros((T, N, K))
     for n in range(N):
@@ -88,14 +88,14 @@ def test_vtrace_equals_its_definition():
             assert got.value_target[s, n, 0].item() == pytest.approx(total, abs=1e-5)
 
 
-def test_transparent_values_read_as_the_row_after():
+def test_invalid_rows_take_the_value_of_the_row_after():
     value = torch.arange(5.0).view(5, 1, 1)
     valid = torch.tensor([True, False, False, True]).view(4, 1)
     assert transparent(value, valid).flatten().tolist() == [0, 3, 3, 3, 4]
 
 
 class Scripted:
-    """Acts as ``plan(position, step of the episode, episode)`` says; values by table."""
+    """Takes the action ``plan(position, step of the episode, episode)``; values by table."""
 
     def __init__(self, plan, table):
         self.plan, self.table = plan, table  # table [positions, K]
@@ -118,7 +118,7 @@ class Scripted:
 
 
 def advantages(autoreset, estimator, rows=40):
-    """Advantages of the first `rows` valid rows of one behaviour, seen through one autoreset."""
+    """Compute the advantages of the first `rows` valid rows of a plan under one autoreset mode."""
     vec = Chain(1, length=3, horizon=4, autoreset=autoreset)
 
     def plan(position, t, episode):  # errs in every second episode, so that both kinds of end occur
@@ -145,7 +145,7 @@ def advantages(autoreset, estimator, rows=40):
 
 @pytest.mark.parametrize("estimator", ["gae", "vtrace"])
 def test_an_invalid_row_is_transparent(estimator):
-    """The same behaviour gives the same advantages through both kinds of autoreset."""
+    """The same actions give the same advantages under both autoreset modes."""
     expected, same_step = advantages("same_step", estimator)
     got, next_step = advantages("next_step", estimator)
     assert same_step.valid.all()

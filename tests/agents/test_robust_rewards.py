@@ -1,4 +1,4 @@
-"""A reward model of which 40 % of the labels are wrong, between PPO and a task that seldom pays."""
+"""PPO on a sparse task with a reward model trained on labels of which 40 % are wrong."""
 
 import gymnasium
 import pytest
@@ -14,7 +14,7 @@ KNOWN, RARE = 400, 2  # labels of the five doors that people took, and of each t
 
 
 class Doors(gymnasium.Env):
-    """Three rooms of fifty doors: any leads on, but only who took door 0 everywhere is paid."""
+    """Three rooms of fifty doors; the reward is 1 if door 0 was taken in each."""
 
     observation_space = gymnasium.spaces.Discrete(STAGES)
     action_space = gymnasium.spaces.Discrete(DOORS)
@@ -31,7 +31,7 @@ class Doors(gymnasium.Env):
 
 
 class Judge(IntrinsicModule):
-    """Five models' ratings of room and door, means of labels, corrected for the known flips."""
+    """Five models' ratings of room and door: means of labels, corrected for known flip rates."""
 
     novelty = False
 
@@ -52,7 +52,7 @@ class Judge(IntrinsicModule):
 
 
 def solved(reduce, *, flips=0.4, seed=0):
-    """Share of the last hundred episodes that reach the end."""
+    """Train, and return the success rate of the last hundred episodes."""
     vec = GymVec([Doors] * 16)
     torch.manual_seed(seed)
     policy = ActorCritic(vec.obs_space, vec.act_space, encoder=MLP(vec.obs_space, hidden=(32,)))
@@ -75,8 +75,6 @@ def solved(reduce, *, flips=0.4, seed=0):
     ],
     ids=["mean", "mean of right labels", "worst case", "two deviations"],
 )
-def test_with_wrong_labels_the_task_is_solved_by_the_robust_forms_alone(
-    reduce, flips, reaches, seed
-):
+def test_with_wrong_labels_only_the_robust_forms_solve_the_task(reduce, flips, reaches, seed):
     part = solved(reduce, flips=flips, seed=seed)
     assert part > 0.9 if reaches else part < 0.1

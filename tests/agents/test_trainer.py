@@ -1,4 +1,4 @@
-"""The main loop: what it leaves behind, how it stops and goes on, and what callbacks may do."""
+"""The training loop: its order, files, stopping, resuming and callbacks."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ ROUND = N * T  # environment steps of an iteration, with no idle rows
 
 
 class Constant(IntrinsicModule):
-    """Pays 1 for every step and writes a diary."""
+    """A bonus of 1 for every step that records its calls."""
 
     def __init__(self, name="constant", warmup_steps=0, diary=None):
         super().__init__()
@@ -50,7 +50,7 @@ class Constant(IntrinsicModule):
 
 
 class Idle:
-    """A learner that learns nothing, and remembers what it was given."""
+    """A learner that changes nothing and records its arguments."""
 
     def __init__(self, policy, diary=None):
         self.policy, self.given = policy, []
@@ -75,7 +75,7 @@ def make_policy(vec, num_streams=1, seed=0):
 
 
 def make(modules=None, mixer=None, *, idle=False, seed=0, autoreset="same_step", **options):
-    """A small trainer; its learner is PPO unless `idle`."""
+    """Make a small trainer; its learner is PPO unless `idle`."""
     vec = Chain(N, length=3, autoreset=autoreset)
     policy = make_policy(vec, 1 + len(modules or {}) if mixer is None else mixer.num_streams, seed)
     learner = Idle(policy) if idle else PPO(policy, minibatch_size=16, num_epochs=2, seed=seed)
@@ -83,7 +83,7 @@ def make(modules=None, mixer=None, *, idle=False, seed=0, autoreset="same_step",
 
 
 def leaves(state, path=()):
-    """Every leaf of a nested state under its path, as plain numbers."""
+    """Return every leaf of a nested state by its path, as plain numbers."""
     if isinstance(state, dict):
         items = state.items()
     elif isinstance(state, list | tuple):
@@ -105,7 +105,7 @@ def steps_saved(path):
 
 
 def counting(**options):
-    """A trainer with a module and a mixer that both remember."""
+    """Make a trainer with a module and a mixer that both have a state."""
     count = HashCount(Chain(N, length=3).obs_space)
     mixer = RewardMixer({"count": Term(transform=ReturnScale(0.9))}, Heads())
     return make({"count": count}, mixer, **options)
@@ -117,7 +117,7 @@ def trained(path=None):
     return trainer
 
 
-def test_a_state_makes_an_equal_trainer():
+def test_a_loaded_state_makes_an_equal_trainer():
     first = trained()
     state = first.session.state_dict()
     other = counting(seed=9)
@@ -132,7 +132,7 @@ def test_a_state_makes_an_equal_trainer():
     assert other.modules["count"].table.used == first.modules["count"].table.used > 0
 
 
-def test_two_trainers_from_one_state_go_on_alike():
+def test_two_trainers_from_one_state_continue_alike():
     state = trained().session.state_dict()
     metrics, states = [], []
     for seed in (1, 2):
@@ -147,7 +147,7 @@ def test_two_trainers_from_one_state_go_on_alike():
     assert states[0] == states[1]
 
 
-def test_open_episodes_that_cannot_come_back_begin_anew(monkeypatch):
+def test_unfinished_episodes_that_cannot_be_restored_start_again(monkeypatch):
     monkeypatch.setattr(Chain, "resume", "dropped")
     module = Constant()
     trainer = make({"constant": module}, idle=True)
@@ -168,7 +168,7 @@ def test_open_episodes_that_cannot_come_back_begin_anew(monkeypatch):
 # --- the loop
 
 
-def test_an_iteration_is_rated_mixed_learnt_and_only_then_modules_learn():
+def test_an_iteration_computes_mixes_updates_the_learner_and_then_the_modules():
     diary = []
     modules = {name: Constant(name, diary=diary) for name in ("a", "b")}
     trainer = make(modules, idle=True)
@@ -201,8 +201,8 @@ def test_metrics_of_all_parts_are_joined():
 
 
 @pytest.mark.parametrize("autoreset", ["same_step", "next_step"])
-def test_steps_are_those_of_the_environments(autoreset):
-    """Rows in which an environment only reset itself are no steps."""
+def test_only_valid_rows_count_as_steps(autoreset):
+    """Rows in which an environment only reset itself are not steps."""
     trainer = make(idle=True, autoreset=autoreset)
     trainer.run(10 * ROUND)
     valid = [int(rollout.valid.sum()) for rollout, *_ in trainer.learner.given]
@@ -211,7 +211,7 @@ def test_steps_are_those_of_the_environments(autoreset):
     assert (min(valid) < ROUND) == (autoreset == "next_step")
 
 
-def test_a_module_of_weight_zero_is_left_alone():
+def test_a_module_of_weight_zero_is_never_called():
     diary = []
     modules = {name: Constant(name, diary=diary) for name in ("off", "fades", "on")}
     terms = {
@@ -225,8 +225,8 @@ def test_a_module_of_weight_zero_is_left_alone():
     assert counts == {"off": 0, "fades": 2, "on": 8}
 
 
-def test_a_trainer_may_run_again(tmp_path):
-    """The second part goes on where the first stopped, also in its files."""
+def test_run_can_be_called_again(tmp_path):
+    """The second call continues after the first, also in its files."""
     once, twice = make(idle=True, run_dir=tmp_path / "a"), make(idle=True, run_dir=tmp_path / "b")
     once.run(6 * ROUND)
     twice.run(2 * ROUND)
@@ -238,7 +238,7 @@ def test_a_trainer_may_run_again(tmp_path):
     assert read_status(tmp_path / "b").step == 6 * ROUND
 
 
-def test_nothing_is_left_without_a_directory(tmp_path, monkeypatch):
+def test_nothing_is_written_without_a_run_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trainer = make(checkpoint_every=1)
     assert trainer.session.directory is None
@@ -250,14 +250,14 @@ def test_nothing_is_left_without_a_directory(tmp_path, monkeypatch):
 # --- construction
 
 
-def test_a_missing_term_is_named():
+def test_a_missing_term_raises_with_its_name():
     mixer = RewardMixer({"reward": Term(), "a": Term()}, Sum())
     with pytest.raises(ValueError, match=r"no term for \['b', 'c'\]"):
         make({name: Constant() for name in "abc"}, mixer)
 
 
 @pytest.mark.parametrize(("heads", "combine"), [(1, Heads()), (3, Heads()), (2, Sum())])
-def test_a_policy_with_other_streams_than_the_mixer_is_refused(heads, combine, tmp_path):
+def test_a_policy_with_another_number_of_streams_than_the_mixer_raises(heads, combine, tmp_path):
     vec, mixer = Chain(N), RewardMixer({"reward": Term(), "a": Term()}, combine)
     learner = Idle(make_policy(vec, heads))
     wanted = rf"num_streams={heads}\b.* {mixer.num_streams} reward stream"
@@ -266,7 +266,7 @@ def test_a_policy_with_other_streams_than_the_mixer_is_refused(heads, combine, t
     assert not (tmp_path / "run").exists()
 
 
-def test_without_a_mixer_every_module_brings_its_term():
+def test_without_a_mixer_every_module_has_its_default_term():
     trainer = make({"a": HashCount(Chain(N, length=3).obs_space)}, idle=True)
     assert list(trainer.mixer.terms) == ["reward", "a"]
     assert trainer.mixer.terms["a"] == HashCount.default_term()
@@ -275,7 +275,7 @@ def test_without_a_mixer_every_module_brings_its_term():
 # --- warm-up
 
 
-def test_warm_up_shows_a_random_agent_to_live_modules_and_counts():
+def test_warm_up_gives_active_modules_steps_of_a_random_agent_that_count():
     diary = []
     needs = {"short": T // 2, "long": 2 * T + 3, "none": 0, "off": 99}
     modules = {name: Constant(name, steps, diary) for name, steps in needs.items()}
@@ -307,10 +307,10 @@ def test_a_resumed_run_does_not_warm_up(tmp_path):
     assert module.seen == 4 * ROUND  # the warm-up is a round that was not learnt from
 
 
-# --- what a run leaves
+# --- files of a run
 
 
-def test_metrics_reach_both_files_alike(tmp_path):
+def test_both_files_hold_the_same_metrics(tmp_path):
     make({"count": HashCount(Chain(N, length=3).obs_space)}, run_dir=tmp_path).run(4 * ROUND)
     written = lines(tmp_path)
     assert [line["step"] for line in written] == [ROUND * i for i in range(1, 5)]
@@ -327,7 +327,7 @@ def test_metrics_reach_both_files_alike(tmp_path):
         assert [v for _, v in shown] == pytest.approx([v for _, v in values], rel=1e-6)
 
 
-def test_status_while_it_runs_and_after(tmp_path):
+def test_the_status_is_written_during_and_after_the_run(tmp_path):
     seen = []
     trainer = make(idle=True, run_dir=tmp_path)
     assert read_status(tmp_path) is None
@@ -346,7 +346,7 @@ def test_status_while_it_runs_and_after(tmp_path):
         (SystemExit(3), "interrupted", "SystemExit: 3"),
     ],
 )
-def test_status_says_how_it_broke_off(tmp_path, error, status, text):
+def test_the_status_records_how_the_run_ended(tmp_path, error, status, text):
     def breaks(run, metrics):
         if run.steps >= 2 * ROUND:
             raise error
@@ -364,7 +364,7 @@ def test_status_says_how_it_broke_off(tmp_path, error, status, text):
     assert read_status(tmp_path).status == "finished"
 
 
-def test_a_used_directory_is_refused_unless_resumed(tmp_path):
+def test_a_used_directory_raises_unless_resumed(tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 0\n")  # may lie there before
     make(idle=True, run_dir=tmp_path).run(ROUND)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
@@ -378,14 +378,14 @@ def test_a_used_directory_is_refused_unless_resumed(tmp_path):
         make(idle=True, run_dir=other)
 
 
-def test_resume_goes_on_with_steps_parameters_and_metrics(tmp_path):
+def test_resuming_continues_steps_parameters_and_metrics(tmp_path):
     first = trained(tmp_path)
     again = counting(run_dir=tmp_path, resume=True, seed=3)
     assert again.session.steps == 5 * ROUND
     assert leaves(again.learner.state_dict()) == leaves(first.learner.state_dict())
     assert again.modules["count"].table.used == first.modules["count"].table.used
     assert leaves(again.mixer.state_dict()) == leaves(first.mixer.state_dict()) != {}
-    again.run(5 * ROUND)  # nothing is left to do
+    again.run(5 * ROUND)  # no step is left
     assert len(lines(tmp_path)) == 5
     again.run(8 * ROUND)
     assert [line["step"] for line in lines(tmp_path)] == [ROUND * i for i in range(1, 9)]
@@ -396,7 +396,7 @@ def test_resume_goes_on_with_steps_parameters_and_metrics(tmp_path):
     assert episodes == sorted(episodes)
 
 
-def test_resume_drops_what_was_written_after_the_checkpoint(tmp_path):
+def test_resuming_drops_metrics_written_after_the_checkpoint(tmp_path):
     def breaks(run, metrics):
         if run.steps == 5 * ROUND:
             raise RuntimeError
@@ -405,14 +405,14 @@ def test_resume_drops_what_was_written_after_the_checkpoint(tmp_path):
         make(run_dir=tmp_path, checkpoint_every=2 * ROUND).run(9 * ROUND, [breaks])
     assert [line["step"] for line in lines(tmp_path)] == [ROUND * i for i in range(1, 5)]
     (newest,) = [p for p in tmp_path.glob("checkpoints/step_*") if str(4 * ROUND) in p.name]
-    (newest / "manifest.json").unlink()  # so that an older one is the newest whole one
+    (newest / "manifest.json").unlink()  # so an older one is the newest complete one
     trainer = make(run_dir=tmp_path, resume=True)
     assert trainer.session.steps == 2 * ROUND
     trainer.run(3 * ROUND)
     assert [line["step"] for line in lines(tmp_path)] == [ROUND, 2 * ROUND, 3 * ROUND]
 
 
-def test_resuming_nothing_begins(tmp_path):
+def test_resuming_without_a_checkpoint_starts_a_new_run(tmp_path):
     trainer = make(idle=True, run_dir=tmp_path / "new", resume=True)
     assert trainer.session.steps == 0
     trainer.run(ROUND)
@@ -442,7 +442,7 @@ def test_a_callback_may_stop_and_all_are_called(tmp_path):
     assert steps_saved(tmp_path) == [2 * ROUND]
 
 
-def test_checkpoints_come_regularly_and_at_the_end(tmp_path):
+def test_checkpoints_are_saved_regularly_and_at_the_end(tmp_path):
     saved = []
 
     def watch(run, metrics):
@@ -455,7 +455,7 @@ def test_checkpoints_come_regularly_and_at_the_end(tmp_path):
     assert steps_saved(tmp_path) == [3 * ROUND, 5 * ROUND, 7 * ROUND]
 
 
-def test_a_checkpoint_holds_the_policy_of_its_moment(tmp_path):
+def test_a_checkpoint_holds_the_policy_at_the_time_of_saving(tmp_path):
     parameters = {}
 
     def watch(run, metrics):
@@ -470,7 +470,7 @@ def test_a_checkpoint_holds_the_policy_of_its_moment(tmp_path):
 
 
 class Scripted:
-    """Stands for `evaluate` and gives these mean returns, one after the other."""
+    """Replaces `evaluate` and returns these mean returns in order."""
 
     def __init__(self, monkeypatch, returns):
         self.returns, self.seeds, self.steps = list(returns), [], []
@@ -487,7 +487,7 @@ def best(path):
     return None if found is None else checkpoint.load(found)
 
 
-def test_evaluation_comes_regularly_and_at_the_end_and_the_best_is_kept(tmp_path, monkeypatch):
+def test_evaluation_runs_regularly_and_at_the_end_and_the_best_is_saved(tmp_path, monkeypatch):
     scripted = Scripted(monkeypatch, [0.2, 0.6, 0.4, 0.6])
     evaluate = Evaluate(Chain(2, length=3), every=2 * ROUND, episodes=3, seed=17)
     parameters = {}
@@ -505,7 +505,7 @@ def test_evaluation_comes_regularly_and_at_the_end_and_the_best_is_kept(tmp_path
     assert evaluate.last.return_mean == 0.6
 
 
-def test_a_resumed_run_keeps_a_better_policy_from_before(tmp_path, monkeypatch):
+def test_a_resumed_run_keeps_a_better_earlier_policy(tmp_path, monkeypatch):
     def part(total, returns):
         Scripted(monkeypatch, returns)
         trainer = make(run_dir=tmp_path, resume=True)
@@ -518,7 +518,7 @@ def test_a_resumed_run_keeps_a_better_policy_from_before(tmp_path, monkeypatch):
     assert part(6, [0.8, 0.2]) == 5
 
 
-def test_a_real_evaluation_uses_environments_of_its_own(tmp_path):
+def test_evaluation_does_not_affect_the_training_environments(tmp_path):
     alone = make()
     alone.run(4 * ROUND)
     evaluate = Evaluate(Chain(3, length=3), every=ROUND, episodes=5, seed=1)
@@ -528,7 +528,7 @@ def test_a_real_evaluation_uses_environments_of_its_own(tmp_path):
     assert watched.session.episodes.metrics() == alone.session.episodes.metrics()
     assert len(evaluate.last.returns) == 5
     line = lines(tmp_path)[-1]
-    assert line["eval/success_rate"] == line["eval/return_mean"]  # a solved lock pays 1
+    assert line["eval/success_rate"] == line["eval/return_mean"]  # the reward of a solved lock is 1
 
 
 def test_stop_at_waits_for_enough_episodes():

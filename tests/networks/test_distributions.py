@@ -1,4 +1,4 @@
-"""Our distributions against torch's, and what is drawn from them against what they say."""
+"""Action distributions against those of torch, and samples against their probabilities."""
 
 import math
 
@@ -15,7 +15,7 @@ def numbers(seed=0):
 
 @pytest.mark.parametrize("lead", [(), (5,), (4, 3)])
 @pytest.mark.parametrize("num_actions", [1, 2, 7])
-def test_categorical_is_that_of_torch(lead, num_actions):
+def test_categorical_equals_torch(lead, num_actions):
     logits = 3 * torch.randn(*lead, num_actions, generator=numbers())
     ours, theirs = Categorical(logits), distributions.Categorical(logits=logits)
     action = torch.randint(0, num_actions, lead, generator=numbers(1))
@@ -31,7 +31,7 @@ def test_categorical_is_that_of_torch(lead, num_actions):
 @pytest.mark.parametrize("lead", [(), (5,), (4, 3)])
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("shared", [True, False])
-def test_gaussian_is_that_of_torch(lead, size, shared):
+def test_gaussian_equals_torch(lead, size, shared):
     mean = torch.randn(*lead, size, generator=numbers())
     log_std = torch.randn(*(() if shared else lead), size, generator=numbers(1))
     ours = DiagGaussian(mean, log_std)
@@ -47,7 +47,7 @@ def test_gaussian_is_that_of_torch(lead, size, shared):
     torch.testing.assert_close(again.log_prob(action), ours.log_prob(action))
 
 
-def test_gradients_are_those_of_torch():
+def test_gradients_equal_torch():
     logits = torch.randn(6, 4, generator=numbers(), requires_grad=True)
     mean = torch.randn(6, 2, generator=numbers(), requires_grad=True)
     log_std = torch.randn(2, generator=numbers(1), requires_grad=True)
@@ -79,7 +79,7 @@ def test_gradients_are_those_of_torch():
                     torch.testing.assert_close(mine, other)
 
 
-def test_categorical_draws_as_often_as_it_says():
+def test_categorical_sample_frequencies_match_its_probabilities():
     logits = torch.tensor([[0.0, 1.0, -1.0, 2.0], [5.0, 5.0, 0.0, -20.0]])
     draws = Categorical(logits.expand(40_000, 2, 4)).sample(numbers())
     for row in range(2):
@@ -92,7 +92,7 @@ def test_categorical_draws_as_often_as_it_says():
     assert (together - expected).abs().max() < 0.015  # the rows are drawn independently
 
 
-def test_gaussian_draws_as_widely_as_it_says():
+def test_gaussian_samples_have_its_mean_and_deviation():
     mean, log_std = torch.tensor([1.0, -3.0]), torch.tensor([0.5, -1.0])
     draws = DiagGaussian(mean.expand(40_000, 2), log_std).sample(numbers())
     error = 5 * log_std.exp() / math.sqrt(40_000)
@@ -101,7 +101,7 @@ def test_gaussian_draws_as_widely_as_it_says():
     assert draws.T.corrcoef()[0, 1].abs() < 0.025
 
 
-def test_entropy_is_the_mean_surprise():
+def test_entropy_is_the_mean_negative_log_probability():
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0])
     categorical = Categorical(logits.expand(40_000, 4))
     surprise = -categorical.log_prob(categorical.sample(numbers())).mean()
@@ -119,7 +119,7 @@ def test_entropy_is_the_mean_surprise():
         DiagGaussian(torch.randn(3, 50, 2, generator=numbers(3)), torch.zeros(2)),
     ],
 )
-def test_the_generator_decides_and_nothing_else(dist):
+def test_the_result_depends_on_the_generator_alone(dist):
     torch.manual_seed(0)
     before = torch.get_rng_state()
     first = dist.sample(numbers(7))
@@ -129,14 +129,14 @@ def test_the_generator_decides_and_nothing_else(dist):
     assert not torch.equal(dist.sample(numbers(8)), first)
     generator = numbers(7)
     assert torch.equal(dist.sample(generator), first)
-    assert not torch.equal(dist.sample(generator), first)  # it moves on
+    assert not torch.equal(dist.sample(generator), first)  # the generator advances
     torch.manual_seed(2)
     drawn = dist.sample()
     torch.manual_seed(2)
-    assert torch.equal(dist.sample(), drawn)  # without one the global generator
+    assert torch.equal(dist.sample(), drawn)  # the global generator by default
 
 
-def test_logits_may_be_shifted_and_huge():
+def test_shifting_logits_changes_nothing_and_huge_logits_are_finite():
     logits = torch.tensor([[1.0, 2.0, 4.0], [0.0, 0.0, 0.0]])
     near, far = Categorical(logits), Categorical(logits + 1000)
     torch.testing.assert_close(near.params, far.params, atol=1e-4, rtol=0)
@@ -146,7 +146,7 @@ def test_logits_may_be_shifted_and_huge():
     assert extreme.log_prob(torch.zeros(100, dtype=torch.int64)).abs().max() == 0
 
 
-def test_a_forbidden_action_is_never_drawn_and_costs_no_entropy():
+def test_a_masked_action_is_never_sampled_and_adds_no_entropy():
     least = torch.finfo(torch.float32).min
     logits = torch.tensor([0.0, least, 1.0, least]).expand(20_000, 4)
     dist = Categorical(logits)

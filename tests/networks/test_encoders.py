@@ -1,4 +1,4 @@
-"""Encoders against plain sums over one-hot codes, on every path that computes them."""
+"""Encoders of vectors, images and grids against independent computations."""
 
 from itertools import product
 
@@ -23,7 +23,7 @@ def grid_space(**more):
 
 
 def valid_codes():
-    """Every (object, colour, state) that MiniGrid draws, asked of MiniGrid itself."""
+    """Return every (object, colour, state) that MiniGrid encodes, computed by MiniGrid."""
     objects = [
         world_object.Wall(),
         world_object.Goal(),
@@ -49,7 +49,7 @@ def valid_codes():
 
 
 def random_images(batch, seed=0, unseen=0.3):
-    """[B, H, W, 3] uint8 of codes that MiniGrid draws, some cells out of view."""
+    """Draw grids [B, H, W, 3] uint8 of valid codes, some cells out of view."""
     rng = np.random.default_rng(seed)
     codes = np.array(valid_codes(), np.uint8)
     images = codes[rng.integers(len(codes), size=(batch, H, W))]
@@ -58,20 +58,20 @@ def random_images(batch, seed=0, unseen=0.3):
 
 
 def numbers_of(code):
-    """The numbers that `Grid` adds rows of for a cell with this (object, colour, state)."""
+    """Return the ids of a cell with this (object, colour, state)."""
     return {number for number in np.ravel(cell_ids()[0][tuple(code)]).tolist() if number >= 0}
 
 
-def test_numbers_tell_the_codes_of_minigrid_apart():
+def test_minigrid_codes_have_distinct_ids():
     _, count = cell_ids()
     codes = valid_codes()
     assert len(codes) == len(set(codes)) == 4 + 4 * 6 + 6 * 3 + 4
     sets = [frozenset(numbers_of(code)) for code in codes]
     assert len(set(sets)) == len(codes)
-    assert set().union(*sets) == set(range(1, count))  # none left over; 0 is for other codes
+    assert set().union(*sets) == set(range(1, count))  # every id is used; 0 is for other codes
 
 
-def test_cells_out_of_view_have_no_number_and_unknown_codes_share_one():
+def test_cells_out_of_view_have_no_id_and_unknown_codes_share_one():
     ids, _ = cell_ids()
     assert (ids[0] == -1).all()
     used = {code[0] for code in valid_codes()} | {OBJECT_TO_IDX["unseen"]}
@@ -79,16 +79,16 @@ def test_cells_out_of_view_have_no_number_and_unknown_codes_share_one():
         assert numbers_of((code, colour, state)) == {0}
 
 
-def test_columns_of_a_cell_have_numbers_of_their_own():
-    """So threads that share columns out never write to one row."""
+def test_the_two_ids_of_a_cell_never_coincide():
+    """Kind ids and content ids are disjoint, so both can index one table."""
     ids, _ = cell_ids()
     columns = ids.reshape(16 * 8 * 4, -1).T
     numbers = [number for column in columns for number in set(column.tolist()) - {-1}]
     assert len(numbers) == len(set(numbers))
 
 
-def test_what_minigrid_shows_is_numbered():
-    """In the images of real levels there is no cell without a number of its own."""
+def test_every_cell_in_real_levels_has_an_id():
+    """In observations of real levels no cell has the id of unused codes."""
     from firstlight.envs import minigrid
 
     found = set()
@@ -105,7 +105,7 @@ def test_what_minigrid_shows_is_numbered():
 
 
 def one_hot_sum(grid, images):
-    """bias + sum over cells of onehot(cell, numbers) @ table, written as one matrix product."""
+    """Compute bias + sum over cells of onehot(cell, ids) @ table, as one matrix product."""
     _, count = cell_ids()
     hot = torch.zeros(len(images), H * W * count)
     for b, cell in product(range(len(images)), range(H * W)):
@@ -116,7 +116,7 @@ def one_hot_sum(grid, images):
 
 @pytest.mark.parametrize("batch", [1, 5, 300])  # the last one is split over threads
 @pytest.mark.parametrize("path", ["_sum_cpu", "_sum"])
-def test_both_paths_are_a_product_with_one_hot_codes(batch, path):
+def test_both_paths_equal_a_product_with_one_hot_codes(batch, path):
     torch.manual_seed(batch)
     grid = Grid(grid_space(), hidden=8)
     nn.init.normal_(grid.bias)
@@ -170,8 +170,8 @@ def test_unseen_cells_contribute_nothing(path):
     assert rows[1].abs().sum() == 0
 
 
-def test_cells_and_codes_are_told_apart():
-    """Moving a thing, and changing its colour or state, changes the features."""
+def test_features_depend_on_position_colour_and_state():
+    """Moving an object, or changing its colour or state, changes the features."""
     torch.manual_seed(0)
     grid = Grid(grid_space(), hidden=32)
     codes = valid_codes()
@@ -183,7 +183,7 @@ def test_cells_and_codes_are_told_apart():
     assert apart.min() > 1e-3
 
 
-def test_other_fields_count_and_masks_do_not():
+def test_other_fields_change_the_features_and_masks_do_not():
     torch.manual_seed(0)
     space = grid_space(direction=spaces.Discrete(4), action_mask=spaces.MultiBinary(3))
     grid = Grid(space, hidden=8)
@@ -231,7 +231,7 @@ def kernels(request, monkeypatch):
 
 
 def kernel_inputs(batch, seed=0):
-    """Up to 6 of 30 table rows each, in rising order; what lies behind them is not to be read."""
+    """Make up to 6 of 30 table rows each, in increasing order; the rest must not be read."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, 7, batch).astype(np.int32)
     rows = np.full((batch, 6), 10**6, np.int32)
@@ -243,7 +243,7 @@ def kernel_inputs(batch, seed=0):
 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("batch", [0, 1, 40])
-def test_kernels_are_their_plain_twins(batch):
+def test_kernels_equal_plain_loops(batch):
     rows, counts, table, bias, grad = kernel_inputs(batch, seed=batch)
     out, table_grad = np.full((batch, 4), 7, np.float32), np.zeros((30, 4), np.float32)
     grid_kernels.gather(rows, counts, table, bias, out, 0, batch)
@@ -260,7 +260,7 @@ def test_kernels_are_their_plain_twins(batch):
 
 
 @pytest.mark.usefixtures("kernels")
-def test_kernels_touch_only_their_part():
+def test_kernels_write_only_their_range():
     rows, counts, table, bias, grad = kernel_inputs(10)
     out, table_grad = np.full((10, 4), 7, np.float32), np.zeros((30, 4), np.float32)
     grid_kernels.gather(rows, counts, table, bias, out, 3, 6)
@@ -274,10 +274,10 @@ def test_kernels_touch_only_their_part():
 
 
 @pytest.mark.usefixtures("kernels")
-def test_lookup_is_its_plain_twin():
+def test_lookup_equals_a_plain_loop():
     table, count = cell_ids()
     images = random_images(20).flatten(1, 2).numpy()
-    images[0, 0] = (255, 255, 255)  # wraps round instead of reading beside the table
+    images[0, 0] = (255, 255, 255)  # wraps around instead of reading outside the table
     images[1] = 0
     rows, counts = grid_kernels.lookup_rows(images, table, count)
     for b in range(20):
@@ -289,10 +289,10 @@ def test_lookup_is_its_plain_twin():
                 expected.append(c * count + number)
         assert rows[b, : counts[b]].tolist() == expected
     assert counts[1] == 0
-    assert (table[0] == -1).all()  # so that a cell out of view may be passed over
+    assert (table[0] == -1).all()  # so a cell out of view may be skipped
 
 
-def test_a_grid_has_three_channels():
+def test_a_grid_without_three_channels_raises():
     with pytest.raises(ValueError, match="'image' has 4 channels"):
         Grid(spaces.Dict({"image": spaces.Box(0, 255, (5, 5, 4), np.uint8)}))
 
@@ -323,7 +323,7 @@ def mixed(batch=2):
     return {name: field.expand(batch, *field.shape) for name, field in obs.items()}
 
 
-def test_flat_joins_fields_in_the_order_of_the_space():
+def test_flat_concatenates_fields_in_the_order_of_the_space():
     flat = Flat(MIXED)
     parts = {
         "box": [0.5, -1, 0, 0.25],
@@ -341,17 +341,17 @@ def test_flat_joins_fields_in_the_order_of_the_space():
 
 
 @pytest.mark.parametrize("n", range(3))
-def test_every_choice_has_a_column(n):
+def test_every_discrete_value_has_a_column(n):
     flat = Flat(spaces.Dict({"obs": spaces.Discrete(3, start=-1)}))
     assert flat({"obs": torch.tensor([n - 1])}).tolist() == [[float(i == n) for i in range(3)]]
 
 
-def test_what_cannot_be_flattened_is_named():
+def test_a_field_that_cannot_be_flattened_raises_with_its_name():
     with pytest.raises(ValueError, match="'words' is a Text"):
         Flat(spaces.Dict({"words": spaces.Text(4)}))
 
 
-def test_mlp_is_layers_over_the_flat_observation():
+def test_mlp_applies_layers_to_the_flat_observation():
     torch.manual_seed(0)
     mlp = MLP(MIXED, hidden=(6, 5), activation=nn.ReLU)
     out = mlp(mixed(3))
@@ -368,8 +368,8 @@ def test_mlp_is_layers_over_the_flat_observation():
 
 
 @pytest.mark.parametrize("hidden", [(6,), (6, 5), (6, 5, 7)])
-def test_a_twin_is_two_mlps(hidden):
-    """Given the parameters of two MLPs it computes what both compute, and their gradients."""
+def test_a_twin_mlp_equals_two_mlps(hidden):
+    """With the parameters of two MLPs it computes their features and gradients."""
     torch.manual_seed(0)
     twin, both = TwinMLP(MIXED, hidden=hidden), [MLP(MIXED, hidden=hidden) for _ in range(2)]
     for i, mlp in enumerate(both):
@@ -391,8 +391,8 @@ def test_a_twin_is_two_mlps(hidden):
         TwinMLP(MIXED, hidden=())
 
 
-def test_a_twin_begins_as_two_mlps_begin():
-    """Orthogonal of gain sqrt(2) each, no bias, and not the same twice."""
+def test_a_twin_mlp_is_initialised_as_two_mlps():
+    """Both are orthogonal with gain sqrt(2) and bias 0, and differ."""
     twin = TwinMLP(MIXED, hidden=(6, 5))
     for weight in (*twin.weights[0].mT, *twin.weights[1].mT):
         torch.testing.assert_close(weight @ weight.T, 2 * torch.eye(len(weight)), atol=1e-5, rtol=0)
@@ -400,7 +400,7 @@ def test_a_twin_begins_as_two_mlps_begin():
     assert not torch.equal(*twin.weights[0])
 
 
-def test_policy_and_values_share_nothing_in_a_twin():
+def test_policy_and_values_share_no_gradient_in_a_twin_mlp():
     policy = ActorCritic(MIXED, spaces.Discrete(4), encoder=TwinMLP(MIXED))
     obs = {name: field[None] for name, field in mixed(3).items()}
     out = policy(obs, {}, torch.zeros(1, 3, dtype=torch.bool))
@@ -430,7 +430,7 @@ def image(*shape, dtype=np.uint8):
         ({"obs": image(49)}, MLP),
     ],
 )
-def test_auto_picks_what_suits(fields, kind):
+def test_auto_chooses_an_encoder_by_the_space(fields, kind):
     space = spaces.Dict(fields)
     encoder = auto(space)
     assert type(encoder) is kind
@@ -439,7 +439,7 @@ def test_auto_picks_what_suits(fields, kind):
 
 
 @pytest.mark.parametrize("shape", [(4, 84, 84), (1, 36, 36), (3, 64, 48)])
-def test_pixels(shape):
+def test_pixel_encodes_scaled_frames_and_trains_every_layer(shape):
     torch.manual_seed(0)
     pixel = Pixel(spaces.Dict({"frame": image(*shape)}), key="frame", out_dim=32)
     frames = torch.randint(0, 256, (3, *shape), dtype=torch.uint8)
@@ -454,7 +454,7 @@ def test_pixels(shape):
     torch.testing.assert_close(out, scaled)
 
 
-def test_each_row_stands_alone():
+def test_each_row_is_encoded_independently():
     """Shuffling a batch shuffles the features: no encoder mixes observations."""
     torch.manual_seed(0)
     order = torch.randperm(300)

@@ -1,4 +1,4 @@
-"""Old import paths lead to where things are now."""
+"""Old import paths are translated to current ones."""
 
 import contextlib
 import importlib
@@ -10,14 +10,14 @@ from firstlight.networks.moved import MODULES, NAMES, current
 
 
 @pytest.mark.parametrize("old", MODULES)
-def test_an_old_module_is_gone_and_its_new_place_exists(old):
+def test_an_old_module_is_gone_and_its_new_path_exists(old):
     assert find_spec(f"firstlight.{MODULES[old]}") is not None
-    with contextlib.suppress(ModuleNotFoundError):  # not even its parent is there
+    with contextlib.suppress(ModuleNotFoundError):  # its parent may be gone too
         assert find_spec(f"firstlight.{old}") is None
 
 
 @pytest.mark.parametrize("old", NAMES)
-def test_an_old_name_leads_to_an_object(old):
+def test_an_old_name_is_translated_to_an_existing_object(old):
     module, _, name = NAMES[old].rpartition(".")
     assert name in vars(importlib.import_module(f"firstlight.{module}"))
 

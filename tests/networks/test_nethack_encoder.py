@@ -1,4 +1,4 @@
-"""Encoders of NetHack's observations against plain loops, and what they must not mix up."""
+"""Encoders of NetHack observations against plain loops, and which inputs change the features."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def space_of(*keys):
 
 
 def random_obs(keys, batch=6, seed=0):
-    """Games that could be, with heroes also in the corners."""
+    """Draw plausible observations, with the hero also in the corners."""
     rng = np.random.default_rng(seed)
     line = rng.integers(0, 20, (batch, 27))
     line[:, 0], line[:, 1] = rng.integers(0, W, batch), rng.integers(0, H, batch)
@@ -61,7 +61,7 @@ ENCODERS = {
 
 @pytest.fixture(params=ENCODERS)
 def made(request):
-    """An encoder and the names of its fields."""
+    """Return an encoder and the names of its fields."""
     torch.manual_seed(0)
     return ENCODERS[request.param]()
 
@@ -81,13 +81,13 @@ def test_the_crop_is_centred_on_the_hero_and_padded(size):
                 assert int(out[b, i, j]) == wanted
 
 
-def test_the_numbers_of_glyphs_are_nles():
+def test_glyph_constants_equal_those_of_nle():
     nethack = pytest.importorskip("nle.nethack")
     assert nethack.GLYPH_CMAP_OFF == STONE
-    assert nethack.NO_GLYPH == GLYPHS  # the greatest, a free place of the inventory
+    assert nethack.NO_GLYPH == GLYPHS  # the largest glyph, an empty inventory slot
 
 
-def test_free_places_of_the_inventory_add_nothing():
+def test_empty_inventory_slots_add_nothing():
     keys = (*PLAIN, "inv_glyphs")
     encoder, obs = NetHack(space_of(*keys)), random_obs(keys)
     obs["inv_glyphs"][:, 5:] = GLYPHS
@@ -95,7 +95,7 @@ def test_free_places_of_the_inventory_add_nothing():
     torch.testing.assert_close(encoder(obs), encoder(fewer))
 
 
-def test_statistics_are_of_unit_size_and_tell_conditions_apart():
+def test_statistics_are_of_unit_size_and_separate_conditions():
     line = torch.zeros(3, 27, dtype=torch.int64)
     line[0, 9], line[0, 13], line[0, 20] = 10**6, 10**5, 10**5  # score, gold, time
     line[:, 10], line[:, 11] = torch.tensor([5, 10, 2]), 10
@@ -104,12 +104,12 @@ def test_statistics_are_of_unit_size_and_tell_conditions_apart():
     assert out.shape == (3, STATISTICS)
     assert out.isfinite().all()
     assert out.abs().max() <= 3
-    assert out[:, 0].tolist() == pytest.approx([0.5, 1.0, 0.2])  # hit points, of all there could be
+    assert out[:, 0].tolist() == pytest.approx([0.5, 1.0, 0.2])  # hit points / maximum
     assert out[:, -13:].nonzero().tolist() == [[1, 9], [2, 0], [2, 9]]
     assert (statistics(line[:, :26]) == out).all()
 
 
-def test_shapes_are_as_announced(made):
+def test_features_have_width_out_dim(made):
     encoder, keys = made
     out = encoder(random_obs(keys))
     assert out.shape == (6, encoder.out_dim)
@@ -117,7 +117,7 @@ def test_shapes_are_as_announced(made):
     assert ONINet.out_dim == 794
 
 
-def test_rows_do_not_look_at_each_other(made):
+def test_each_row_is_encoded_independently(made):
     encoder, keys = made
     obs, order = random_obs(keys), torch.tensor([3, 0, 5, 1, 4, 2])
     shuffled = {key: field[order] for key, field in obs.items()}
@@ -134,7 +134,7 @@ def test_gradients_reach_every_parameter(made):
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_every_field_moves_the_features(made):
+def test_every_field_changes_the_features(made):
     encoder, keys = made
     obs, other = random_obs(keys), random_obs(keys, seed=1)
     for key in keys:
@@ -142,7 +142,7 @@ def test_every_field_moves_the_features(made):
         assert (moved != encoder(obs)).any(1).all(), key
 
 
-def test_far_cells_are_seen_on_the_whole_map_only():
+def test_distant_cells_change_only_the_features_of_the_whole_map():
     torch.manual_seed(0)
     obs = random_obs(PLAIN)
     obs["blstats"][:, :2] = torch.tensor([5, 5])
@@ -154,7 +154,7 @@ def test_far_cells_are_seen_on_the_whole_map_only():
     assert (whole(far) != whole(obs)).any(1).all()
 
 
-def test_a_description_rebuilds_the_same(made):
+def test_a_rebuilt_encoder_gives_the_same_features(made):
     encoder, keys = made
     again = rebuild(describe(encoder))
     again.load_state_dict(encoder.state_dict())
@@ -162,13 +162,13 @@ def test_a_description_rebuilds_the_same(made):
     assert (again(obs) == encoder(obs)).all()
 
 
-def test_auto_takes_it_where_there_are_glyphs_and_a_bottom_line():
+def test_auto_chooses_nethack_for_glyphs_and_blstats():
     assert isinstance(auto(space_of(*PLAIN)), NetHack)
     assert isinstance(auto(space_of("glyphs", "blstats")), NetHack)
     assert not isinstance(auto(space_of("blstats", "message")), NetHack)
 
 
-def test_the_picture_of_oni_is_the_crop_drawn_character_by_character():
+def test_the_picture_of_oni_equals_the_crop_drawn_character_by_character():
     obs = random_obs(ONI, batch=3)
     picture = ONINet(space_of(*ONI)).picture(obs)
     assert picture.shape == (3, 3, 72, 72)
@@ -195,12 +195,12 @@ def test_the_picture_of_oni_is_the_crop_drawn_character_by_character():
         (ONINet, PLAIN, "needs the observation 'chars'"),
     ],
 )
-def test_fields_that_are_missing_or_would_go_unseen_are_refused(kind, keys, complaint):
+def test_missing_and_unused_fields_raise(kind, keys, complaint):
     with pytest.raises(ValueError, match=complaint):
         kind(space_of(*keys))
 
 
 @pytest.mark.parametrize("size", [3, 8])
-def test_a_crop_has_a_middle(size):
+def test_a_crop_of_even_size_raises(size):
     with pytest.raises(ValueError, match=f"crop_size is {size}"):
         NetHack(space_of(*PLAIN), crop_size=size)

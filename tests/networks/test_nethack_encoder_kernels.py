@@ -1,4 +1,4 @@
-"""NetHack's look-ups against plain loops, and against torch's convolutions."""
+"""Table look-ups for NetHack against plain loops and against torch's convolutions."""
 
 from itertools import product
 
@@ -23,7 +23,7 @@ SPACE = spaces.Dict(
 
 
 def levels(batch=8, seed=0):
-    """Mostly blank levels, heroes also in the corners, messages also empty and without an end."""
+    """Make mostly blank levels, heroes also in the corners, messages also empty or unterminated."""
     rng = np.random.default_rng(seed)
     glyphs = np.where(
         rng.random((batch, H, W)) < 0.2, rng.integers(0, GLYPHS, (batch, H, W)), STONE
@@ -45,7 +45,7 @@ def levels(batch=8, seed=0):
 
 
 def learn(encoder, obs, paths):
-    """Features and gradients when `paths` replaces the choice by device."""
+    """Return features and gradients, computed by the methods named in `paths`."""
     look, read = paths
     encoder._look_up = getattr(NetHack, look).__get__(encoder)
     text = encoder.text
@@ -72,7 +72,7 @@ def test_tables_and_convolutions_agree(crop_size):
     assert grads["glyphs.weight"][STONE].abs().sum() == 0
 
 
-def test_it_is_repeatable_with_any_number_of_threads():
+def test_the_number_of_threads_changes_no_bit():
     torch.manual_seed(0)
     encoder, obs = NetHack(SPACE, hidden=32), levels(32)
     before, results = torch.get_num_threads(), []
@@ -90,7 +90,7 @@ def test_it_is_repeatable_with_any_number_of_threads():
 
 
 @pytest.mark.parametrize("batch", [0, 2])
-def test_nothing_to_see(batch):
+def test_blank_observations_give_finite_features(batch):
     encoder = NetHack(SPACE, hidden=32)
     obs = levels()
     obs["glyphs"][:] = STONE
@@ -101,7 +101,7 @@ def test_nothing_to_see(batch):
     out.sum().backward()
 
 
-def test_a_glyph_that_is_none_is_refused():
+def test_a_glyph_out_of_range_raises():
     obs = levels()
     for glyph in (-1, GLYPHS + 1):
         obs["glyphs"][1, 2, 3] = glyph
@@ -145,7 +145,7 @@ def test_kernels_find_the_rows_of_every_patch(stride):
 
 
 @pytest.mark.usefixtures("kernels")
-def test_kernels_read_the_best_window():
+def test_kernels_find_the_best_window():
     rng = np.random.default_rng(0)
     text = levels()["message"].numpy()[:4, :12]
     table = rng.normal(size=(256, 3, 5)).astype(np.float32)

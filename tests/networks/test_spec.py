@@ -1,4 +1,4 @@
-"""What is described can be rebuilt, and nothing else."""
+"""Described objects can be rebuilt, and no other target is called."""
 
 import json
 import math
@@ -77,16 +77,16 @@ def through_json(obj):
         {"activation": nn.GELU},
     ],
 )
-def test_arguments_come_back(value):
+def test_arguments_survive_a_round_trip(value):
     assert through_json(Holder(value, other=5)).value == value
     assert through_json(Holder(value)).other == 3
 
 
-def test_keywords_without_a_name_of_their_own_come_back():
+def test_variable_keywords_survive_a_round_trip():
     assert through_json(Holder(1, depth=2, other=7)).options == {"depth": 2}
 
 
-def test_defaults_are_written_down():
+def test_defaults_are_described():
     assert describe(Holder())["kwargs"] == {"value": None, "other": 3}
 
 
@@ -112,7 +112,7 @@ SPACES = [
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
-def test_spaces_come_back(space):
+def test_spaces_survive_a_round_trip(space):
     again = through_json(Holder(space)).value
     assert again == space
     assert type(again) is type(space)
@@ -129,7 +129,7 @@ def test_spaces_come_back(space):
         assert str(again.sample()) == str(space.sample())
 
 
-def test_objects_nest():
+def test_nested_objects_survive_a_round_trip():
     inner = [Inner(2), {"x": Outer(3)}, Frozen(), Empty()]
     again = through_json(Holder(inner)).value
     assert [type(item) for item in (again[0], again[1]["x"], again[2], again[3])] == [
@@ -141,19 +141,19 @@ def test_objects_nest():
     assert (again[0].size, again[1]["x"].size, again[2].size) == (2, 6, 4)
 
 
-def test_arguments_are_no_submodules():
+def test_stored_arguments_are_not_submodules():
     holder = Holder(nn.Linear(1, 1))
     assert [name for name, _ in holder.named_children()] == ["value"]
 
 
-def test_the_outermost_class_counts():
+def test_the_arguments_of_the_outermost_class_are_described():
     assert describe(Outer(3)) == {"target": "test_spec.Outer", "kwargs": {"half": 3}}
     assert describe(Inherits(3)) == {"target": "test_spec.Inherits", "kwargs": {"size": 3}}
     with pytest.raises(SpecError, match=r"test_spec\.Undecorated .*@rebuildable"):
         describe(Undecorated(3))
 
 
-def test_wrong_arguments_raise_as_ever():
+def test_wrong_arguments_raise_the_usual_type_error():
     with pytest.raises(TypeError, match="size"):
         Inner()
     with pytest.raises(TypeError, match="args"):
@@ -164,7 +164,7 @@ def test_wrong_arguments_raise_as_ever():
                 pass
 
 
-def test_what_cannot_be_described_is_named():
+def test_an_object_that_cannot_be_described_raises_with_its_name():
     @rebuildable
     class Local:
         def __init__(self):
@@ -213,13 +213,13 @@ def test_foreign_targets_are_refused(target):
         "firstlight.agents.session.files.Nothing",
     ],
 )
-def test_only_rebuildable_classes_where_they_are_defined(target, tmp_path):
+def test_only_rebuildable_classes_are_imported_and_only_from_their_own_module(target, tmp_path):
     with pytest.raises(SpecError, match=target.replace(".", r"\.")):
         rebuild({"target": target, "kwargs": {"path": str(tmp_path / "x"), "text": "y"}})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nested_targets_are_checked_before_anything_is_built():
+def test_nested_targets_are_checked_before_any_object_is_made():
     spec = describe(Holder(Inner(1)))
     spec["kwargs"]["value"]["target"] = "os.system"
     with pytest.raises(SpecError, match=r"os\.system"):

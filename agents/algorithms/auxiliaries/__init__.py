@@ -1,4 +1,4 @@
-"""Auxiliaries: what a learner trains beside its algorithm, see `firstlight.agents.learner`."""
+"""Auxiliaries: additional losses of a learner, see `firstlight.agents.learner`."""
 
 from firstlight.agents.algorithms.auxiliaries.auxiliary_group import Auxiliaries
 from firstlight.agents.algorithms.auxiliaries.lucy import RewardPrediction, StateReconstruction

@@ -39,7 +39,7 @@ class Auxiliaries(Sequence[Auxiliary]):
             member.to(device)
 
     def observe(self, rollout: Rollout, progress: float) -> None:
-        """Show every member a rollout before the policy is updated."""
+        """Pass a rollout to every member before the policy is updated."""
         for member in self.members:
             member.observe(rollout, progress)
 
@@ -66,7 +66,7 @@ class Auxiliaries(Sequence[Auxiliary]):
         return torch.stack(given).sum() if given else None
 
     def batches(self) -> Iterator[tuple[Auxiliary, Batch]]:
-        """Yield the minibatches that members bring, each for a gradient step on its loss alone."""
+        """Yield the members' own minibatches, each for a gradient step on its own loss."""
         for member in self.members:
             if member.brings_batches:
                 for batch in member.batches():

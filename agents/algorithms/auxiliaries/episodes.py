@@ -105,25 +105,25 @@ class EpisodeAssembler:
         """Return the running episodes."""
         return {
             str(env_id): {
-                "obs": dict(kept.episode.obs),
-                "action": kept.episode.action,
-                "keys": kept.episode.keys,
-                "reward": kept.episode.reward,
-                "tail": kept.tail,
-                "ended": kept.ended,
+                "obs": dict(item.episode.obs),
+                "action": item.episode.action,
+                "keys": item.episode.keys,
+                "reward": item.episode.reward,
+                "tail": item.tail,
+                "ended": item.ended,
             }
-            for env_id, kept in self.running.items()
+            for env_id, item in self.running.items()
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state that `state_dict` returned."""
         self.running = {
             int(env_id): _Unfinished(
-                Episode(dict(kept["obs"]), kept["action"], kept["keys"], kept["reward"]),
-                kept["tail"],
-                kept["ended"],
+                Episode(dict(item["obs"]), item["action"], item["keys"], item["reward"]),
+                item["tail"],
+                item["ended"],
             )
-            for env_id, kept in state.items()
+            for env_id, item in state.items()
         }
 
 

@@ -18,7 +18,7 @@ from firstlight.intrinsic.norm import RunningMoments
 from firstlight.intrinsic.state import isolated_rng
 from firstlight.networks.encoders import Flat
 
-_WIDTHS = (128, 32, 16, 32, 128, 512, 512)  # down to the bottleneck of 16, and up again
+_WIDTHS = (128, 32, 16, 32, 128, 512, 512)  # with the bottleneck of 16
 _CLIP = 5.0  # of a normalised observation
 
 
@@ -33,7 +33,7 @@ class RewardPrediction(Auxiliary):
     Two differences. With sparse rewards nearly every row is of the third class, so classes are
     balanced: rows count as if all classes seen in a rollout were equally frequent in it. And the
     authors join sets of objects by attention with four heads; here a policy's encoder gives one
-    vector, on which attention is a linear map, so that is what there is before the LSTM, with their
+    vector, on which attention is a linear map, so a linear map precedes the LSTM, with their
     residual connection and layer norm.
 
     Args:

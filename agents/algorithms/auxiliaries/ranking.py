@@ -31,7 +31,7 @@ class RankingBuffer:
     - its *local* exploration, distinct states / L;
     - its *global* exploration, the mean of ``1 / sqrt(N(s_i))``, N the visits in all
       finished episodes so far. N keeps rising for a stored episode, so all are ranked again
-      whenever one is inserted, as in the authors' code;
+      at each insertion, as in the authors' code;
 
     each times its weight. Among equal scores the later episode ranks higher. Once full, the buffer
     holds exactly `size` pairs: only the beginning of the last episode may fit.

@@ -40,7 +40,7 @@ class Rapid(Auxiliary):
     ``num_steps=Linear(5, 0, finish=...)``, ending at 1.2 M steps on S3R2 and 3 M on S3R3.
 
     Args:
-        obs_space: what policies see.
+        obs_space: of the policy.
         return_weight: w0, of an episode's return; 0 disables this term, as for the other two.
         local_weight: w1, of the share of distinct states in an episode.
         global_weight: w2, of the mean rarity of its states.
@@ -49,7 +49,7 @@ class Rapid(Auxiliary):
             progress.
         batch_size: pairs of a gradient step.
         info_space: info channels; needed for `keys` that name a float channel.
-        keys: names of the fields that identify a state; default all that policies see.
+        keys: names of the fields that identify a state; default all fields of `obs_space`.
         bits: length of a SimHash code of the float fields, see `StateKeys`.
         bins: bins of each bounded float dimension, without `bits`.
         seed: of sampled pairs, and of the hashes.

@@ -1,4 +1,4 @@
-"""Lucy-SKG's heads: their losses against loops, whom they teach, and that they are saved."""
+"""Lucy-SKG's auxiliary heads: losses against loops, gradients, saving and loading."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ WIDTH = 16
 
 
 class Mood(gymnasium.Env):
-    """Pays or costs what was seen two steps before; nine steps an episode."""
+    """Rewards the sign of the observation two steps before; nine steps an episode."""
 
     observation_space = spaces.Dict(
         {"mood": spaces.Discrete(3, start=-1), "noise": spaces.Box(-1, 1, (2,), np.float32)}
@@ -73,14 +73,14 @@ def learnt(learner, vec, iterations=1, T=16):
 
 
 def rollout_and_batch(vec, learner, T=16):
-    """A rollout, and all its valid rows as one batch."""
+    """Return a rollout, and all its valid rows as one batch."""
     rollout = Runner(vec).collect(learner.policy, T)
     batch = learner._batch(rollout, RewardMixer({})(rollout, {}))
     return rollout, batch.take(batch.valid[0].nonzero()[:, 0])
 
 
 def predicted_by_a_loop(head, policy, rollout, t, n):
-    """Logits [3] of one step, its past gathered step by step."""
+    """Compute the logits [3] of one step, its past gathered step by step."""
     past = [t]
     while len(past) < head.length and past[0] > 0 and not rollout.is_first[past[0], n]:
         past.insert(0, past[0] - 1)
@@ -115,7 +115,7 @@ def test_reward_prediction_is_cross_entropy_over_sequences_of_an_episode(make_ve
     assert head.metrics()["reward_prediction/loss"] == pytest.approx(2 * expected, rel=1e-4)
 
 
-def test_a_reward_within_the_band_is_no_reward():
+def test_a_reward_within_the_band_is_labelled_as_zero():
     vec = Chain(4, length=3)
     rollout, _ = rollout_and_batch(vec, make_learner(vec))
     head = RewardPrediction(WIDTH)
@@ -146,11 +146,11 @@ def test_state_reconstruction_is_smooth_l1_to_the_observation(normalize):
     expected = 2 * torch.where(error < 1, error.square() / 2, error - 0.5).mean().item()
     assert head.loss(learner.policy, batch).item() == pytest.approx(expected, rel=1e-3)
     assert widths == [128, 32, 16, 32, 128, 512, 512, 5]
-    assert x.min() < 0  # nothing forbids negative numbers
+    assert x.min() < 0  # negative observations can be reconstructed
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_gradients_reach_the_encoder_and_the_head_and_nothing_else(which):
+def test_gradients_reach_only_the_encoder_and_the_head(which):
     vec = GymVec([Mood] * 3)
     head = heads(vec)[which]
     learner = make_learner(vec, [head])
@@ -164,7 +164,7 @@ def test_gradients_reach_the_encoder_and_the_head_and_nothing_else(which):
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_parts_of_a_batch_add_up_to_the_whole(which):
+def test_losses_of_parts_of_a_batch_add_up_to_the_loss_of_the_batch(which):
     vec = GymVec([Mood] * 3)
     head = heads(vec)[which]
     learner = make_learner(vec, [head])
@@ -178,7 +178,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(which):
     assert head.loss(learner.policy, batch).item() == pytest.approx(parts.item(), rel=1e-5)
 
 
-def test_half_a_minibatch_at_a_time_makes_the_same_update():
+def test_processing_minibatches_in_two_parts_gives_the_same_update():
     parameters = []
     for passes in (1, 2):
         vec = GymVec([Mood] * 3)
@@ -189,7 +189,7 @@ def test_half_a_minibatch_at_a_time_makes_the_same_update():
     torch.testing.assert_close(*parameters, atol=1e-4, rtol=0)
 
 
-def test_coefficient_zero_is_absence():
+def test_coefficient_zero_equals_no_auxiliary():
     states = []
     for coef in (None, 0.0):
         vec = GymVec([Mood] * 3)
@@ -203,17 +203,17 @@ def test_coefficient_zero_is_absence():
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_the_learner_trains_the_heads_and_they_come_to_know():
+def test_training_reduces_the_losses_of_the_heads():
     vec = GymVec([Mood] * 8)
     learner = make_learner(vec, heads(vec), lr=3e-3, num_epochs=8)
     _, first = learnt(learner, vec, 1, T=32)
     _, last = learnt(learner, vec, 12, T=32)
     for name in ("reward_prediction/loss", "state_reconstruction/loss"):
         assert last[name] < 0.7 * first[name], name
-    assert last["reward_prediction/accuracy"] > 0.6  # a third by chance
+    assert last["reward_prediction/accuracy"] > 0.6  # chance level is 1/3
 
 
-def test_saved_and_loaded_they_go_on_bit_for_bit(tmp_path):
+def test_loaded_heads_continue_bit_for_bit(tmp_path):
     vec = GymVec([Mood] * 3)
     learner = make_learner(vec, heads(vec))
     trainer, _ = learnt(learner, vec, 2)
@@ -229,7 +229,7 @@ def test_saved_and_loaded_they_go_on_bit_for_bit(tmp_path):
     assert all(torch.equal(ours, theirs) for ours, theirs in moments)
 
 
-def test_building_heads_draws_no_shared_random_numbers():
+def test_constructing_heads_leaves_the_global_generator_unchanged():
     vec = Chain(2, length=3)
     torch.manual_seed(3)
     before = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""RAPID: cloning the best episodes moves the policy, fades, resumes, and finds a far reward."""
+"""RAPID: cloning, its schedule, saving and resuming, and a distant reward that it finds."""
 
 import copy
 
@@ -30,7 +30,7 @@ def trained(learner, vec, iterations, seed=0):
 
 
 class Blind(gymnasium.Env):
-    """Seven steps of noise, never paid."""
+    """Seven steps of noise without a reward."""
 
     observation_space = spaces.Box(-1, 1, (3,), np.float32)
 
@@ -48,7 +48,7 @@ class Blind(gymnasium.Env):
 
 
 @pytest.mark.parametrize("space", [spaces.Discrete(4), spaces.Box(-1, 1, (2,))], ids=str)
-def test_cloning_brings_the_policy_to_what_was_done(space):
+def test_cloning_raises_the_probability_of_stored_actions(space):
     losses = {}
     for num_steps in (0, 20):
         vec = GymVec([lambda: Blind(space)] * 4)
@@ -68,7 +68,7 @@ def test_cloning_brings_the_policy_to_what_was_done(space):
     assert losses[20] < 0.7 * losses[0]
 
 
-def test_each_finished_episode_is_worth_so_many_steps_and_a_schedule_fades_them():
+def test_each_finished_episode_adds_the_scheduled_number_of_gradient_steps():
     vec = Chain(4, length=3)
     runner, policy = Runner(vec), make_learner(vec).policy
     rapid = Rapid(vec.obs_space, num_steps=Linear(4, 0), batch_size=8)
@@ -81,7 +81,7 @@ def test_each_finished_episode_is_worth_so_many_steps_and_a_schedule_fades_them(
     assert list(rapid.batches()) == []
 
 
-def test_no_steps_means_no_trace():
+def test_zero_gradient_steps_equal_no_auxiliary():
     states = []
     for auxiliaries in (lambda space: [], lambda space: [Rapid(space, num_steps=0)]):
         vec = Chain(8, length=3)
@@ -91,7 +91,7 @@ def test_no_steps_means_no_trace():
     assert differing(*states) is None
 
 
-def test_in_two_parts_the_cloning_steps_stay_what_they_are():
+def test_processing_cloning_minibatches_in_two_parts_gives_the_same_update():
     parameters = []
     for passes in (1, 2):
         vec = Chain(8, length=3)
@@ -103,7 +103,7 @@ def test_in_two_parts_the_cloning_steps_stay_what_they_are():
 
 
 @pytest.mark.parametrize("autoreset", ["same_step", "next_step"])
-def test_saved_and_loaded_it_goes_on_bit_for_bit(autoreset, tmp_path):
+def test_loaded_rapid_continues_bit_for_bit(autoreset, tmp_path):
     vec = Chain(8, length=5, autoreset=autoreset)
     learner = make_learner(vec, auxiliaries=[Rapid(vec.obs_space, size=100, num_steps=0.7)])
     trainer, _ = trained(learner, vec, 4)
@@ -122,7 +122,7 @@ def test_saved_and_loaded_it_goes_on_bit_for_bit(autoreset, tmp_path):
 
 
 @pytest.mark.parametrize("autoreset", ["same_step", "next_step"])
-def test_a_run_in_two_halves_is_the_run_in_one(autoreset, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_run(autoreset, tmp_path):
     finals = []
     for stops in ([1280], [640, 1280]):
         for part, total in enumerate(stops):
@@ -135,7 +135,7 @@ def test_a_run_in_two_halves_is_the_run_in_one(autoreset, tmp_path):
     assert differing(*finals) is None
 
 
-def test_an_update_that_is_taken_back_leaves_nothing():
+def test_a_rolled_back_update_leaves_rapid_unchanged():
     vec = Chain(8, length=5)
     learner = make_learner(vec, auxiliaries=[Rapid(vec.obs_space, size=60)])
     trainer, _ = trained(learner, vec, 2)
@@ -148,7 +148,7 @@ def test_an_update_that_is_taken_back_leaves_nothing():
 
 
 class Path(gymnasium.Env):
-    """Forty cells in a row: one of two actions leads on, the other back; the last cell pays."""
+    """Forty cells in a row: one action moves on, the other back; the last cell has a reward."""
 
     length = 40
     cells = np.eye(length + 1, dtype=np.uint8)
@@ -170,7 +170,7 @@ class Path(gymnasium.Env):
 @pytest.mark.parametrize(
     ("cloning", "seed"), [(False, 0), (True, 0), (True, 1), (True, 2)], ids=str
 )
-def test_the_far_end_is_reached_only_with_cloning(cloning, seed):
+def test_a_distant_reward_is_found_only_with_cloning(cloning, seed):
     vec = GymVec([Path] * 16)
     rapid = [Rapid(vec.obs_space, size=400, num_steps=2, seed=seed)] if cloning else []
     learner = make_learner(vec, seed, rapid, lr=1e-3, minibatch_size=512)

@@ -1,4 +1,4 @@
-"""SubPO's credit against closed forms on a problem of two steps, its ends, and that it learns."""
+"""SubPO: credit against closed forms on a problem of two steps, episode ends, and learning."""
 
 import copy
 import dataclasses
@@ -51,7 +51,7 @@ class Table(Policy):
 
 
 def enumerated(policy):
-    """Each of the four episodes as often as the policy takes it: 9, 3, 3 and 1 of 16."""
+    """Make each of the four episodes as often as the policy takes it: 9, 3, 3 and 1 of 16."""
     pairs = [(0, 0)] * 9 + [(0, 1)] * 3 + [(1, 0)] * 3 + [(1, 1)]
     action = torch.tensor(pairs).T  # [2, 16]
     N = action.shape[1]
@@ -88,7 +88,7 @@ def mixed(rollout, gamma=0.5, weight=1.0):
 
 
 def gradient(learner, rollout, rewards):
-    """Of the objective summed over an episode: the loss is a mean over its two rows."""
+    """Return the gradient of the objective per episode; the loss is a mean over its two rows."""
     learner.policy.zero_grad()
     loss, _ = learner.loss(rollout, rewards, *learner.credit(rollout, rewards), 0.0)
     loss.backward()
@@ -96,7 +96,7 @@ def gradient(learner, rollout, rewards):
 
 
 def expected_return(logits, credit):
-    """Sum over episodes of their probability times ``credit(gains)``."""
+    """Sum the probability of each episode times ``credit(gains)``."""
     p = logits.softmax(-1)
     pairs = [(a, b) for a in range(2) for b in range(2)]
     return sum(p[0, a] * p[1 + a, b] * credit(*gains(a, b)) for a, b in pairs)
@@ -109,7 +109,7 @@ def exact(policy, credit):
 
 
 @pytest.mark.parametrize("baseline", ["value", "mean", "none"])
-def test_the_gradient_is_that_of_the_expected_set_function(baseline):
+def test_the_gradient_equals_that_of_the_expected_set_function(baseline):
     policy = Table()
     rollout = enumerated(policy)
     learner = SubPO(policy, baseline=baseline)
@@ -120,7 +120,7 @@ def test_the_gradient_is_that_of_the_expected_set_function(baseline):
     assert (learner._mean is not None) == (baseline == "mean")
 
 
-def test_without_a_gamma_of_its_own_it_takes_the_mixers():
+def test_the_default_gamma_is_that_of_the_mixer():
     policy = Table()
     rollout = enumerated(policy)
     learner = SubPO(policy, baseline="none", gamma=None)
@@ -131,8 +131,8 @@ def test_without_a_gamma_of_its_own_it_takes_the_mixers():
     assert rows.all()
 
 
-def test_cumulative_weighting_is_the_released_codes_and_no_gradient_of_f():
-    """The action that gains less at first is the better one, and is unlearnt."""
+def test_cumulative_weighting_equals_the_released_code_and_is_not_the_gradient_of_f():
+    """The better action has the smaller first gain, and becomes less likely."""
     policy = Table()
     rollout = enumerated(policy)
     learner = SubPO(policy, baseline="none", weighting="cumulative")
@@ -151,7 +151,7 @@ def test_cumulative_weighting_is_the_released_codes_and_no_gradient_of_f():
     assert exact(policy, lambda r, s: r + s)[0, 0] > 0 > got[0, 0]
 
 
-def test_weights_of_streams_scale_their_part():
+def test_stream_weights_scale_their_part_of_the_gradient():
     policy = Table()
     rollout = enumerated(policy)
     learner = SubPO(policy, baseline="none")
@@ -163,7 +163,7 @@ def cut(rollout, T=1):
     return rollout.slice(0, T), rollout.slice(T, rollout.num_steps)
 
 
-def test_without_a_critic_only_episodes_that_end_are_learnt_from():
+def test_without_a_critic_only_finished_episodes_contribute():
     policy = Table()
     rollout = enumerated(policy)
     first, second = cut(rollout)
@@ -176,7 +176,7 @@ def test_without_a_critic_only_episodes_that_end_are_learnt_from():
     assert torch.equal(weight, second.reward)
 
 
-def test_a_critic_stands_for_what_comes_after_the_rollout():
+def test_a_critic_bootstraps_at_the_end_of_the_rollout():
     policy = Table()
     rollout = enumerated(policy)
     first, _ = cut(rollout)
@@ -187,7 +187,7 @@ def test_a_critic_stands_for_what_comes_after_the_rollout():
 
 
 @pytest.mark.parametrize(("gamma", "after"), [(1.0, 0.0), (0.9, 0.0), (None, 0.5 * 0.3)])
-def test_a_time_limit_ends_the_sum_unless_the_mixer_is_to_say(gamma, after):
+def test_a_time_limit_ends_the_sum_unless_gamma_is_the_mixers(gamma, after):
     policy = Table()
     rollout = enumerated(policy)
     cut_off = dataclasses.replace(
@@ -201,7 +201,7 @@ def test_a_time_limit_ends_the_sum_unless_the_mixer_is_to_say(gamma, after):
 
 
 @pytest.mark.parametrize("baseline", ["none", "mean"])
-def test_cumulative_gains_go_on_in_the_next_rollout(baseline):
+def test_cumulative_gains_continue_in_the_next_rollout(baseline):
     policy = Table()
     rollout = enumerated(policy)
     options = {"baseline": baseline, "weighting": "cumulative"}
@@ -223,7 +223,7 @@ def test_cumulative_gains_go_on_in_the_next_rollout(baseline):
 
 
 def test_invalid_rows_are_transparent():
-    """A row in which the environments only reset themselves changes nothing."""
+    """A row in which environments only reset themselves changes nothing."""
     policy = Table()
     rollout = enumerated(policy)
     first, second = cut(rollout)
@@ -254,7 +254,7 @@ def test_invalid_rows_are_transparent():
 
 
 @pytest.mark.parametrize("baseline", ["value", "mean"])
-def test_saved_and_loaded_it_takes_the_same_step(baseline):
+def test_a_loaded_learner_repeats_the_next_update(baseline):
     vec = Chain(4, length=3)
     torch.manual_seed(0)
     policy = ActorCritic(vec.obs_space, vec.act_space, encoder=MLP(vec.obs_space, hidden=(16,)))
@@ -272,7 +272,7 @@ def test_saved_and_loaded_it_takes_the_same_step(baseline):
     assert all(torch.equal(x, after[1][name]) for name, x in after[0].items())
 
 
-def test_what_is_not_finite_is_refused():
+def test_values_that_are_not_finite_raise():
     policy = Table()
     rollout = enumerated(policy)
     rewards = mixed(rollout)
@@ -291,13 +291,13 @@ def test_what_is_not_finite_is_refused():
         ({"damping": 0.0}, "damping is 0.0"),
     ],
 )
-def test_bad_options_are_refused(options, complaint):
+def test_invalid_options_raise(options, complaint):
     with pytest.raises(ValueError, match=complaint):
         SubPO(Table(), **options)
 
 
-def test_the_natural_gradient_is_the_fisher_matrix_of_the_table_solved():
-    """F is block by block, a state's share of the rows times (diag p - p pᵀ)."""
+def test_the_natural_gradient_solves_the_fisher_matrix_of_a_table():
+    """F is block diagonal: a state's share of the rows times (diag p - p pᵀ)."""
     policy = Table()
     rollout = enumerated(policy)
     plain, natural = (SubPO(policy, baseline="none", natural=n, damping=0.05) for n in (0, 1))
@@ -311,11 +311,11 @@ def test_the_natural_gradient_is_the_fisher_matrix_of_the_table_solved():
         fisher = share[state] * (p[state].diag() - p[state].outer(p[state]))
         expected = torch.linalg.solve(fisher + 0.05 * torch.eye(2), before[state])
         torch.testing.assert_close(policy.logits.grad[state], expected, rtol=1e-3, atol=1e-4)
-    assert not policy.values.grad.any()  # no value loss, and no part in the policy
+    assert not policy.values.grad.any()  # no value loss, and not part of the policy
 
 
 @pytest.mark.parametrize("kind", ["mlp", "gaussian", "grid"])
-def test_the_fisher_product_is_that_of_the_whole_matrix(kind):
+def test_the_fisher_product_equals_that_of_the_explicit_matrix(kind):
     """Jᵀ M J by whole Jacobians; for a Categorical that is the mean of its scores' squares."""
     torch.manual_seed(0)
     numbers = torch.Generator().manual_seed(1)
@@ -354,7 +354,7 @@ def test_the_fisher_product_is_that_of_the_whole_matrix(kind):
 
 
 def jacobian(params, parameters):
-    """[P, parameters] of one row's distribution."""
+    """Compute the Jacobian [P, parameters] of one row's distribution."""
     rates = []
     for number in params:
         parts = torch.autograd.grad(
@@ -367,8 +367,8 @@ def jacobian(params, parameters):
 @pytest.mark.parametrize(
     "options", [{}, {"baseline": "mean"}, {"natural": True, "baseline": "mean", "lr": 0.5}], ids=str
 )
-def test_it_learns_to_cover_the_chain(options):
-    """From the marginal gains alone; a random agent covers about half of the cells."""
+def test_subpo_learns_to_cover_the_chain(options):
+    """Marginal gains suffice; a random agent covers about half of the cells."""
     vec = Chain(32, length=4)
     torch.manual_seed(0)
     policy = ActorCritic(

@@ -1,4 +1,4 @@
-"""The doctor finds planted defects of reward sources, and none in a healthy run."""
+"""Diagnostics find planted defects of reward sources, and none in a healthy run."""
 
 import copy
 import math
@@ -22,7 +22,7 @@ N, T = 8, 32
 
 
 class Own(IntrinsicModule):
-    """A bonus by a rule, a function of the rollout and of the number of updates."""
+    """A bonus computed by `rule` from the rollout and the number of updates."""
 
     novelty = False
 
@@ -187,14 +187,14 @@ def test_a_drowned_module_is_found():
     assert kinds(examined({"count": count, "rnd": rnd}, faint)) == {("count", "drowned")}
 
 
-def test_a_bonus_that_does_not_fall_with_visits_is_found_if_it_claims_novelty():
+def test_a_bonus_that_does_not_fall_with_visits_is_found_if_declared_as_novelty():
     for rule in ("noise", "familiar"):
         seen = examined({"odd": own(rule, novelty=True)})
         assert kinds(seen) == {("odd", "not novel")}
         assert examined({"odd": own(rule)}).findings == []
 
 
-def test_a_weight_that_starts_at_0_is_no_defect():
+def test_a_weight_that_starts_at_0_is_not_a_defect():
     later = {"count": Term(weight=Linear(0.0, 0.01, begin=0.5, finish=0.6))}
     seen = examined({"count": count}, later)
     assert seen.findings == []
@@ -217,7 +217,7 @@ def test_the_first_update_equals_that_of_the_run(combine):
     assert after_one(0.0) != after_one(0.3)
 
 
-def test_examining_a_run_does_not_change_it():
+def test_recording_a_run_does_not_change_it():
     watched, alone = (make({"count": count, "rnd": rnd}) for _ in range(2))
     seen = run_diagnostics(watched, total_steps=10**6, iterations=4)
     alone.run(seen.steps)
@@ -228,7 +228,7 @@ def test_examining_a_run_does_not_change_it():
         torch.testing.assert_close(one[part], two[part], rtol=0, atol=0)
 
 
-def test_an_examination_without_time_still_runs_four_iterations():
+def test_diagnostics_without_time_still_run_four_iterations():
     run = make({"count": count})
     seen = run_diagnostics(run, total_steps=10**6, seconds=0)
     assert len(seen.evidence["count"].sizes) == 4
@@ -253,7 +253,7 @@ def test_rank_correlation_equals_its_definition():
 
 
 def sizes(paid=0.1, *, low=0.0, high=1.0, often=1.0, weight=1.0):
-    """Sizes of a source that gives `paid` in a share `often` of the rows."""
+    """Make sizes of a source with reward `paid` in a share `often` of the rows."""
     mean = paid * often
     return Sizes(low, high, abs(paid), mean, weight * mean, weight * paid)
 

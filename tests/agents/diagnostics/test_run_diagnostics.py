@@ -1,4 +1,4 @@
-"""The doctor where sizes are no measure of a source: joined sources, and normalised streams."""
+"""Diagnostics of joined sources and normalised streams, where sizes alone are no measure."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ N, T = 16, 32
 
 
 def examined(combine, *, count=1.0, rnd=1.0, length=3):
-    """Kinds of findings of a short run with these weights."""
+    """Return the findings of a short run with these weights."""
     vec = Chain(N, length=length)
     modules = {
         "count": HashCount(vec.obs_space),
@@ -31,12 +31,12 @@ def examined(combine, *, count=1.0, rnd=1.0, length=3):
 
 
 @pytest.mark.parametrize("make", [Product, Krc])
-def test_factors_are_well_whatever_their_units(make):
+def test_factors_of_a_product_have_no_findings_whatever_their_units(make):
     assert examined(make(), count=1e-3, rnd=1e3) == set()
 
 
 @pytest.mark.parametrize("make", [Product, Krc])
-def test_a_joined_bonus_drowns_the_task_or_is_drowned_as_a_whole(make):
+def test_joined_bonuses_drown_the_task_or_are_all_drowned(make):
     assert ("reward", "drowned") in examined(make(), count=1e5, rnd=1e5)
     faint = examined(make(), count=1e-7, rnd=1e-7)
     assert faint == {("count", "drowned"), ("rnd", "drowned")}

@@ -1,4 +1,4 @@
-"""A checkpoint is complete or absent, and restores exactly the state it was given."""
+"""A checkpoint is complete or absent, and restores exactly the saved state."""
 
 import logging
 import math
@@ -25,7 +25,7 @@ def bits(value):
 
 
 def assert_same(left, right, path="state"):
-    """Same types, same bits."""
+    """Check that two states have the same types and bits."""
     if isinstance(left, dict):
         assert isinstance(right, dict), path
         assert list(left) == list(right), path
@@ -109,7 +109,7 @@ def test_big_endian_arrays_keep_their_values(tmp_path):
     assert read["x"].tolist() == [0, 1, 2]
 
 
-def test_an_optimizer_goes_on_exactly(tmp_path):
+def test_a_loaded_optimizer_continues_exactly(tmp_path):
     def make():
         torch.manual_seed(0)
         net = nn.Linear(3, 2)
@@ -133,7 +133,7 @@ def test_an_optimizer_goes_on_exactly(tmp_path):
     assert_same(optimizer.state_dict(), other_optimizer.state_dict())
 
 
-def test_loaded_tensors_can_be_changed(tmp_path):
+def test_loaded_tensors_are_writable(tmp_path):
     read = checkpoint.load(checkpoint.save(tmp_path, state_of(1) | {"a": np.zeros(2)}, 0))
     read["weight"].add_(1)
     read["a"] += 1
@@ -148,7 +148,7 @@ def test_a_leaf_that_cannot_be_saved_is_named_and_nothing_is_written(tmp_path, l
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "state.json", "tensors.safetensors"])
-def test_any_flipped_byte_is_found(tmp_path, caplog, name):
+def test_any_flipped_byte_is_detected(tmp_path, caplog, name):
     older = checkpoint.save(tmp_path, state_of(1), 1)
     newer = checkpoint.save(tmp_path, state_of(2), 2)
     whole = (newer / name).read_bytes()
@@ -167,7 +167,7 @@ def test_any_flipped_byte_is_found(tmp_path, caplog, name):
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "state.json", "tensors.safetensors"])
-def test_a_missing_or_short_file_is_found(tmp_path, name):
+def test_a_missing_or_truncated_file_is_detected(tmp_path, name):
     older = checkpoint.save(tmp_path, state_of(1), 1)
     newer = checkpoint.save(tmp_path, state_of(2), 2)
     (newer / name).write_bytes((newer / name).read_bytes()[:-1])
@@ -178,7 +178,7 @@ def test_a_missing_or_short_file_is_found(tmp_path, name):
     assert checkpoint.newest(tmp_path) == older
 
 
-def test_a_folder_without_checkpoints(tmp_path):
+def test_a_folder_without_checkpoints_has_no_newest_one(tmp_path):
     assert checkpoint.newest(tmp_path / "nowhere") is None
     assert checkpoint.newest(tmp_path) is None
     assert checkpoint.best(tmp_path) is None
@@ -186,7 +186,7 @@ def test_a_folder_without_checkpoints(tmp_path):
         checkpoint.load(tmp_path / "nowhere")
 
 
-def test_retention_keeps_the_newest_and_never_the_last_one_written(tmp_path):
+def test_retention_keeps_the_newest_and_never_deletes_the_last_one_written(tmp_path):
     for step in (5, 100, 20, 3, 1000):
         checkpoint.save(tmp_path, state_of(step), step, keep=2)
         assert (tmp_path / f"step_{step:012d}").exists()
@@ -207,7 +207,7 @@ def test_saving_after_a_damaged_checkpoint_keeps_the_good_ones(tmp_path):
 
 
 @pytest.mark.parametrize("calls", [0, 1, 2])
-def test_a_stop_while_writing_leaves_the_old_ones(tmp_path, monkeypatch, calls):
+def test_an_interrupted_write_leaves_the_old_checkpoints(tmp_path, monkeypatch, calls):
     old = checkpoint.save(tmp_path, state_of(1), 1)
     written = []
 
@@ -236,7 +236,7 @@ def test_files_of_a_killed_process_are_removed(tmp_path):
 
 @pytest.mark.parametrize("stop_at", [1, 2])
 @pytest.mark.parametrize("which", ["step", "best"])
-def test_a_stop_while_replacing_loses_neither(tmp_path, monkeypatch, stop_at, which):
+def test_an_interrupted_replacement_loses_no_checkpoint(tmp_path, monkeypatch, stop_at, which):
     def write(number):
         if which == "best":
             return checkpoint.save_best(tmp_path, state_of(number), number)
@@ -265,7 +265,7 @@ def test_a_stop_while_replacing_loses_neither(tmp_path, monkeypatch, stop_at, wh
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_best_is_replaced_and_stays_out_of_retention(tmp_path):
+def test_best_is_replaced_and_exempt_from_retention(tmp_path):
     for number in (1, 2):
         assert checkpoint.save_best(tmp_path, state_of(number), number) == tmp_path / "best"
     for step in range(5):
@@ -276,7 +276,7 @@ def test_best_is_replaced_and_stays_out_of_retention(tmp_path):
     assert checkpoint.best(tmp_path) is None
 
 
-def test_a_newer_format_is_refused_with_the_reason(tmp_path, monkeypatch):
+def test_a_newer_format_raises_with_the_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 99)
     path = checkpoint.save(tmp_path, {}, 0)
     monkeypatch.undo()

@@ -9,7 +9,7 @@ import pytest
 from firstlight.agents.session import files
 
 
-def test_json_is_strict_and_reads_back(tmp_path):
+def test_json_is_strict_and_survives_a_round_trip(tmp_path):
     path = tmp_path / "value.json"
     value = {"nan": math.nan, "inf": [np.float32(np.inf), 1.5], "n": np.int64(3), "text": "ü"}
     files.write_json(path, value)
@@ -35,7 +35,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert [p.name for p in tmp_path.iterdir()] == ["value.txt"]
 
 
-def test_a_value_that_is_not_json_is_refused_before_writing(tmp_path):
+def test_a_value_that_is_not_json_raises_before_writing(tmp_path):
     with pytest.raises(TypeError):
         files.write_json(tmp_path / "value.json", {"a": object()})
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Updates that are not finite or run out of memory change no weight and no checkpoint."""
+"""Updates that are not finite or run out of memory change no parameter and no checkpoint."""
 
 import json
 
@@ -27,7 +27,7 @@ ROUND = N * T
 
 
 class World(Env):
-    """Episodes of ten random steps; `spoil` names the step and the output that is not finite."""
+    """Episodes of ten random steps; `spoil` gives the step and the output that is not finite."""
 
     observation_space = spaces.Box(-1, 1, (3,), np.float32)
     action_space = spaces.Discrete(2)
@@ -109,7 +109,7 @@ def numbers(module):
 
 
 class Diary:
-    """A callback that notes the parameters after each iteration."""
+    """A callback that records the parameters after each iteration."""
 
     def __init__(self):
         self.parameters = []
@@ -122,7 +122,7 @@ class Diary:
         return [not torch.equal(a, b) for a, b in pairs]
 
 
-SOURCES = {  # an iteration is T steps of life; the third one is spoilt
+SOURCES = {  # an iteration is T steps; the third has the bad value
     "observation 'obs' of environment 2 is nan at row 5": {
         "spoil": {"observation": {2 * T + 5: np.nan}}
     },
@@ -150,7 +150,7 @@ def test_an_update_is_skipped_and_its_source_is_named(source, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("source", ["reward", "observation"])
-def test_five_in_a_row_end_the_run_and_none_is_saved(source, tmp_path):
+def test_five_skipped_updates_in_a_row_end_the_run_and_none_is_saved(source, tmp_path):
     spoil = {source: dict.fromkeys(range(2 * T + 1, 99), np.nan)}
     diary = Diary()
     trainer = make(tmp_path, spoil=spoil, checkpoint_every=ROUND)
@@ -165,14 +165,14 @@ def test_five_in_a_row_end_the_run_and_none_is_saved(source, tmp_path):
     assert all(torch.isfinite(v).all() for v in saved["learner"]["policy"].values())
 
 
-def test_four_in_a_row_do_not_end_the_run():
+def test_four_skipped_updates_in_a_row_do_not_end_the_run():
     spoil = {"reward": dict.fromkeys((T + 1, 2 * T + 1, 3 * T + 1, 4 * T + 1), np.inf)}
     trainer = make(spoil=spoil)
     trainer.run(8 * ROUND)
     assert trainer.session.steps == 8 * ROUND
 
 
-def test_a_module_with_a_nan_inside_is_never_saved(tmp_path, caplog):
+def test_a_module_with_nan_parameters_is_never_saved(tmp_path, caplog):
     trainer = make(
         tmp_path, modules={"mine": Bonus(torch.nan, 4, where="update")}, checkpoint_every=ROUND
     )
@@ -200,7 +200,7 @@ def test_a_module_whose_loss_is_not_finite_is_named_and_the_others_still_learn(c
     assert modules["second"].memory == 1
 
 
-def test_an_episode_that_began_in_a_skipped_rollout_is_a_new_one_for_modules():
+def test_modules_treat_an_episode_begun_in_a_skipped_rollout_as_new():
     forgotten = []
 
     class Listens(Bonus):
@@ -218,7 +218,7 @@ def test_a_nan_in_an_evaluation_does_not_end_the_run():
     assert evaluate(policy, vec, episodes=4, seed=0).episodes == 4
 
 
-def test_a_reward_that_is_not_finite_enters_no_statistics():
+def test_a_reward_that_is_not_finite_changes_no_statistics():
     trainer = make(spoil={"reward": {3: np.nan}})
     means = []
     trainer.run(6 * ROUND, [lambda run, m: means.append(m.get("rollout/return_mean", 0.0))])
@@ -226,7 +226,7 @@ def test_a_reward_that_is_not_finite_enters_no_statistics():
     assert trainer.session.episodes.episodes == N * (6 * T // 10)
 
 
-def test_a_fitter_takes_no_step_from_a_loss_that_is_not_finite():
+def test_a_fitter_skips_a_loss_that_is_not_finite():
     vec = Chain(N, length=3)
     module = RND(vec.obs_space, embedding_dim=4, hidden=4, normalize_obs=False)
     before = numbers(module)
@@ -239,7 +239,7 @@ def test_a_fitter_takes_no_step_from_a_loss_that_is_not_finite():
 
 
 class Scarce(PPO):
-    """PPO on a machine that takes `room` rows at a time, or nothing from update `ends` on."""
+    """PPO that runs out of memory above `room` rows, or always from update `ends` on."""
 
     def __init__(self, policy, room, ends=10**9):
         super().__init__(policy, minibatch_size=16, num_epochs=2)
@@ -255,7 +255,7 @@ class Scarce(PPO):
         return super()._loss(batch, live, entropy_coef)
 
 
-def test_half_a_minibatch_at_a_time_makes_the_same_update(caplog):
+def test_processing_minibatches_in_two_parts_gives_the_same_update(caplog):
     ample, scarce = (
         make(learner=lambda policy, room=room: Scarce(policy, room)) for room in (16, 8)
     )
@@ -265,7 +265,7 @@ def test_half_a_minibatch_at_a_time_makes_the_same_update(caplog):
     assert caplog.text.count("out of memory") == 1
 
 
-def test_without_memory_even_for_half_a_run_saves_and_ends(tmp_path):
+def test_a_run_out_of_memory_for_half_a_minibatch_saves_and_ends(tmp_path):
     trainer = make(tmp_path, learner=lambda policy: Scarce(policy, 16, ends=4))
     diary = Diary()
     with pytest.raises(torch.OutOfMemoryError):
@@ -275,7 +275,7 @@ def test_without_memory_even_for_half_a_run_saves_and_ends(tmp_path):
     assert read_status(tmp_path).status == "failed"
 
 
-def test_of_the_logs_only_losses_and_the_gradient_must_be_finite():
+def test_only_losses_and_gradients_must_be_finite():
     table = torch.zeros(2, len(ppo._LOGS))
     table[1, ppo._LOGS.index("approx_kl")] = torch.inf
     ppo._check_logs(table)

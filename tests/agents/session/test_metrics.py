@@ -17,7 +17,7 @@ NUM_ENVS = 5
 
 
 def random_rollout(rng, num_steps, columns=NUM_ENVS, channel=True, env_ids=None):
-    """Rewards, ends, invalid rows with rewards and ends of their own, ends hidden or not."""
+    """Draw rewards and ends, also in invalid rows, and hidden as well as visible ends."""
     T, N = num_steps, columns
     valid = rng.random((T, N)) < 0.8
     terminated = rng.random((T, N)) < 0.15
@@ -49,7 +49,7 @@ def random_rollout(rng, num_steps, columns=NUM_ENVS, channel=True, env_ids=None)
 
 
 def plain_loop(rollouts, threshold, num_envs=NUM_ENVS):
-    """Episodes of each rollout, one environment and one step after the other."""
+    """Return the episodes of each rollout, by a loop over environments and steps."""
     ret, length = [0.0] * num_envs, [0] * num_envs
     for rollout in rollouts:
         hidden = {tuple(at): i for i, at in enumerate(rollout.final_at.tolist())}
@@ -101,7 +101,7 @@ def test_statistics_equal_a_loop_over_steps(channel, threshold):
     assert ("rollout/success_rate" in statistics.metrics()) == (channel or threshold is not None)
 
 
-def test_columns_may_be_different_environments_in_each_rollout():
+def test_columns_may_hold_different_environments_in_each_rollout():
     rng = np.random.default_rng(1)
     rollouts = [
         random_rollout(rng, 9, columns=3, env_ids=rng.permutation(NUM_ENVS)[:3]) for _ in range(8)
@@ -112,7 +112,7 @@ def test_columns_may_be_different_environments_in_each_rollout():
         assert statistics.last == episodes
 
 
-def test_cutting_a_rollout_changes_nothing():
+def test_splitting_a_rollout_changes_nothing():
     rollout = random_rollout(np.random.default_rng(2), 40)
     whole, parts = EpisodeStatistics(NUM_ENVS, 0.0), EpisodeStatistics(NUM_ENVS, 0.0)
     whole.update(rollout)
@@ -124,7 +124,7 @@ def test_cutting_a_rollout_changes_nothing():
     assert parts.metrics() == whole.metrics()
 
 
-def test_a_loaded_state_goes_on_exactly():
+def test_a_loaded_state_continues_exactly():
     rng = np.random.default_rng(3)
     first, second = random_rollout(rng, 25), random_rollout(rng, 25)
     unbroken, resumed = EpisodeStatistics(NUM_ENVS, 0.0, 7), EpisodeStatistics(NUM_ENVS, 0.0, 7)
@@ -148,8 +148,8 @@ def test_saved_state_is_a_copy():
     assert torch.equal(state["open_return"], before)
 
 
-def test_what_the_environment_reports_is_read_at_the_ends():
-    """Next-step ends show it in the row after, same-step ends in what the reset hid."""
+def test_environment_infos_are_read_at_the_end_of_each_episode():
+    """With next-step autoreset it is in the row after, with same-step in the final info."""
     rng = np.random.default_rng(6)
     rollouts = [random_rollout(rng, T) for T in (9, 1, 25)]
     statistics = EpisodeStatistics(NUM_ENVS, 0.0, reported=("depth",))
@@ -173,7 +173,7 @@ def test_what_the_environment_reports_is_read_at_the_ends():
     assert again.metrics() == statistics.metrics()
 
 
-def test_dropped_episodes_begin_anew():
+def test_dropped_episodes_are_counted_from_zero():
     statistics = EpisodeStatistics(2, None)
     rollout = random_rollout(np.random.default_rng(5), 3, columns=2, channel=False)
     rollout.valid[:], rollout.reward[:] = True, 1.0
@@ -197,7 +197,7 @@ def test_a_sum_of_many_small_rewards_is_exact_enough():
     assert statistics.last[0].ret == pytest.approx(21_000 * float(np.float32(0.1)), abs=1e-6)
 
 
-def test_before_the_first_episode():
+def test_there_are_no_statistics_before_the_first_episode():
     assert EpisodeStatistics(2, 0.0).metrics() == {"rollout/episodes": 0.0}
 
 
@@ -243,7 +243,7 @@ def test_both_files_hold_the_same_scalars(tmp_path):
     assert_alike(tmp_path / "run")
 
 
-def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
+def test_resuming_drops_metrics_written_after_the_checkpoint(tmp_path):
     writer = MetricsWriter(tmp_path)
     for step in (10, 20, 30, 40):
         writer.write(step, {"a": float(step)})
@@ -262,7 +262,7 @@ def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
     assert_alike(tmp_path)
 
 
-def test_time_goes_on_without_the_pause(tmp_path, monkeypatch):
+def test_elapsed_time_excludes_the_pause_before_resuming(tmp_path, monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(metrics.time, "perf_counter", lambda: clock[0])
     writer = MetricsWriter(tmp_path)
@@ -278,7 +278,7 @@ def test_time_goes_on_without_the_pause(tmp_path, monkeypatch):
     assert [line["time"] for line in lines_of(tmp_path)] == [4, 8, 9]
 
 
-def test_a_torn_last_line_is_dropped(tmp_path):
+def test_an_incomplete_last_line_is_dropped(tmp_path):
     writer = MetricsWriter(tmp_path)
     writer.write(1, {"a": 1.0})
     writer.close()

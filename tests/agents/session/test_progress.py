@@ -1,4 +1,4 @@
-"""The progress display: plain lines in a log, one live line on a terminal."""
+"""The progress display: plain lines in a log, one updated line on a terminal."""
 
 import io
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ def metrics(mean=0.25):
     return {"perf/steps_per_second": 100.0, "rollout/return_mean": mean}
 
 
-def test_plain_lines_every_ten_seconds_and_at_the_end(clock):
+def test_plain_lines_appear_every_ten_seconds_and_at_the_end(clock):
     stream = io.StringIO()
     shown = Progress(1000, stream)
     for i in range(50):  # one second each
@@ -46,7 +46,7 @@ def test_an_interrupted_run_shows_its_last_step(clock):
     assert [line.split()[0] for line in stream.getvalue().splitlines()] == ["10", "20"]
 
 
-def test_a_terminal_gets_a_live_line(monkeypatch):
+def test_a_terminal_shows_a_live_line(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True

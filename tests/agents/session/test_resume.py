@@ -1,4 +1,4 @@
-"""Exact resume: a stopped run that goes on equals, bit for bit, one that was never stopped."""
+"""Exact resume: a resumed run equals an uninterrupted one, bit for bit."""
 
 import json
 import shutil
@@ -73,7 +73,7 @@ ENVIRONMENTS = {
 
 
 def trainer_of(make_vec, path, *, barrier=False, resume=False):
-    """PPO with RND and counts, with schedules wherever there can be one."""
+    """Make a trainer of PPO, RND and counts, with a schedule for everything that may have one."""
     vec = make_vec()
     torch.manual_seed(7)
     modules = {
@@ -107,7 +107,7 @@ def trainer_of(make_vec, path, *, barrier=False, resume=False):
 
 
 class StopError(Exception):
-    """Stands for a machine that stops."""
+    """Simulates a machine that stops."""
 
 
 def stop_at(step):
@@ -119,7 +119,7 @@ def stop_at(step):
 
 
 def final_state(trainer):
-    """The state on which the rest of a run depends."""
+    """Return the state on which the rest of a run depends."""
     state = trainer.session.state_dict()
     if state["runner"]["envs"] is None:  # EnvPool's own state cannot be compared
         del state["runner"]["resets"]
@@ -143,7 +143,7 @@ def same(a, b, path=""):
 
 
 def scalars(path):
-    """Lines of metrics.jsonl, without what depends on the speed of the machine."""
+    """Read metrics.jsonl without the metrics that depend on speed."""
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return [
         {k: v for k, v in line.items() if k != "time" and not k.startswith("perf/")}
@@ -162,7 +162,7 @@ def evaluation(eval_vec):
 
 
 @pytest.mark.parametrize("kind", ENVIRONMENTS)
-def test_two_halves_are_the_whole(kind, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_run(kind, tmp_path):
     make_vec, barrier = ENVIRONMENTS[kind], kind == "barrier"
     eval_vec = make_vec()  # each evaluation resets it
     whole = run_through(make_vec, tmp_path / "whole", eval_vec, barrier=barrier)
@@ -172,7 +172,7 @@ def test_two_halves_are_the_whole(kind, tmp_path):
         with pytest.raises(StopError):
             part.run(TOTAL, [evaluation(eval_vec), stop_at(stops)])
         part.vec.close()
-    torch.manual_seed(0)  # a new process would not know the old one's numbers either
+    torch.manual_seed(0)  # a new process has another generator state
     last = trainer_of(make_vec, tmp_path / "parts", barrier=barrier, resume=True)
     assert 0 < last.session.steps < TOTAL
     last.run(TOTAL, [evaluation(eval_vec)])
@@ -187,7 +187,7 @@ def test_two_halves_are_the_whole(kind, tmp_path):
         vec.close()
 
 
-def test_a_stop_while_modules_warm_up_costs_nothing(tmp_path):
+def test_a_run_stopped_during_warm_up_resumes_exactly(tmp_path):
     make_vec = ENVIRONMENTS["replay"]
     whole = run_through(make_vec, tmp_path / "whole", make_vec())
     part = trainer_of(make_vec, tmp_path / "parts")
@@ -200,7 +200,7 @@ def test_a_stop_while_modules_warm_up_costs_nothing(tmp_path):
     assert same(final_state(whole), final_state(last)) is None
 
 
-def test_without_a_barrier_envpool_drops_its_open_episodes_and_reports_it(tmp_path, caplog):
+def test_without_a_barrier_envpool_drops_its_unfinished_episodes_and_reports_it(tmp_path, caplog):
     make_vec = ENVIRONMENTS["barrier"]
     part = trainer_of(make_vec, tmp_path)
     with pytest.raises(StopError):
@@ -231,7 +231,9 @@ def test_a_barrier_counts_no_episode_that_it_cut(tmp_path):
 
 
 def test_checkpoints_of_every_released_format_still_load(tmp_path):
-    old = Path(__file__).parent / "checkpoint_format_1"  # made with it, and never made anew
+    old = (
+        Path(__file__).parent / "checkpoint_format_1"
+    )  # written by that version; never regenerate it
     shutil.copytree(old, tmp_path / "checkpoints" / "step_000000000064")
     agent = load(tmp_path)
     action, _ = agent.act({"obs": np.eye(17, dtype=np.uint8)[0]})
@@ -252,7 +254,7 @@ def test_checkpoints_of_every_released_format_still_load(tmp_path):
 
 
 class Forgetful(gymnasium.Env):
-    """Shows a counter that no seed sets back, from the third step of an episode on."""
+    """Observes a counter that seeds do not reset, from the third step of an episode on."""
 
     observation_space = spaces.Box(0, 1e9, (1,), np.float32)
     action_space = spaces.Discrete(2)
@@ -274,7 +276,7 @@ class Forgetful(gymnasium.Env):
         return np.array([self.step_number + odd], np.float32), 0.0, False, ends, {}
 
 
-def test_only_an_environment_that_answers_differently_loses_its_episode(tmp_path, caplog):
+def test_only_an_environment_whose_replay_differs_loses_its_episode(tmp_path, caplog):
     def make_vec():
         return GymVec([lambda i=i: Forgetful(honest=i != 2) for i in range(N)])
 

@@ -8,7 +8,7 @@ from firstlight.agents.session.status import STATUSES, Status, read_status, writ
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_a_status_is_read_as_it_was_written(tmp_path, status):
+def test_a_status_survives_a_round_trip(tmp_path, status):
     write_status(tmp_path, "running", 0)
     write_status(tmp_path, status, 12, error="ValueError: no", resume="state")
     assert read_status(tmp_path) == Status(status, 12, "ValueError: no", "state")
@@ -21,7 +21,7 @@ def test_a_status_is_read_as_it_was_written(tmp_path, status):
     }
 
 
-def test_an_unknown_a_missing_and_a_damaged_status(tmp_path):
+def test_invalid_statuses_raise_and_a_missing_one_is_none(tmp_path):
     assert read_status(tmp_path) is None
     with pytest.raises(ValueError, match="'done', expected one of running, finished"):
         write_status(tmp_path, "done", 1)
