@@ -362,7 +362,11 @@ def test_a_channel_that_is_not_there_is_named():
 
 @pytest.mark.parametrize(
     ("name", "complaint"),
-    [("wide", "no side channel of one number"), ("deep", "no side"), ("return", "of that name")],
+    [
+        ("wide", "is not a side channel of one number"),
+        ("deep", "not a side"),
+        ("return", "of that name"),
+    ],
 )
 def test_what_cannot_be_reported_is_refused(name, complaint):
     number, wide = spaces.Box(0, 9, (), np.int64), spaces.Box(0, 9, (2,), np.int64)

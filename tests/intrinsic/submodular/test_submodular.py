@@ -386,7 +386,7 @@ def test_wrap_adds_only_what_is_missing():
         SeenMap(placed)
     with pytest.raises(ValueError, match="size is 4"):
         SeenMap(vec, size=4)
-    with pytest.raises(ValueError, match=r"no info 'pose'.*wrap"):
+    with pytest.raises(ValueError, match=r"info has no 'pose'.*wrap"):
         module_for(silent).compute(rollouts(silent, count=1, steps=3)[0])
 
 
