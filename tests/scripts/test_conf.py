@@ -1,5 +1,7 @@
 """Every YAML of ``conf/`` fits the code: its targets, keywords, values and choices."""
 
+import copy
+import functools
 import importlib
 import inspect
 import json
@@ -93,9 +95,14 @@ def alike(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def compose(*overrides: str) -> Any:
+@functools.cache
+def composed(*overrides: str) -> Any:
     with hydra.initialize_config_module("firstlight.conf", version_base="1.3"):
         return hydra.compose("train", list(overrides))
+
+
+def compose(*overrides: str) -> Any:
+    return copy.deepcopy(composed(*overrides))
 
 
 def choose(group: str, name: str) -> str:
@@ -153,10 +160,12 @@ def test_mixers_have_a_term_for_the_reward_with_default_values(path):
     assert terms["reward"] == {key: getattr(Term(), key) for key in terms["reward"]}
 
 
-@pytest.mark.parametrize(("group", "path"), CHOICES, ids=lambda v: str(v))
+@pytest.mark.parametrize(
+    ("group", "path"), [choice for choice in CHOICES if choice[0] != "env"], ids=lambda v: str(v)
+)
 def test_every_choice_composes(group, path):
     config = OmegaConf.to_container(compose(choose(group, name_of(path))), resolve=True)
-    chosen = OmegaConf.to_container(OmegaConf.load(CONF / group / path))
+    chosen = read(CONF / group / path)
     if group == "intrinsic":
         assert config["intrinsic"] == chosen["intrinsic"]
     elif group == "auxiliary":
@@ -167,12 +176,15 @@ def test_every_choice_composes(group, path):
 
 
 @pytest.mark.parametrize("path", [p for g, p in CHOICES if g == "env"], ids=lambda p: name_of(p))
-def test_every_environment_opens(path):
-    name = name_of(path)
+def test_every_environment_composes_and_opens(path):
+    name, chosen = name_of(path), read(CONF / "env" / path)
     here = name.startswith(("nethack/", "minihack/")) and name != "nethack/score"  # saves seconds
     serial = ["env.backend=serial"] if here else []
     overrides = [f"env={name}", "env.num_envs=1", *NEEDED.get(name, ()), *serial]
-    vec = make_vec(compose(*overrides).env)
+    config = compose(*overrides)
+    assert config.env.keys() == chosen.keys()
+    assert chosen["_target_"] in (config.env["_target_"], "???")
+    vec = make_vec(config.env)
     obs, _ = vec.reset(0)
     vec.close()
     assert {name: tuple(field.shape[1:]) for name, field in obs.items()} == {

@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from python_kernels import use_python_kernels
 from slow_map import Episode, Played, episodes_of
-from uncompiled import compiled, passes_uncompiled
 
+from firstlight.envs.minigrid import map_kernels, map_memory
 from firstlight.envs.minigrid.map_memory import CHANNELS, MapMemory
 
 FIELDS = ("image", "carrying", "visits", "visited")
@@ -92,9 +93,11 @@ def test_any_odd_size_can_be_shown(size):
         same(shown[0, 0, t], expected)
 
 
-@compiled
-def test_kernel_tests_pass_uncompiled():
-    passes_uncompiled(__file__, "plain_loops and next_step or edge", count=3)
+def test_the_kernels_pass_as_plain_python(monkeypatch):
+    for module in (map_kernels, map_memory):
+        use_python_kernels(monkeypatch, module)
+    test_fields_and_channels_equal_plain_loops("KeyCorridorS3R1", same_step=False)
+    test_cells_beyond_the_edge_are_not_stored()
 
 
 def test_a_map_does_not_depend_on_earlier_episodes():

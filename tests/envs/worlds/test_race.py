@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from uncompiled import compiled, passes_uncompiled
+from python_kernels import use_python_kernels
 
 from firstlight.envs import check_vec
 from firstlight.envs.types import Snapshot, Step
-from firstlight.envs.worlds import race_kernels
+from firstlight.envs.worlds import race, race_kernels
 from firstlight.envs.worlds.race import STRETCH, Race
 from firstlight.envs.worlds.race_track import Track
 
@@ -376,6 +376,10 @@ def test_invalid_tracks_are_refused(corners):
         Track(corners)
 
 
-@compiled
-def test_kernel_tests_pass_uncompiled():
-    passes_uncompiled(__file__, "plain_loop or constant_speed or brakes", count=4)
+def test_the_kernels_pass_as_plain_python(monkeypatch):
+    for module in (race_kernels, race):
+        use_python_kernels(monkeypatch, module)
+    test_motion_equals_a_plain_loop()
+    test_on_a_straight_at_constant_speed_s_grows_by_v_dt()
+    test_a_car_at_rest_stays_for_any_steering_and_brakes()
+    test_brakes_stop_a_car_without_rolling_back()
