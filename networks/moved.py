@@ -58,10 +58,15 @@ MODULES = {
 """Old module to new, both without ``firstlight.``."""
 
 NAMES: dict[str, str] = {
+    "envs.nethack.nethack_env.NetHack": "envs.nethack.nethack_env.NetHackEnv",
     "intrinsic.mixer.AdaptiveCombine": "intrinsic.mixer.Combine",
     "intrinsic.mixer.JoiningCombine": "intrinsic.mixer.Combine",
     "intrinsic.mixer.combine.AdaptiveCombine": "intrinsic.mixer.combine.Combine",
     "intrinsic.mixer.combine.JoiningCombine": "intrinsic.mixer.combine.Combine",
+    "intrinsic.submodular.Linear": "intrinsic.submodular.LinearKernel",
+    "intrinsic.submodular.gaussian_process.Linear": (
+        "intrinsic.submodular.gaussian_process.LinearKernel"
+    ),
     "intrinsic.submodular.Own": "intrinsic.submodular.CallableSetFunction",
     "intrinsic.submodular.callable_set_function.Own": (
         "intrinsic.submodular.callable_set_function.CallableSetFunction"

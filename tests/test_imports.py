@@ -96,6 +96,16 @@ def module_name(path: Path) -> str:
     return ".".join(("firstlight", *(part for part in parts if part != "__init__")))
 
 
+def test_no_two_public_classes_share_a_name():
+    places: dict[str, list[str]] = {}
+    for folder in FOLDERS:
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.parse(file.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places.setdefault(node.name, []).append(module_name(file))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_imports_point_downwards(folder):
     files = sorted((ROOT / folder).rglob("*.py"))

@@ -75,10 +75,10 @@ def make(
         )
     with needs_extra():
         from firstlight.envs.nethack.channels import channel_spaces
-        from firstlight.envs.nethack.nethack_env import NetHack
+        from firstlight.envs.nethack.nethack_env import NetHackEnv
 
     factory = functools.partial(
-        NetHack,
+        NetHackEnv,
         task,
         keys=tuple(keys),
         max_episode_steps=max_episode_steps,

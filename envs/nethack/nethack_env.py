@@ -14,7 +14,7 @@ from firstlight.envs.nethack.game import ACTIONS, Game
 from firstlight.envs.nethack.tasks import TASKS, TIME, GameState, nearby_glyphs
 
 
-class NetHack(BaseNetHackEnv):
+class NetHackEnv(BaseNetHackEnv):
     """A NetHack task.
 
     An episode depends only on the seed of its reset and the actions. It terminates at the hero's
@@ -37,7 +37,7 @@ class NetHack(BaseNetHackEnv):
     Raises:
         ValueError: for an unknown task, observation or set of actions.
 
-    >>> env = NetHack("score")
+    >>> env = NetHackEnv("score")
     >>> obs, info = env.reset(seed=0)
     >>> obs["glyphs"].shape, info["depth"]
     ((21, 79), 1)

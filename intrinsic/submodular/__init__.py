@@ -10,7 +10,7 @@ from firstlight.intrinsic.submodular.coverage import Coverage, disc, line_of_sig
 from firstlight.intrinsic.submodular.entropy import RegionEntropy
 from firstlight.intrinsic.submodular.facility import FacilityLocation
 from firstlight.intrinsic.submodular.gaussian_process import (
-    Linear,
+    LinearKernel,
     Matern,
     Rbf,
     gp_mean,
@@ -35,7 +35,7 @@ __all__ = [
     "Field",
     "Greedy",
     "Items",
-    "Linear",
+    "LinearKernel",
     "LogDet",
     "Matern",
     "Rbf",

@@ -59,7 +59,7 @@ class Matern:
         return self.variance * factor * (-r).exp()
 
 
-class Linear:
+class LinearKernel:
     """Covariance ``variance * <a, b>`` of functions that are linear in the features.
 
     Args:

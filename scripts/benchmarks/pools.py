@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv
 
-from firstlight.envs.nethack.nethack_env import NetHack
+from firstlight.envs.nethack.nethack_env import NetHackEnv
 from firstlight.envs.seeding import generator
 from firstlight.envs.vector.pool import PoolVec
 from firstlight.scripts.benchmarks.results import append, commit, hardware
@@ -41,7 +41,7 @@ def make_nle() -> gymnasium.Env:
     return gymnasium.make(f"nle:{TASK}", observation_keys=KEYS, save_ttyrec_every=0)
 
 
-make_ours = functools.partial(NetHack, TASK, keys=KEYS)
+make_ours = functools.partial(NetHackEnv, TASK, keys=KEYS)
 
 
 def lockstep(step: Callable[[Any], Any], convert: Callable[[np.ndarray], Any]) -> Stepper:

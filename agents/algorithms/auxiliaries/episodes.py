@@ -13,7 +13,7 @@ from firstlight.envs.types import Obs, Rollout, map_obs
 
 
 @dataclass(frozen=True, slots=True)
-class Episode:
+class EpisodeSteps:
     """The L steps of an episode, or of its beginning, on the CPU.
 
     Args:
@@ -31,9 +31,9 @@ class Episode:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def then(self, later: Episode) -> Episode:
+    def then(self, later: EpisodeSteps) -> EpisodeSteps:
         """Append `later` to this one."""
-        return Episode(
+        return EpisodeSteps(
             {name: torch.cat([field, later.obs[name]]) for name, field in self.obs.items()},
             torch.cat([self.action, later.action]),
             torch.cat([self.keys, later.keys]),
@@ -52,7 +52,7 @@ class _Unfinished:
             environment did that, or the episode was cut from outside.
     """
 
-    episode: Episode
+    episode: EpisodeSteps
     tail: int
     ended: bool
 
@@ -72,7 +72,7 @@ class EpisodeAssembler:
     def __init__(self) -> None:
         self.running: dict[int, _Unfinished] = {}
 
-    def add(self, rollout: Rollout, keys: Tensor) -> list[Episode]:
+    def add(self, rollout: Rollout, keys: Tensor) -> list[EpisodeSteps]:
         """Add a rollout and return the episodes that ended.
 
         Args:
@@ -85,7 +85,7 @@ class EpisodeAssembler:
         """
         assert keys.shape == rollout.is_first.shape, f"{tuple(keys.shape)} is not [T+1, N]"
         columns = _Columns(rollout, keys)
-        ended: list[tuple[tuple[int, bool, int], Episode]] = []
+        ended: list[tuple[tuple[int, bool, int], EpisodeSteps]] = []
         for n, env_id in enumerate(rollout.env_ids.tolist()):
             begun = self.running.pop(env_id, None)
             if begun is not None and (columns.first[0][n] or begun.tail != int(keys[0, n])):
@@ -119,7 +119,7 @@ class EpisodeAssembler:
         """Restore a state that `state_dict` returned."""
         self.running = {
             int(env_id): _Unfinished(
-                Episode(dict(item["obs"]), item["action"], item["keys"], item["reward"]),
+                EpisodeSteps(dict(item["obs"]), item["action"], item["keys"], item["reward"]),
                 item["tail"],
                 item["ended"],
             )
@@ -154,7 +154,7 @@ class _Columns:
         self.first, self.done, self.lost = first.tolist(), done.tolist(), lost.tolist()
         self.hidden = (truncated & done & ~first[1:]).tolist()
 
-    def episodes(self, n: int, past: Episode | None) -> Iterator[tuple[int, Episode]]:
+    def episodes(self, n: int, past: EpisodeSteps | None) -> Iterator[tuple[int, EpisodeSteps]]:
         """Split column `n` into episodes, leaving out those whose beginning is unknown.
 
         Args:
@@ -176,9 +176,9 @@ class _Columns:
         if start is not None and start < self.T:
             yield self.T, self._piece(n, start, self.T, past)
 
-    def _piece(self, n: int, start: int, stop: int, past: Episode | None) -> Episode:
+    def _piece(self, n: int, start: int, stop: int, past: EpisodeSteps | None) -> EpisodeSteps:
         rows = start + self.valid[start:stop, n].nonzero()[:, 0]
-        piece = Episode(
+        piece = EpisodeSteps(
             map_obs(lambda field: field[rows, n], self.obs),
             self.action[rows, n],
             self.keys[rows, n],

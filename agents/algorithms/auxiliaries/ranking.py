@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from firstlight.agents.algorithms.auxiliaries.episodes import Episode
+from firstlight.agents.algorithms.auxiliaries.episodes import EpisodeSteps
 from firstlight.envs.types import Obs, map_obs
 from firstlight.intrinsic.memory import VisitTable
 
@@ -63,7 +63,7 @@ class RankingBuffer:
         """Return the number of stored pairs."""
         return len(self.slots)
 
-    def insert(self, episode: Episode) -> None:
+    def insert(self, episode: EpisodeSteps) -> None:
         """Rank an episode among the stored ones, and drop pairs that no longer fit."""
         L = len(episode)
         distinct, inverse, times = torch.unique(
@@ -125,7 +125,7 @@ class RankingBuffer:
             score = score + weights.spread * spread
         return score
 
-    def _rank(self, new: Episode) -> None:
+    def _rank(self, new: EpisodeSteps) -> None:
         """Sort the episodes, cut at `size` pairs, and store the pairs of the new one."""
         score = self._scores()
         latest_first = torch.argsort(self.serial, descending=True)
@@ -150,7 +150,7 @@ class RankingBuffer:
             setattr(self, name, getattr(self, name)[order])
         self._write(free, new)
 
-    def _write(self, free: Tensor, new: Episode) -> None:
+    def _write(self, free: Tensor, new: EpisodeSteps) -> None:
         """Write the first pairs of `new` to the slots `free` [*] int64."""
         if self._store is None:
             obs = {name: _room(field, self.size) for name, field in new.obs.items()}

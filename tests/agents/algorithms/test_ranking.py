@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from firstlight.agents.algorithms.auxiliaries.episodes import Episode
+from firstlight.agents.algorithms.auxiliaries.episodes import EpisodeSteps
 from firstlight.agents.algorithms.auxiliaries.ranking import RankingBuffer, ScoreWeights
 
 PUBLISHED = (1.0, 0.1, 0.001)
@@ -21,7 +21,7 @@ def episodes_at_random(count, seed=0, states=12, longest=20):
         names = torch.stack([torch.full((length,), number), torch.arange(length)], 1)
         keys = torch.from_numpy(draw.integers(0, states, length))
         reward = torch.from_numpy(draw.integers(-1, 2, length).astype(np.float32))
-        yield Episode({"name": names}, names[:, 1] + 1000, keys, reward)
+        yield EpisodeSteps({"name": names}, names[:, 1] + 1000, keys, reward)
 
 
 class Naive:
@@ -71,7 +71,8 @@ def test_a_full_buffer_drops_the_episodes_with_the_lowest_score():
     ranking = RankingBuffer(10, ScoreWeights(1, 0, 0))
     for number, ret in enumerate([0.0, 5.0, 1.0, 4.0, 0.5]):
         keys = torch.arange(5)
-        ranking.insert(Episode({"o": keys + number}, keys, keys, torch.tensor([ret, 0, 0, 0, 0])))
+        reward = torch.tensor([ret, 0, 0, 0, 0])
+        ranking.insert(EpisodeSteps({"o": keys + number}, keys, keys, reward))
     assert ranking.serial.tolist() == [1, 3]
     assert ranking.score.tolist() == [5.0, 4.0]
 

@@ -15,7 +15,7 @@ from nle import nethack
 from firstlight.agents.evaluation import evaluate
 from firstlight.envs import check_vec
 from firstlight.envs.nethack import make
-from firstlight.envs.nethack.nethack_env import NetHack
+from firstlight.envs.nethack.nethack_env import NetHackEnv
 from firstlight.envs.nethack.tasks import TASKS
 from firstlight.envs.runner import RandomActor
 from firstlight.envs.seeding import derive, generator
@@ -27,7 +27,7 @@ NLE_TASKS = sorted(name for name in TASKS if name.endswith("-v0"))
 
 def until_the_end(task="NetHackScore-v0", seed=3):
     """A random episode up to its death, as (env, answers)."""
-    env = NetHack(task, max_episode_steps=10**6)
+    env = NetHackEnv(task, max_episode_steps=10**6)
     answers = list(play(env, seed, 20_000))
     assert answers[-1][2]
     return env, answers
@@ -97,7 +97,7 @@ def test_the_pool_gives_the_same_steps():
 @pytest.mark.parametrize("task", NLE_TASKS)
 def test_a_task_of_nle_gives_the_same_steps_as_nle(task):
     """With the same seeds, observations and actions."""
-    ours = NetHack(task, keys=KEYS)
+    ours = NetHackEnv(task, keys=KEYS)
     theirs = gymnasium.make(
         task, observation_keys=KEYS, fix_moon_phase=True, disable_env_checker=True
     ).unwrapped
@@ -121,7 +121,7 @@ def test_a_task_of_nle_gives_the_same_steps_as_nle(task):
 
 
 def test_an_episode_depends_only_on_its_seed_and_actions():
-    fresh, used = NetHack("score"), NetHack("score")
+    fresh, used = NetHackEnv("score"), NetHackEnv("score")
     list(play(used, 5, 50, rng_seed=1))
     runs = [list(play(env, seed, 150)) for env, seed in ((fresh, 1), (used, 1), (fresh, 2))]
     for (a, *rest), (b, *others) in zip(runs[0], runs[1], strict=True):
@@ -131,7 +131,7 @@ def test_an_episode_depends_only_on_its_seed_and_actions():
 
 
 def test_a_reset_without_a_seed_depends_on_the_last_seed():
-    one, two = NetHack("score"), NetHack("score")
+    one, two = NetHackEnv("score"), NetHackEnv("score")
     for env in (one, two):
         env.reset(seed=4)
     (a, _), (b, _) = one.reset(), two.reset()
@@ -141,7 +141,7 @@ def test_a_reset_without_a_seed_depends_on_the_last_seed():
 
 
 def test_the_time_limit_truncates_and_the_game_is_still_there():
-    env = NetHack("score", max_episode_steps=11)
+    env = NetHackEnv("score", max_episode_steps=11)
     answers = list(play(env, 0, 50))
     assert len(answers) == 11
     assert [a[3] for a in answers] == [False] * 10 + [True]
@@ -163,7 +163,7 @@ def test_death_terminates_and_shows_the_last_moment():
 
 
 def test_side_channels_agree_with_the_observations():
-    env, killed, seen = NetHack("score"), 0, {}
+    env, killed, seen = NetHackEnv("score"), 0, {}
     for obs, _, _, _, info in play(env, 10, 800):
         line, said = obs["blstats"], b" ".join(env.game.messages)
         seen[line[23], line[24]] = int((obs["glyphs"] != nethack.GLYPH_CMAP_OFF).sum())
@@ -178,7 +178,7 @@ def test_side_channels_agree_with_the_observations():
 
 
 def test_observations_are_copies_until_views_are_given():
-    env = NetHack("score")
+    env = NetHackEnv("score")
     first, _ = env.reset(seed=0)
     kept = {key: field.copy() for key, field in first.items()}
     list(play(env, 1, 30))
@@ -187,7 +187,7 @@ def test_observations_are_copies_until_views_are_given():
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_observations_are_written_into_views(begun):
-    env, other = NetHack("score"), NetHack("score")
+    env, other = NetHackEnv("score"), NetHackEnv("score")
     if begun:
         env.reset(seed=0)
     rows = {
@@ -214,7 +214,7 @@ def test_observations_are_written_into_views(begun):
 )
 def test_views_that_do_not_fit_are_refused(views, message):
     with pytest.raises(ValueError, match=message):
-        NetHack("score").set_buffers(views)
+        NetHackEnv("score").set_buffers(views)
 
 
 @pytest.mark.parametrize(
@@ -234,13 +234,13 @@ def test_bad_choices_are_refused(options, message):
 
 
 def test_factories_pickle():
-    factory = functools.partial(NetHack, "oracle", keys=("blstats",))
+    factory = functools.partial(NetHackEnv, "oracle", keys=("blstats",))
     env = pickle.loads(pickle.dumps(factory))()
     assert env.reset(seed=0)[0]["blstats"].shape == (27,)
 
 
 def test_games_are_recorded_on_request_only(tmp_path):
-    env = NetHack("score", savedir=tmp_path / "games")
+    env = NetHackEnv("score", savedir=tmp_path / "games")
     for _ in range(2):
         list(play(env, 0, 20))
     env.close()

@@ -6,7 +6,7 @@ from dungeon import DEPTH, SCORE, TIME, play
 from nle import nethack
 
 from firstlight.envs.nethack.game import ACTIONS, Game
-from firstlight.envs.nethack.nethack_env import NetHack
+from firstlight.envs.nethack.nethack_env import NetHackEnv
 from firstlight.envs.nethack.tasks import (
     CONDITION,
     TASKS,
@@ -44,7 +44,7 @@ def press(env, key):
 
 
 def test_the_reward_of_score_is_the_increase_of_the_score():
-    env = NetHack("score")
+    env = NetHackEnv("score")
     before = env.reset(seed=3)[0]["blstats"]
     frozen = 0
     for obs, reward, terminated, _, _ in play(env, 3, 600):
@@ -58,7 +58,7 @@ def test_the_reward_of_score_is_the_increase_of_the_score():
 
 
 def test_descending_by_stairs_gives_the_reward_and_terminates():
-    env = wizard(NetHack("staircase_2"))
+    env = wizard(NetHackEnv("staircase_2"))
     _, info = env.reset(seed=2)
     assert info["success"] == 0
     walk_to_stairs(env)
@@ -69,12 +69,12 @@ def test_descending_by_stairs_gives_the_reward_and_terminates():
 
 
 def test_a_deeper_goal_needs_its_depth_and_a_continual_task_does_not_terminate():
-    deeper = wizard(NetHack("staircase_3"))
+    deeper = wizard(NetHackEnv("staircase_3"))
     deeper.reset(seed=2)
     for reward in (0.0, 50.0):
         walk_to_stairs(deeper)
         assert press(deeper, ord(">"))[1:3] == (reward, reward > 0)
-    again = wizard(NetHack("staircase_2_continual"))
+    again = wizard(NetHackEnv("staircase_2_continual"))
     again.reset(seed=2)
     walk_to_stairs(again)
     answers = [press(again, ord(key)) for key in "><>"]
@@ -111,4 +111,4 @@ def test_published_tasks_have_the_published_rewards_and_actions():
         assert (continual.goal_reward, continual.terminates) == (50, False)
     assert len(ACTIONS["task"]) == 23
     assert len(ACTIONS["extended"]) == 28
-    assert NetHack("oracle").action_space.n == 28
+    assert NetHackEnv("oracle").action_space.n == 28

@@ -6,7 +6,7 @@ from dungeon import KEYS, random_steps
 
 from firstlight.envs.nethack import make
 from firstlight.envs.nethack.draw import HEIGHT, WIDTH, draw_terminal, letters
-from firstlight.envs.nethack.nethack_env import NetHack
+from firstlight.envs.nethack.nethack_env import NetHackEnv
 from firstlight.envs.nethack.text import Messages
 from firstlight.envs.text import TextTable
 
@@ -59,7 +59,7 @@ def test_a_picture_has_every_character_in_its_colour():
 
 
 def test_the_terminal_is_rendered():
-    env = NetHack("score", keys=("blstats",))
+    env = NetHackEnv("score", keys=("blstats",))
     obs, _ = env.reset(seed=0)
     picture = env.render()
     assert picture.shape == (24 * HEIGHT, 80 * WIDTH, 3)

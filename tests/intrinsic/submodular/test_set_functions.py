@@ -15,7 +15,7 @@ from firstlight.intrinsic.submodular import (
     Coverage,
     DDesign,
     FacilityLocation,
-    Linear,
+    LinearKernel,
     LogDet,
     Matern,
     Rbf,
@@ -162,7 +162,7 @@ CASES = {  # function, item of a place, brute force over a list of places, monot
         True,
     ),
     "logdet linear": (
-        LogDet(Linear(), dim=3, noise=math.sqrt(0.5)),
+        LogDet(LinearKernel(), dim=3, noise=math.sqrt(0.5)),
         lambda p: torch.tensor(POINTS[p]),
         brute_design,
         True,
