@@ -66,7 +66,11 @@ def trained(*overrides: str) -> tuple[str, float]:
 
 def machine() -> dict[str, str]:
     """What decides over the last bit of a float."""
-    return {"torch": torch.__version__, "hardware": hardware().partition(",")[0]}
+    hardware_name, instructions = (
+        hardware().partition(",")[0],
+        torch.backends.cpu.get_cpu_capability(),
+    )
+    return {"torch": torch.__version__, "hardware": hardware_name, "instructions": instructions}
 
 
 def same(found: tuple[str, float], wanted: list) -> None:
