@@ -161,7 +161,7 @@ class EpisodeStatistics:
         self._open.drop(env_ids.cpu().numpy())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return open episodes, window and count."""
+        """Return the open episodes, the window and the number of episodes so far."""
         return {
             "open_return": torch.tensor(self._open.ret),
             "open_length": torch.tensor(self._open.length),

@@ -72,7 +72,7 @@ def source_metrics(
 
 
 def _correlation(rows: Tensor) -> Tensor:
-    """Correlations [S, S] of rows [S, R]; NaN with a constant."""
+    """Compute the correlation matrix [S, S] of rows [S, R]; NaN for a constant row."""
     rows = rows.double()
     away = rows - rows.mean(1, keepdim=True)
     length = away.square().sum(1).sqrt()
