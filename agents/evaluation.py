@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,11 @@ from firstlight.envs.types import Obs, Step, map_obs
 from firstlight.envs.vec import VecEnv
 from firstlight.envs.video import write_gif
 
+MAX_STEPS = 100_000
+"""Steps of each environment in an evaluation, so that episodes without an end do not hang a run."""
+
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -32,6 +39,7 @@ class Evaluation:
         episodes: number of episodes.
         length_mean: over episodes.
         returns: of each episode.
+        cut: number of those episodes that the bound on steps cut, with their return until then.
         reported: means over episodes of the channels in `VecEnv.reported`, as ``NAME_mean``.
     """
 
@@ -42,10 +50,11 @@ class Evaluation:
     length_mean: float
     returns: list[float] = field(repr=False)
     reported: dict[str, float] = field(default_factory=dict)
+    cut: int = 0
 
     @classmethod
-    def of(cls, episodes: list[Episode]) -> Evaluation:
-        """Summarise at least one episode."""
+    def of(cls, episodes: list[Episode], cut: int = 0) -> Evaluation:
+        """Summarise at least one episode, of which the last `cut` were cut."""
         returns = [episode.ret for episode in episodes]
         known = [episode.success for episode in episodes if episode.success is not None]
         return cls(
@@ -56,11 +65,19 @@ class Evaluation:
             length_mean=float(np.mean([episode.length for episode in episodes])),
             returns=returns,
             reported=reported_means(episodes),
+            cut=cut,
         )
 
 
 def evaluate(
-    policy: Actor, vec: VecEnv, *, episodes: int = 100, seed: int, deterministic: bool = False
+    policy: Actor,
+    vec: VecEnv,
+    *,
+    episodes: int = 100,
+    seed: int,
+    deterministic: bool = False,
+    max_steps: int = MAX_STEPS,
+    check: Callable[[], None] | None = None,
 ) -> Evaluation:
     """Run a policy for a number of whole episodes, without gradients and in evaluation mode.
 
@@ -73,22 +90,44 @@ def evaluate(
         episodes: at least 1; environment i runs the episodes i, i + N, i + 2 N, ...
         seed: of the environments and of sampled actions.
         deterministic: take the most likely actions instead of sampled ones.
+        max_steps: of each environment, at least 1. Episodes that are open then are cut: they count
+            with their return until then and unknown success, later ones are left out, and a warning
+            says how many.
+        check: called at each step; what it raises ends the evaluation.
     """
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}, expected at least 1")
+    if max_steps < 1:
+        raise ValueError(f"max_steps is {max_steps}, expected at least 1")
     quota = [len(range(i, episodes, vec.num_envs)) for i in range(vec.num_envs)]
     finished: list[list[Episode]] = [[] for _ in quota]
     open_episodes = EpisodeAccumulator(vec.num_envs, vec.success_threshold)
     names = ("success", *vec.reported)
     with frozen(policy):
-        for step in _play(policy, vec, vec.reset(seed)[0], seed, deterministic):
+        played = _play(policy, vec, vec.reset(seed)[0], seed, deterministic)
+        for step in itertools.islice(played, max_steps):
+            if check is not None:
+                check()
             for env_id, episode in _ended(open_episodes, names, step):
                 if len(finished[env_id]) < quota[env_id]:
                     finished[env_id].append(episode)
             if sum(map(len, finished)) == episodes:
                 break
-    n = vec.num_envs
-    return Evaluation.of([finished[i % n][i // n] for i in range(episodes)])
+    short = [i for i, number in enumerate(quota) if len(finished[i]) < number]
+    cut = [open_episodes.unfinished(i) for i in short]
+    whole = [episode for i in range(max(quota)) for own in finished for episode in own[i : i + 1]]
+    if cut:
+        log.warning(
+            "an evaluation of %d episodes ended after %s steps of each environment: %d of them "
+            "ended by themselves, %d were cut and count with their return until then, %d did not "
+            "begin; allow more steps, or give the environment a time limit",
+            episodes,
+            f"{max_steps:,}",
+            len(whole),
+            len(cut),
+            episodes - len(whole) - len(cut),
+        )
+    return Evaluation.of([*whole, *cut], len(cut))
 
 
 def record(

@@ -15,7 +15,7 @@ def check_options(cfg: DictConfig) -> None:
     """Raise `BadInputError` for an option with an invalid value."""
     if OmegaConf.is_missing(cfg, "run"):
         raise BadInputError("run has no value: give run=..., the directory of a run")
-    for key in ("episodes", "num_envs"):
+    for key in ("episodes", "num_envs", "max_steps"):
         if not isinstance(cfg[key], int) or cfg[key] < 1:
             raise BadInputError(f"{key}={cfg[key]}: expected a whole number, at least 1")
     if cfg.rewards and not cfg.video:
@@ -46,7 +46,12 @@ def main(cfg: DictConfig) -> None:
     vec = make_vec(config.env, num_envs=min(cfg.num_envs, cfg.episodes))
     vec = make_modules(config.intrinsic, vec, cfg.seed)[1]
     result = evaluate(
-        agent.policy, vec, episodes=cfg.episodes, seed=seed, deterministic=cfg.deterministic
+        agent.policy,
+        vec,
+        episodes=cfg.episodes,
+        seed=seed,
+        deterministic=cfg.deterministic,
+        max_steps=cfg.max_steps,
     )
     vec.close()
     print(
@@ -57,6 +62,7 @@ def main(cfg: DictConfig) -> None:
                 "success_rate": result.success_rate,
                 "episodes": result.episodes,
                 "length_mean": result.length_mean,
+                **({"episodes_cut": result.cut} if result.cut else {}),
                 **result.reported,
                 "env": config.env.get("task") or config.env.get("id") or config.env["_target_"],
                 "step": agent.step,

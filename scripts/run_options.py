@@ -20,6 +20,7 @@ MAY_CHANGE = (  # how a run is watched and how long it takes, not what it does
     "resume",
     "eval_every",
     "eval_episodes",
+    "eval_max_steps",
     "checkpoint.every",
     "stall_after",
     "heat_maps",
@@ -33,7 +34,7 @@ MAY_CHANGE = (  # how a run is watched and how long it takes, not what it does
 _RENAMED = {"checkpoint_every": "checkpoint.every"}  # names in runs of older versions
 _IN_NAME = ("env", "learner", "intrinsic", "mixer", "auxiliary", "seed")
 _REQUIRED = (
-    *("total_steps", "eval_episodes", "trainer.num_steps"),
+    *("total_steps", "eval_episodes", "eval_max_steps", "trainer.num_steps"),
     *("heat_map_seconds", "doctor_seconds"),
 )
 _POSITIVE = (*_REQUIRED, "checkpoint.every", "eval_every", "num_threads", "stall_after")

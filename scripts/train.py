@@ -66,6 +66,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
             every=cfg.eval_every or cfg.total_steps,
             episodes=cfg.eval_episodes,
             seed=derive(cfg.seed, "evaluation"),
+            max_steps=cfg.eval_max_steps,
         )
         progress = Progress(cfg.total_steps)
         cleanup.callback(progress.close)

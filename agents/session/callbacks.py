@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from firstlight.agents.evaluation import Evaluation, evaluate
+from firstlight.agents.evaluation import MAX_STEPS, Evaluation, evaluate
 from firstlight.agents.session.run_session import RunSession
 from firstlight.envs.vec import VecEnv
 
@@ -15,14 +15,24 @@ class Evaluate:
         every: environment steps between evaluations.
         episodes: number of episodes in each evaluation.
         seed: of the levels; each evaluation plays the same ones.
+        max_steps: of an evaluation, see `evaluate`.
 
     Attributes:
         best: highest mean return so far.
         last: the latest evaluation, None before the first.
     """
 
-    def __init__(self, vec: VecEnv, *, every: int, episodes: int = 100, seed: int):
+    def __init__(
+        self,
+        vec: VecEnv,
+        *,
+        every: int,
+        episodes: int = 100,
+        seed: int,
+        max_steps: int = MAX_STEPS,
+    ):
         self.vec, self.every, self.episodes, self.seed = vec, every, episodes, seed
+        self.max_steps = max_steps
         self.best = float("-inf")
         self.last: Evaluation | None = None
 
@@ -31,10 +41,21 @@ class Evaluate:
         last = run.stopping or run.steps >= run.total_steps
         if not (last or run.is_due(self.every)):
             return
-        self.last = evaluate(run.policy, self.vec, episodes=self.episodes, seed=self.seed)
+        if last:
+            run.save()  # training is done: a kill during the evaluation must not lose it
+        self.last = evaluate(
+            run.policy,
+            self.vec,
+            episodes=self.episodes,
+            seed=self.seed,
+            max_steps=self.max_steps,
+            check=run.check_signals,
+        )
         metrics["eval/return_mean"] = self.last.return_mean
         metrics["eval/return_std"] = self.last.return_std
         metrics["eval/length_mean"] = self.last.length_mean
+        if self.last.cut:
+            metrics["eval/episodes_cut"] = float(self.last.cut)
         metrics |= {f"eval/{name}": mean for name, mean in self.last.reported.items()}
         if self.last.success_rate is not None:
             metrics["eval/success_rate"] = self.last.success_rate

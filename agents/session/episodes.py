@@ -81,6 +81,10 @@ class EpisodeAccumulator:
             episodes.append((column, Episode(ret, length, success, numbers)))
         return episodes
 
+    def unfinished(self, env_id: int) -> Episode:
+        """Return the open episode of an environment as if it ended now, with unknown success."""
+        return Episode(float(self.ret[env_id]), int(self.length[env_id]), None)
+
     def drop(self, env_ids: np.ndarray) -> None:
         """Discard the open episodes of `env_ids` [*] int64."""
         self.ret[env_ids] = 0.0

@@ -11,17 +11,18 @@ from PIL import Image
 
 from firstlight.agents.session import checkpoint
 from firstlight.agents.session.metrics_writer import MetricsWriter
+from firstlight.agents.session.run_lock import HOLDER, LOCK, RunLock
 from firstlight.agents.session.status import write_status
 from firstlight.envs.files import replacing
 
 log = logging.getLogger(__name__)
 
-KEEP = {"config.yaml"}
+KEEP = {"config.yaml", LOCK, HOLDER}
 """Files that may lie in a run directory before the run begins."""
 
 
 class RunDirectory:
-    """Writes every file of a run.
+    """Writes every file of a run; no other process can until `close`.
 
     Args:
         path: made if missing.
@@ -29,17 +30,21 @@ class RunDirectory:
 
     Raises:
         FileExistsError: if the directory is in use and `resume` is False.
+        RunLockedError: if another process writes into it.
     """
 
     def __init__(self, path: str | Path, *, resume: bool = False):
         self.path = Path(path).absolute()  # the process may change folder
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.checkpoints = self.path / "checkpoints"
+        self._lock = RunLock(self.path)
+        self._lock.acquire()
         used = self.in_use(self.path)
         if used and not resume:
+            self._lock.release()
             raise FileExistsError(
                 f"{path} already holds a run: give another run_dir, or continue by resume=auto"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.checkpoints = self.path / "checkpoints"
         newest = checkpoint.newest(self.checkpoints) if used else None
         self._restored: dict[str, Any] | None = checkpoint.load(newest) if newest else None
         steps = None if self._restored is None else int(self._restored["steps"])
@@ -58,6 +63,7 @@ class RunDirectory:
 
     def open(self) -> None:
         """Open the metrics files; drop lines about steps after the checkpoint."""
+        self._lock.acquire()
         if self._writer is None:
             self._writer = MetricsWriter(self.path, purge_step=self._purge)
             self._purge = None  # the next part continues where this one ends
@@ -103,7 +109,8 @@ class RunDirectory:
             log.warning("status.json was not updated to %r: %s", status, failure)
 
     def close(self) -> None:
-        """Write what is buffered and close the files."""
+        """Write what is buffered, close the files and free the directory for other processes."""
         if self._writer is not None:
             self._writer.close()
         self._writer = None
+        self._lock.release()

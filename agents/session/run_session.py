@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ from firstlight.agents.session.episodes import EpisodeStatistics
 from firstlight.agents.session.guards import UpdateGuard, check_state, is_out_of_memory
 from firstlight.agents.session.iteration_data import IterationData, Metrics
 from firstlight.agents.session.run_dir import RunDirectory
-from firstlight.agents.session.signals import Signals
+from firstlight.agents.session.signals import Interrupted, Signals
 from firstlight.agents.session.stage_timers import StageTimers
 from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.seeding import global_rng_state, set_global_rng_state
@@ -31,6 +33,10 @@ log = logging.getLogger(__name__)
 
 Callback = Callable[["RunSession", Metrics], "bool | None"]
 """Called with the session and the metrics after each iteration; may add metrics; True stops."""
+
+
+_BOUNDARY_SECONDS = 5.0  # least time between copies of the state at iteration boundaries
+_BOUNDARY_SHARE = 0.01  # largest share of time that these copies take
 
 
 class Trainable(Protocol):
@@ -104,7 +110,11 @@ class RunSession:
         self._steps_before, self._dropped = 0, 0
         self._callbacks: list[Callback] = []
         self._warned = False
-        self._signals = Signals()
+        self._signals = Signals(self._force_end)
+        self._saved_steps = 0
+        self._boundary: dict[str, Any] | None = None  # state to save if an iteration is abandoned
+        self._next_boundary = float("-inf")
+        self._unreported: Metrics | None = None  # of an iteration whose callbacks are not done
 
     @property
     def policy(self) -> Policy:
@@ -128,8 +138,9 @@ class RunSession:
         """Run a training loop inside; save at its end, and record in ``status.json`` how it ended.
 
         SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 end the run after the current iteration, once it is
-        saved. So does an error that means "out of memory": it is raised as a MemoryError if torch
-        has no class of its own for it.
+        saved. An iteration that does not end within `signals.GRACE_SECONDS` is abandoned, and the
+        state before it is saved. An error that means "out of memory" ends the run once it is saved
+        too: it is raised as a MemoryError if torch has no class of its own for it.
 
         Args:
             total_steps: environment steps since the run began at which it ends.
@@ -139,24 +150,33 @@ class RunSession:
             OSError: if the last checkpoint cannot be written.
         """
         self.total_steps, self.stopping, self._callbacks = total_steps, False, list(callbacks)
+        self._boundary, self._next_boundary = None, float("-inf")
         try:
             with self._signals:
                 self._write_status("running")
                 if self.directory is not None:
                     self.directory.open()
-                yield
+                try:
+                    if self._unreported is not None:  # resumed: they were interrupted
+                        self._finish_iteration(self._unreported)
+                    yield
+                except Interrupted:
+                    self._end_interrupted()
                 self.save(last=True)
                 self._write_status("finished")
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
             reason = self._signals.dispatching or f"{type(error).__name__}: {error}"
-            self._write_status("interrupted" if interrupted else "failed", reason)
             if is_out_of_memory(error):
                 self.save()
-                if not isinstance(error, MemoryError | torch.OutOfMemoryError):
-                    raise MemoryError(str(error)) from error  # torch has no class for it on the CPU
+            self._write_status("interrupted" if interrupted else "failed", reason)
+            if is_out_of_memory(error) and not isinstance(
+                error, MemoryError | torch.OutOfMemoryError
+            ):
+                raise MemoryError(str(error)) from error  # torch has no class for it on the CPU
             raise
         finally:
+            self._boundary = None
             if self.directory is not None:
                 self.directory.close()
 
@@ -169,6 +189,7 @@ class RunSession:
         Raises:
             NonFiniteError: for the fifth such iteration in a row.
         """
+        self._remember_boundary()
         self._steps_before, start = self.steps, time.perf_counter()
         metrics: Metrics = {}
         try:
@@ -182,16 +203,39 @@ class RunSession:
         metrics["perf/steps_per_second"] = (self.steps - self._steps_before) / elapsed
         counts = {"train/skipped_updates": self.guard.skipped, "rollout/dropped": self._dropped}
         metrics |= {name: float(count) for name, count in counts.items() if count}
-        for callback in self._callbacks:  # in order: later callbacks read `stopping`
-            with self.stage(_name_of(callback)):
-                self.stopping |= bool(callback(self, metrics))
+        self._finish_iteration(metrics)
+
+    def _finish_iteration(self, metrics: Metrics) -> None:
+        """Call the callbacks, log, save a checkpoint if one is due, and end on a signal."""
+        self._unreported = dict(metrics)  # the state is complete: only the callbacks are missing
+        while True:
+            try:
+                for callback in self._callbacks:  # in order: later callbacks read `stopping`
+                    with self.stage(_name_of(callback)):
+                        self.stopping |= bool(callback(self, metrics))
+                break
+            except Interrupted:
+                self._save_for_signal()  # with `_unreported`: a resumed run calls them again
         self.data = None  # so that memory holds one rollout at a time
-        if self.directory is not None:
-            self.directory.write(self.steps, metrics | self.stage.metrics())
-        if self.checkpoint_is_due():
-            with self.stage("save"):
-                self.save()
-        self._check_signals()
+        with self._signals.hold():
+            if self.directory is not None:
+                self.directory.write(self.steps, metrics | self.stage.metrics())
+            self._unreported = None
+            if self.checkpoint_is_due():
+                with self.stage("save"):
+                    self.save()
+        if self._signals.received is not None:
+            self._save_for_signal()
+
+    def check_signals(self) -> None:
+        """End a loop in a callback, such as an evaluation, if a signal has arrived.
+
+        What was trained is saved, and a resumed run calls the callbacks of this iteration again.
+
+        Raises:
+            Interrupted: handled by the session.
+        """
+        self._signals.check()
 
     def record(self, rollout: Rollout) -> None:
         """Count a new rollout's environment steps and episodes."""
@@ -213,18 +257,26 @@ class RunSession:
         """
         if self.directory is None:
             return
-        try:
-            state = self.state_dict()
-            check_state("learner", state["learner"])
-            check_state("state", {k: state[k] for k in ("modules", "mixer")}, infinite=True)
-            if return_mean is None:
-                self.directory.save(state, self.steps)
-            else:
-                self.directory.save_best(state, self.steps, return_mean)
-        except (OSError, NonFiniteError) as error:
-            if last:
-                raise
-            log.warning("no checkpoint at step %s: %s", f"{self.steps:,}", error)
+        with self._signals.hold():
+            try:
+                self._save(self.state_dict(), return_mean)
+            except (OSError, NonFiniteError) as error:
+                if last:
+                    raise
+                log.warning("no checkpoint at step %s: %s", f"{self.steps:,}", error)
+
+    def _save(self, state: dict[str, Any], return_mean: float | None = None) -> None:
+        """Write a checkpoint of `state`, and its step into ``status.json``."""
+        assert self.directory is not None
+        check_state("learner", state["learner"])
+        check_state("state", {k: state[k] for k in ("modules", "mixer")}, infinite=True)
+        if return_mean is not None:
+            state = {**state, "unreported": None}  # no run is resumed from the best checkpoint
+            self.directory.save_best(state, state["steps"], return_mean)
+            return
+        self.directory.save(state, state["steps"])
+        self._saved_steps = state["steps"]
+        self._write_status("running")
 
     def restore(self) -> None:
         """Load the checkpoint that the run directory resumes from, if there is one.
@@ -238,6 +290,7 @@ class RunSession:
         try:
             self.load_state_dict(state)
         except (RuntimeError, LookupError) as error:  # torch lists every shape that differs
+            self.directory.close()
             raise ValueError(
                 f"the checkpoint in {self.directory.path} is of another environment or run: {error}"
             ) from error
@@ -256,6 +309,9 @@ class RunSession:
             "dropped": self._dropped,
             "skipped": [self.guard.skipped, self.guard.in_a_row],
             "policy_spec": spec,
+            "unreported": None
+            if self._unreported is None
+            else [self._steps_before, self._unreported],
             **self.trainer.state_dict(),
             "episodes": self.episodes.state_dict(),
             "rng": global_rng_state(),
@@ -263,7 +319,9 @@ class RunSession:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore such a state. Open episodes that cannot be restored are counted and dropped."""
-        self.steps = self._steps_before = state["steps"]
+        self.steps = self._steps_before = self._saved_steps = state["steps"]
+        if unreported := state.get("unreported"):  # not in checkpoints of older versions
+            self._steps_before, self._unreported = unreported
         self.guard.skipped, self.guard.in_a_row = state["skipped"]
         self.episodes.load_state_dict(state["episodes"])
         lost = self.trainer.load_state_dict(state)
@@ -274,18 +332,54 @@ class RunSession:
         if state["rng"] is not None:
             set_global_rng_state(state["rng"])
 
-    def _check_signals(self) -> None:
-        """Save if a signal has arrived, then pass it on."""
-        if self._signals.received is None:
-            return
+    def _save_for_signal(self) -> None:
+        """Save the state after an iteration because of a signal, then pass the signal on."""
+        assert self._signals.received is not None
         self.save()
         self._write_status("interrupted", signal.Signals(self._signals.received).name)
         self._signals.dispatch()
         self._write_status("running")  # the previous handler lets the run continue
 
+    def _remember_boundary(self) -> None:
+        """Keep a copy of the state before an iteration, in case a signal ends it half-way.
+
+        Copies are some seconds apart and cost at most one per cent of the time, so iterations that
+        are quick, which end in time after a signal, hardly have any.
+        """
+        began = time.monotonic()
+        if self.directory is None or not self._signals.caught or began < self._next_boundary:
+            return
+        if self.steps == self._saved_steps:
+            return
+        self._boundary = copy.deepcopy(self.state_dict())
+        cost = time.monotonic() - began
+        self._next_boundary = began + max(_BOUNDARY_SECONDS, cost / _BOUNDARY_SHARE)
+
+    def _end_interrupted(self) -> NoReturn:
+        """Save the state before the iteration that was abandoned, then pass the signal on."""
+        signum = self._signals.received
+        assert signum is not None
+        with self._signals.hold():
+            self._save_boundary(signum)
+        self._signals.dispatch()
+        raise SystemExit(128 + signum)  # the previous handler returned: the iteration is lost
+
+    def _save_boundary(self, signum: int) -> None:
+        if self._boundary is not None and self._boundary["steps"] > self._saved_steps:
+            try:
+                self._save(self._boundary)
+            except (OSError, NonFiniteError) as error:
+                log.warning("no checkpoint at step %s: %s", self._boundary["steps"], error)
+        self._write_status("interrupted", signal.Signals(signum).name)
+
+    def _force_end(self, signum: int) -> None:
+        """End the process from another thread: the main thread does not come back from C++."""
+        self._save_boundary(signum)
+        os._exit(128 + signum)
+
     def _write_status(self, status: str, error: str | None = None) -> None:
         if self.directory is not None:
-            self.directory.status(status, self.steps, error, self._resume_mode)
+            self.directory.status(status, self._saved_steps, error, self._resume_mode)
 
 
 def _name_of(callback: Callback) -> str:

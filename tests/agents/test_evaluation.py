@@ -223,3 +223,32 @@ def test_a_recording_respects_max_steps_and_scale(tmp_path):
     assert record(Probe(), vec, tmp_path / "a.gif", seed=1, max_steps=3, scale=2) == []
     with Image.open(tmp_path / "a.gif") as image:
         assert (image.n_frames, image.size) == (4, (12, 8))
+
+
+def test_an_evaluation_is_bounded_and_says_what_it_cut(caplog):
+    vec = Clocks(3)  # episodes of 1, 2 and 3 steps
+    actor = RandomActor(vec.act_space)
+    found = evaluate(actor, vec, episodes=6, seed=0, max_steps=4)
+    # two episodes each: environment 2 ends its first after 3 steps and is in the second after 4
+    assert found.returns == [1.0, 2.0, 3.0, 1.0, 2.0, 0.0]
+    assert (found.episodes, found.cut) == (6, 1)
+    assert "1 were cut" in caplog.text
+    found = evaluate(actor, vec, episodes=6, seed=0, max_steps=2)
+    assert (found.returns, found.cut) == ([1.0, 2.0, 1.0, 0.0, 0.0], 2)
+    assert "1 did not begin" in caplog.text
+    assert evaluate(actor, vec, episodes=6, seed=0, max_steps=6).cut == 0
+    with pytest.raises(ValueError, match="max_steps is 0"):
+        evaluate(actor, vec, seed=0, max_steps=0)
+
+
+def test_an_evaluation_ends_at_the_step_in_which_its_check_raises():
+    vec, left = Clocks(3), [3]
+
+    def check():
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(RandomActor(vec.act_space), vec, episodes=6, seed=0, check=check)
+    assert len(vec.actions) == 3

@@ -354,7 +354,7 @@ def test_the_status_records_how_the_run_ended(tmp_path, error, status, text):
     with pytest.raises(type(error)):
         make(idle=True, run_dir=tmp_path, checkpoint_every=ROUND).run(5 * ROUND, [breaks])
     left = read_status(tmp_path)
-    assert (left.status, left.step) == (status, 2 * ROUND)
+    assert (left.status, left.step) == (status, ROUND)  # the step that is saved
     assert left.error.startswith(text)
     assert [line["step"] for line in lines(tmp_path)] == [ROUND]
     assert steps_saved(tmp_path) == [ROUND]  # and it can be resumed from there
@@ -476,7 +476,7 @@ class Scripted:
         self.returns, self.seeds, self.steps = list(returns), [], []
         monkeypatch.setattr("firstlight.agents.session.callbacks.evaluate", self)
 
-    def __call__(self, policy, vec, *, episodes, seed):
+    def __call__(self, policy, vec, *, episodes, seed, max_steps, check):
         self.seeds.append(seed)
         mean = self.returns.pop(0)
         return Evaluation(mean, 0.5, None, 3, 3.0, returns=[])

@@ -13,7 +13,8 @@ from firstlight.scripts.run_options import run_name
 def test_a_run_writes_its_directory_and_nothing_else(finished, finished_run):
     assert [path.name for path in finished.iterdir()] == ["runs"]
     names = {path.name.split(".tfevents.")[0] for path in finished_run.iterdir()}
-    assert names == {"config.yaml", "metrics.jsonl", "status.json", "checkpoints", "events.out"}
+    files = {"config.yaml", "metrics.jsonl", "status.json", "events.out", "run.lock"}
+    assert names == files | {"checkpoints"}
     folders = {path.name for path in (finished_run / "checkpoints").iterdir()}
     assert folders == {"best", "step_000000000032"}
     status = json.loads((finished_run / "status.json").read_text())
