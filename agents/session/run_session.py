@@ -21,6 +21,7 @@ from firstlight.agents.session.iteration_data import IterationData, Metrics
 from firstlight.agents.session.run_dir import RunDirectory
 from firstlight.agents.session.signals import Signals
 from firstlight.agents.session.stage_timers import StageTimers
+from firstlight.agents.session.watchdog import Watchdog
 from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.seeding import global_rng_state, set_global_rng_state
 from firstlight.envs.types import Rollout
@@ -68,7 +69,8 @@ class RunSession:
         checkpoint_every: environment steps between checkpoints; None saves at the end only.
         barrier: truncate every open episode at a checkpoint, so that a run resumes bit for bit
             even with environments that cannot be restored.
-        stall_after: seconds in one stage after which the stack of every thread is printed.
+        stall_after: seconds in one stage after which the stack of every thread is printed, again
+            and again, and ``status.json`` says `stalled` (`Watchdog`); None or 0: never.
 
     Attributes:
         steps: environment steps since the run began.
@@ -79,6 +81,7 @@ class RunSession:
         directory: the run directory, or None.
         episodes: statistics of finished episodes.
         stage: times the stages of an iteration.
+        watchdog: reports stages that stall.
     """
 
     def __init__(
@@ -99,12 +102,14 @@ class RunSession:
         self.episodes = EpisodeStatistics(
             vec.num_envs, vec.success_threshold, reported=vec.reported
         )
-        self.stage, self.guard = StageTimers(stall_after), UpdateGuard()
+        self.stage, self.guard = StageTimers(), UpdateGuard()
         self._resume_mode = "barrier" if barrier else vec.resume
         self._steps_before, self._dropped = 0, 0
         self._callbacks: list[Callback] = []
         self._warned = False
         self._signals = Signals()
+        directory = None if self.directory is None else self.directory.path
+        self.watchdog = Watchdog(self.stage, stall_after, directory)
 
     @property
     def policy(self) -> Policy:
@@ -144,8 +149,9 @@ class RunSession:
                 self._write_status("running")
                 if self.directory is not None:
                     self.directory.open()
-                yield
-                self.save(last=True)
+                with self.watchdog:
+                    yield
+                    self.save(last=True)
                 self._write_status("finished")
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
@@ -285,7 +291,8 @@ class RunSession:
 
     def _write_status(self, status: str, error: str | None = None) -> None:
         if self.directory is not None:
-            self.directory.status(status, self.steps, error, self._resume_mode)
+            with self.watchdog.reporter_stopped():
+                self.directory.status(status, self.steps, error, self._resume_mode)
 
 
 def _name_of(callback: Callback) -> str:
