@@ -51,7 +51,7 @@ def train():
 def test_stack_dumps_under_load_do_not_end_a_run(soak, tmp_path):
     (tmp_path / "trains.py").write_text(TRAINS)
     process = fork("trains:train", tmp_path / "run", path=[tmp_path])
-    for _ in soak.times(200, 10_000):
+    for _ in soak.times(300, 10_000):
         wait_for_output(process, "Stacks of all threads")
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
