@@ -23,6 +23,7 @@ from firstlight.agents.session.iteration_data import IterationData, Metrics
 from firstlight.agents.session.run_dir import RunDirectory
 from firstlight.agents.session.signals import Interrupted, Signals
 from firstlight.agents.session.stage_timers import StageTimers
+from firstlight.agents.session.watchdog import Watchdog
 from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.seeding import global_rng_state, set_global_rng_state
 from firstlight.envs.types import Rollout
@@ -74,7 +75,8 @@ class RunSession:
         checkpoint_every: environment steps between checkpoints; None saves at the end only.
         barrier: truncate every open episode at a checkpoint, so that a run resumes bit for bit
             even with environments that cannot be restored.
-        stall_after: seconds in one stage after which the stack of every thread is printed.
+        stall_after: seconds in one stage after which the stack of every thread is printed, again
+            and again, and ``status.json`` says `stalled` (`Watchdog`); None or 0: never.
 
     Attributes:
         steps: environment steps since the run began.
@@ -85,6 +87,7 @@ class RunSession:
         directory: the run directory, or None.
         episodes: statistics of finished episodes.
         stage: times the stages of an iteration.
+        watchdog: reports stages that stall.
     """
 
     def __init__(
@@ -105,7 +108,7 @@ class RunSession:
         self.episodes = EpisodeStatistics(
             vec.num_envs, vec.success_threshold, reported=vec.reported
         )
-        self.stage, self.guard = StageTimers(stall_after), UpdateGuard()
+        self.stage, self.guard = StageTimers(), UpdateGuard()
         self._resume_mode = "barrier" if barrier else vec.resume
         self._steps_before, self._dropped = 0, 0
         self._callbacks: list[Callback] = []
@@ -115,6 +118,8 @@ class RunSession:
         self._boundary: dict[str, Any] | None = None  # state to save if an iteration is abandoned
         self._next_boundary = float("-inf")
         self._unreported: Metrics | None = None  # of an iteration whose callbacks are not done
+        directory = None if self.directory is None else self.directory.path
+        self.watchdog = Watchdog(self.stage, stall_after, directory)
 
     @property
     def policy(self) -> Policy:
@@ -156,13 +161,14 @@ class RunSession:
                 self._write_status("running")
                 if self.directory is not None:
                     self.directory.open()
-                try:
-                    if self._unreported is not None:  # resumed: they were interrupted
-                        self._finish_iteration(self._unreported)
-                    yield
-                except Interrupted:
-                    self._end_interrupted()
-                self.save(last=True)
+                with self.watchdog:
+                    try:
+                        if self._unreported is not None:  # resumed: they were interrupted
+                            self._finish_iteration(self._unreported)
+                        yield
+                    except Interrupted:
+                        self._end_interrupted()
+                    self.save(last=True)
                 self._write_status("finished")
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
@@ -379,7 +385,8 @@ class RunSession:
 
     def _write_status(self, status: str, error: str | None = None) -> None:
         if self.directory is not None:
-            self.directory.status(status, self._saved_steps, error, self._resume_mode)
+            with self.watchdog.reporter_stopped():
+                self.directory.status(status, self._saved_steps, error, self._resume_mode)
 
 
 def _name_of(callback: Callback) -> str:

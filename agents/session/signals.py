@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import threading
 import time
@@ -66,8 +67,12 @@ class Signals:
             reader, self._writer = os.pipe()
             os.set_blocking(self._writer, False)
             self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-            arguments = (reader, threading.get_ident())
-            threading.Thread(target=self._watch, args=arguments, daemon=True).start()
+            threading.Thread(
+                target=self._wait_for_signals,
+                args=(reader, threading.get_ident()),
+                name="firstlight-signals",
+                daemon=True,
+            ).start()
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -124,9 +129,11 @@ class Signals:
             self.received = signum
         text = f"\nfirstlight: {signal.Signals(signum).name}: saving after this iteration\n"
         with contextlib.suppress(OSError):  # of a terminal that was closed
-            os.write(2, text.encode())  # not print: the signal may have come in the middle of one
+            # not print: the signal may have come in the middle of one; nothing if nobody reads
+            if select.select([], [2], [], 0)[1]:
+                os.write(2, text.encode())
 
-    def _watch(self, reader: int, main: int) -> None:
+    def _wait_for_signals(self, reader: int, main: int) -> None:
         """Wait for signals until the ``with`` is left; a thread of its own."""
         while numbers := os.read(reader, 64):
             if numbers[-1] in self._before:

@@ -1,50 +1,73 @@
-"""Stage timers, and a watchdog for stages that stall."""
+"""Stage timers."""
 
 from __future__ import annotations
 
-import faulthandler
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from mmap import mmap
+from typing import NamedTuple
+
+SHARED_BYTES = 256
+"""Length of a stage's name in shared memory, in UTF-8 and zeros."""
+
+
+class OpenStage(NamedTuple):
+    """A stage that has not ended.
+
+    Args:
+        name: of the stage.
+        began: when it was entered, by `time.perf_counter`.
+        since: when it was entered or the last stage inside it ended.
+    """
+
+    name: str
+    began: float
+    since: float
 
 
 class StageTimers:
-    """Times the stages of an iteration and prints every thread's stack when one of them stalls.
+    """Times the stages of an iteration. Stages may nest.
 
-    The stacks go to standard error, from a thread that does not need the interpreter, so that
-    native code that never returns is shown too. The run itself continues.
+    Attributes:
+        current: the innermost stage that has not ended, or None. Entering and leaving a stage
+            replace it as a whole, so that another thread may read it at any time without a lock
+            (`Watchdog`).
+        shared: memory of `SHARED_BYTES` for its name, which another process may read even while
+            native code holds the GIL; None shares nothing.
 
-    Args:
-        stall_after: seconds in one stage after which stacks are printed, again and again; None or
-            0 prints none.
-
-    >>> stage = StageTimers(stall_after=None)
+    >>> stage = StageTimers()
     >>> with stage("collect"):
-    ...     pass
+    ...     stage.current.name
+    'collect'
     >>> list(stage.metrics())
     ['perf/collect_seconds']
     """
 
-    def __init__(self, stall_after: float | None = 600.0):
-        self.stall_after = stall_after
+    def __init__(self) -> None:
+        self.current: OpenStage | None = None
+        self.shared: mmap | None = None
         self._seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Time what is inside as stage `name`."""
-        if self.stall_after and sys.__stderr__ is not None:
-            faulthandler.dump_traceback_later(self.stall_after, repeat=True, file=sys.__stderr__)
-        began = time.perf_counter()
+        outer, began = self.current, time.perf_counter()
+        self._set(OpenStage(name, began, began))
         try:
             yield
         finally:
-            seconds = time.perf_counter() - began
-            self._seconds[name] = self._seconds.get(name, 0.0) + seconds
-            if self.stall_after:
-                faulthandler.cancel_dump_traceback_later()
+            ended = time.perf_counter()
+            self._set(None if outer is None else OpenStage(outer.name, outer.began, ended))
+            self._seconds[name] = self._seconds.get(name, 0.0) + ended - began
 
     def metrics(self) -> dict[str, float]:
         """Return ``perf/<stage>_seconds`` since the last call."""
         seconds, self._seconds = self._seconds, {}
         return {f"perf/{name}_seconds": value for name, value in seconds.items()}
+
+    def _set(self, stage: OpenStage | None) -> None:
+        self.current = stage
+        if self.shared is not None:
+            name = b"" if stage is None else stage.name.encode(errors="replace")[:SHARED_BYTES]
+            self.shared[:] = name.ljust(SHARED_BYTES, b"\0")

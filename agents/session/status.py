@@ -20,12 +20,16 @@ class Status:
         step: environment steps so far.
         error: one sentence, if it failed.
         resume: how open episodes would be restored: state, replay, barrier or dropped.
+        stage: of the iteration, while it is `stalled`.
+        stalled: the stage lasts longer than ``stall_after`` (`Watchdog`).
     """
 
     status: str
     step: int
     error: str | None = None
     resume: str | None = None
+    stage: str | None = None
+    stalled: bool = False
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:

@@ -18,7 +18,14 @@ def test_a_status_survives_a_round_trip(tmp_path, status):
         "step",
         "error",
         "resume",
+        "stage",
+        "stalled",
     }
+
+
+def test_a_status_of_version_0_1_can_be_read(tmp_path):
+    (tmp_path / "status.json").write_text('{"status": "running", "step": 3, "error": null}')
+    assert read_status(tmp_path) == Status("running", 3, stage=None, stalled=False)
 
 
 def test_invalid_statuses_raise_and_a_missing_one_is_none(tmp_path):
