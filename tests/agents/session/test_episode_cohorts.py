@@ -72,7 +72,7 @@ class Simulation:
 
 
 def first_mean(seed, tag, *, resume=False, **options):
-    """Return the first value that is reported, and the old rule's at the first end of an episode."""
+    """Return the first value that is reported, and that of the first episodes to end."""
     simulation = Simulation(seed, **options)
     statistics, old = EpisodeStatistics(simulation.num_envs, None), math.nan
     for number in count():
