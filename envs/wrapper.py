@@ -142,8 +142,8 @@ class MemoryWrapper(VecWrapper):
             own = {name: arrays.pop(name) for name in [*arrays] if name.startswith(self.prefix)}
             if not own:
                 raise ValueError(
-                    f"the snapshot has no map, because it was taken without {self.what}: take it "
-                    f"from {type(self).__name__}"
+                    f"the snapshot holds no arrays of {self.what}: take it from environments "
+                    f"wrapped in {type(self).__name__}"
                 )
             inner.append(dataclasses.replace(snapshot, arrays=arrays or None))
             memories.append(own)

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from firstlight.scripts.errors import BadInputError
 from firstlight.scripts.hydra_command import command
-from firstlight.scripts.saved_run import read_config
+from firstlight.scripts.saved_run import load_persistent_state, read_config
 
 
 def check_options(cfg: DictConfig) -> None:
@@ -45,6 +45,7 @@ def main(cfg: DictConfig) -> None:
         print(f"wrote {write_video(cfg, config, agent.policy, agent.step, seed)}")
     vec = make_vec(config.env, num_envs=min(cfg.num_envs, cfg.episodes))
     vec = make_modules(config.intrinsic, vec, cfg.seed)[1]
+    load_persistent_state(run, cfg.which, vec)
     result = evaluate(
         agent.policy,
         vec,

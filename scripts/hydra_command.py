@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Callable
 from functools import wraps
 
 import hydra
 from omegaconf import DictConfig
 
-from firstlight.scripts.errors import FULL_ERROR, report_errors
+from firstlight.scripts.command_help import HELP, help_text, is_help
+from firstlight.scripts.errors import FULL_ERROR, print_line, report_errors
 from firstlight.scripts.interrupts import defer_signals, end_on_signal
 
 
@@ -41,7 +43,12 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             os.environ[FULL_ERROR] = "1"  # makes Hydra raise its errors instead of printing them
             try:
                 with end_on_signal():
-                    composed()
+                    if is_help(words := sys.argv[1:]):
+                        overrides = [word for word in words if word not in HELP]
+                        summary = (task.__doc__ or "").partition("\n")[0]
+                        print_line(help_text(config_name, summary, overrides), sys.stdout)
+                    else:
+                        composed()
             finally:
                 os.environ.pop(FULL_ERROR)
                 os.environ.update({} if before is None else {FULL_ERROR: before})

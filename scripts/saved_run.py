@@ -1,4 +1,4 @@
-"""Read a run directory: its config, and the state of its reward modules and mixer."""
+"""Read a run directory: its config, and the state of its reward modules, mixer and environments."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ SET_FUNCTIONS = "firstlight.scripts.benchmarks.submodular_tasks"
 """Module of set functions that experiments of ours name."""
 
 if TYPE_CHECKING:
+    from firstlight.envs.vec import VecEnv
     from firstlight.intrinsic.base import IntrinsicModule
     from firstlight.intrinsic.mixer import RewardMixer
 
@@ -57,6 +58,38 @@ def load_rewards(
     Raises:
         BadInputError: if there is no checkpoint, or it does not fit.
     """
+    path, state = _load_checkpoint(run, which)
+    try:
+        for name, module in modules.items():
+            module.load_state_dict(state["modules"][name])
+        mixer.load_state_dict(state["mixer"])
+    except (KeyError, RuntimeError) as error:
+        raise BadInputError(f"{path} does not fit the run's config: {error}") from error
+
+
+def load_persistent_state(run: Path, which: str, vec: VecEnv) -> None:
+    """Load what outlives the episodes of a run's environments, such as its table of texts.
+
+    Modules have learnt from the ids of that table, and in other environments the same ids would
+    stand for other sentences.
+
+    Args:
+        run: the run directory.
+        which: "best" or "newest" checkpoint.
+        vec: environments to load into, wrapped as those of the run.
+
+    Raises:
+        BadInputError: if there is no checkpoint, or it does not fit.
+    """
+    path, state = _load_checkpoint(run, which)
+    try:
+        if kept := state["runner"].get("kept"):  # checkpoints of the first versions have none
+            vec.load_persistent_state(kept)
+    except (KeyError, RuntimeError) as error:
+        raise BadInputError(f"{path} does not fit the run's environments: {error}") from error
+
+
+def _load_checkpoint(run: Path, which: str) -> tuple[Path, dict[str, Any]]:
     from firstlight.agents.session import checkpoint
 
     folder = run / "checkpoints"
@@ -64,10 +97,4 @@ def load_rewards(
     path = path or checkpoint.newest(folder)
     if path is None:
         raise BadInputError(f"{run} has no complete checkpoint")
-    state = checkpoint.load(path)
-    try:
-        for name, module in modules.items():
-            module.load_state_dict(state["modules"][name])
-        mixer.load_state_dict(state["mixer"])
-    except (KeyError, RuntimeError) as error:
-        raise BadInputError(f"{path} does not fit the run's config: {error}") from error
+    return path, checkpoint.load(path)

@@ -72,7 +72,7 @@ class StopAt:
     Args:
         threshold: value to reach.
         metric: tag of the metric.
-        episodes: training episodes that must have ended first.
+        episodes: training episodes that must have entered the means first.
 
     Attributes:
         reached_at: environment steps when it was reached, None before.
@@ -86,7 +86,7 @@ class StopAt:
 
     def __call__(self, run: RunSession, metrics: dict[str, float]) -> bool:
         """Return whether the threshold was reached."""
-        enough = metrics.get("rollout/episodes", 0) >= self.episodes
+        enough = metrics.get("rollout/episodes_counted", 0) >= self.episodes
         if enough and metrics.get(self.metric, float("-inf")) >= self.threshold:
             self.reached_at = run.steps
         return self.reached_at is not None

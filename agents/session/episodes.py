@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from firstlight.envs.types import Rollout
+
+_NO_COHORT = -1  # of open episodes that enter no mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,16 @@ class EpisodeAccumulator:
 
 
 class EpisodeStatistics:
-    """Mean return, length and success of the last episodes, by the environment's own reward.
+    """Mean return, length and success of recent episodes, by the environment's own reward.
+
+    Short episodes end first, and on sparse tasks the short ones are the successes, so a mean over
+    the episodes that ended first is too high. Here an episode belongs to the cohort of the rollout
+    in which it began, and a cohort enters the means as a whole: when each of its episodes, and of
+    the cohorts before it, has ended. Rollouts end at times that do not depend on what happens in
+    them, so the expected sum of returns over a cohort is the expected number of its episodes times
+    the expected return (Wald 1944). The means are over the newest whole cohorts that hold at least
+    `window` episodes together. A cut inside a cohort, after a number of episodes, would tie its
+    place to their lengths.
 
     Episodes continue from rollout to rollout. Rows that are not valid are skipped, so both kinds of
     autoreset give the same numbers. Episodes of crashed environments are left out.
@@ -105,12 +117,13 @@ class EpisodeStatistics:
     Args:
         num_envs: number of environments; a rollout may hold some of them.
         success_threshold: of the vector environment.
-        window: number of episodes that the means are over.
+        window: number of episodes that the means are over, at least, once there are so many.
         reported: side channels whose mean at the ends of episodes is logged, see `VecEnv`.
 
     Attributes:
         last: episodes that ended in the latest `update`, in order of time, then of column.
         episodes: number of episodes that have ended.
+        counted: number of episodes that have entered the means.
     """
 
     def __init__(
@@ -121,10 +134,14 @@ class EpisodeStatistics:
         reported: Sequence[str] = (),
     ):
         self.last: list[Episode] = []
-        self.episodes = 0
+        self.episodes = self.counted = 0
+        self.window = window
         self._channels = ("success", *reported)
         self._open = EpisodeAccumulator(num_envs, success_threshold)
-        self._window: deque[Episode] = deque(maxlen=window)
+        self._open_cohort = np.full(num_envs, _NO_COHORT)  # meaningless where no episode is open
+        self._cohort = 0  # of episodes that begin in the next rollout
+        self._waiting: dict[int, list[Episode]] = {}  # ended, by cohort, oldest first
+        self._window: deque[list[Episode]] = deque()  # cohorts, none empty
 
     def update(self, rollout: Rollout) -> None:
         """Add every valid row of `rollout`."""
@@ -138,43 +155,70 @@ class EpisodeStatistics:
             reopened = ~valid & rollout.is_first[1:].cpu().numpy()
         after = _channels_after(rollout, self._channels)
         self.last = []
+        self._waiting[self._cohort] = []
         for t in range(rollout.num_steps):
             now = {name: channel[t] for name, channel in after.items()}
-            self.last += [e for _, e in self._open.add(reward[t], done[t], valid[t], now, ids)]
+            self._open_cohort[ids[valid[t] & (self._open.length[ids] == 0)]] = self._cohort
+            for column, episode in self._open.add(reward[t], done[t], valid[t], now, ids):
+                self.last.append(episode)
+                cohort = int(self._open_cohort[ids[column]])
+                if cohort != _NO_COHORT and math.isfinite(episode.ret):
+                    self._waiting[cohort].append(episode)
             if reopened is not None:
                 self._open.drop(ids[reopened[t]])
         self.episodes += len(self.last)
-        self._window.extend(e for e in self.last if math.isfinite(e.ret))
+        self._cohort += 1
+        self._release()
 
     def metrics(self) -> dict[str, float]:
-        """Return means over the window; ``rollout/episodes`` counts all episodes so far."""
-        scalars = {"rollout/episodes": float(self.episodes)}
-        if not self._window:
+        """Return means over the window, and how many episodes ended and entered it so far."""
+        scalars = {
+            "rollout/episodes": float(self.episodes),
+            "rollout/episodes_counted": float(self.counted),
+        }
+        episodes = [episode for cohort in self._window for episode in cohort]
+        if not episodes:
             return scalars
-        rets = [episode.ret for episode in self._window]
+        rets = [episode.ret for episode in episodes]
         scalars["rollout/return_mean"] = float(np.mean(rets))
         scalars["rollout/return_std"] = float(np.std(rets))
-        scalars["rollout/length_mean"] = float(np.mean([e.length for e in self._window]))
-        known = [episode.success for episode in self._window if episode.success is not None]
+        scalars["rollout/length_mean"] = float(np.mean([e.length for e in episodes]))
+        known = [episode.success for episode in episodes if episode.success is not None]
         if known:
             scalars["rollout/success_rate"] = float(np.mean(known))
-        return scalars | {f"rollout/{k}": v for k, v in reported_means(self._window).items()}
+        return scalars | {f"rollout/{k}": v for k, v in reported_means(episodes).items()}
 
     def drop(self, env_ids: Tensor) -> None:
-        """Discard the open episodes of `env_ids` [*] int64; they enter no statistics."""
-        self._open.drop(env_ids.cpu().numpy())
+        """Discard the open episodes of `env_ids` [*] int64, which were all cut at this moment.
+
+        They enter no statistics, and neither do the others of their cohorts and of later ones: of
+        those only the short episodes have ended by now.
+        """
+        lost = env_ids.cpu().numpy()
+        lost = lost[self._open.length[lost] > 0]
+        cohorts = self._open_cohort[lost]
+        first = min(cohorts[cohorts != _NO_COHORT], default=self._cohort)
+        self._open.drop(lost)
+        self._open_cohort[self._open_cohort >= first] = _NO_COHORT
+        self._waiting = {c: waiting for c, waiting in self._waiting.items() if c < first}
+        self._release()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the open episodes, the window and the number of episodes so far."""
+        """Return the open episodes, those that wait, the window and the counts so far."""
         return {
             "open_return": torch.tensor(self._open.ret),
             "open_length": torch.tensor(self._open.length),
-            "window": [[e.ret, e.length, e.success, e.numbers] for e in self._window],
+            "open_cohort": torch.tensor(self._open_cohort),
+            "window": [_fields(episode) for cohort in self._window for episode in cohort],
+            "window_cohorts": [len(cohort) for cohort in self._window],
+            "waiting": [[c, [_fields(e) for e in those]] for c, those in self._waiting.items()],
+            "cohort": self._cohort,
             "episodes": self.episodes,
+            "counted": self.counted,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore such a state."""
+        """Restore such a state, also of a version that had no cohorts."""
         if state["open_return"].shape != self._open.ret.shape:
             raise ValueError(
                 f"the statistics are of {len(state['open_return'])} environments, "
@@ -182,9 +226,52 @@ class EpisodeStatistics:
             )
         self._open.ret[:] = state["open_return"].numpy()
         self._open.length[:] = state["open_length"].numpy()
-        self._window.clear()
-        self._window.extend(Episode(*fields) for fields in state["window"])
         self.episodes, self.last = state["episodes"], []
+        recent = iter([Episode(*fields) for fields in state["window"]])
+        if "cohort" in state:
+            self._open_cohort[:] = state["open_cohort"].numpy()
+            self._cohort, self.counted = state["cohort"], state["counted"]
+            sizes, waiting = state["window_cohorts"], state["waiting"]
+        else:  # the window is one cohort, the open episodes are the next
+            self._open_cohort[:] = 0
+            self._cohort, self.counted = 1, self.episodes
+            sizes, waiting = [len(state["window"])], [[0, []]]
+        cohorts = ([*islice(recent, size)] for size in sizes)
+        self._window = deque(cohort for cohort in cohorts if cohort)
+        self._waiting = {c: [Episode(*fields) for fields in those] for c, those in waiting}
+
+    def _release(self) -> None:
+        """Move cohorts whose episodes have all ended into the window, in order of time."""
+        is_open = (self._open.length > 0) & (self._open_cohort != _NO_COHORT)
+        unfinished = set(self._open_cohort[is_open].tolist())
+        first = min(unfinished, default=self._cohort)
+        for cohort in [c for c in self._waiting if c < first]:
+            if episodes := self._waiting.pop(cohort):
+                self._window.append(episodes)
+                self.counted += len(episodes)
+        total = sum(map(len, self._window))
+        while self._window and total - len(self._window[0]) >= self.window:
+            total -= len(self._window.popleft())
+        self._forget(unfinished)
+
+    def _forget(self, unfinished: set[int]) -> None:
+        """Discard what waits but can be in no window, to bound memory if an episode never ends.
+
+        Finished cohorts between two of the `unfinished` are released together, so the newest of
+        them alone fill the window.
+        """
+        newer = 0
+        for cohort in sorted(self._waiting, reverse=True):
+            if cohort in unfinished:
+                newer = 0
+            elif newer >= self.window or not self._waiting[cohort]:
+                del self._waiting[cohort]
+            else:
+                newer += len(self._waiting[cohort])
+
+
+def _fields(episode: Episode) -> list[Any]:
+    return [episode.ret, episode.length, episode.success, episode.numbers]
 
 
 def reported_means(episodes: Iterable[Episode]) -> dict[str, float]:

@@ -123,7 +123,7 @@ class RunSession:
 
     @property
     def policy(self) -> Policy:
-        """The policy that learns."""
+        """The policy that learns, as it is now; the one that evaluated best is in a checkpoint."""
         return self.trainer.policy
 
     def is_running(self) -> bool:

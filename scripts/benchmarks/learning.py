@@ -190,7 +190,8 @@ def outcome(run_dir: Path, cell: Cell) -> dict[str, object]:
     """Entries of a result line that follow from the run's metrics."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     last = lines[-1]
-    full = (e for e in lines if e.get("rollout/episodes", 0) >= 100 and cell.threshold is not None)
+    counted = "rollout/episodes_counted"
+    full = (e for e in lines if e.get(counted, 0) >= 100 and cell.threshold is not None)
     reached = next((e for e in full if e["rollout/return_mean"] >= cell.threshold), None)
     return {
         "threshold": cell.threshold,

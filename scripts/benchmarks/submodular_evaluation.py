@@ -33,7 +33,7 @@ def load_for_evaluation(run: Path, episodes: int, seed: int) -> tuple[VecEnv, Po
     from firstlight.agents.agent import load
     from firstlight.intrinsic import Submodular
     from firstlight.scripts.build import make_modules, make_vec
-    from firstlight.scripts.saved_run import read_config
+    from firstlight.scripts.saved_run import load_persistent_state, read_config
 
     if episodes < 1:
         raise BadInputError(f"--episodes {episodes}: expected at least 1")
@@ -43,6 +43,7 @@ def load_for_evaluation(run: Path, episodes: int, seed: int) -> tuple[VecEnv, Po
     module = next((m for m in modules.values() if isinstance(m, Submodular)), None)
     if module is None:
         raise BadInputError(f"{run} is no run with a submodular reward")
+    load_persistent_state(run, "newest", vec)
     policy = load(run, which="newest").policy  # "best" is judged by the environment's return
     return vec, policy, module
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from firstlight.scripts.errors import BadInputError
-from firstlight.scripts.saved_run import load_rewards
+from firstlight.scripts.saved_run import load_persistent_state, load_rewards
 
 if TYPE_CHECKING:
     from firstlight.agents.policy import Policy
@@ -35,6 +35,7 @@ def write_video(cfg: DictConfig, config: DictConfig, policy: Policy, step: int, 
     vec = make_vec(config.env, num_envs=1)
     try:
         modules, vec = make_modules(config.intrinsic, vec, config.get("seed", cfg.seed))
+        load_persistent_state(Path(cfg.run), cfg.which, vec)
         options: dict[str, Any] = {"seed": seed, "deterministic": cfg.deterministic}
         if not cfg.rewards:
             record(policy, vec, folder / f"step_{step}.gif", **options)

@@ -535,10 +535,11 @@ def test_stop_at_waits_for_enough_episodes():
     stop = StopAt(0.5, metric="rollout/return_mean", episodes=10)
     run = SimpleNamespace(steps=100)
     assert not stop(run, {})
-    assert not stop(run, {"rollout/episodes": 9, "rollout/return_mean": 1.0})
-    assert not stop(run, {"rollout/episodes": 10, "rollout/return_mean": 0.4})
+    assert not stop(run, {"rollout/episodes": 50, "rollout/return_mean": 1.0})  # ended, but wait
+    assert not stop(run, {"rollout/episodes_counted": 9, "rollout/return_mean": 1.0})
+    assert not stop(run, {"rollout/episodes_counted": 10, "rollout/return_mean": 0.4})
     assert stop.reached_at is None
-    assert stop(run, {"rollout/episodes": 10, "rollout/return_mean": 0.5})
+    assert stop(run, {"rollout/episodes_counted": 10, "rollout/return_mean": 0.5})
     assert stop.reached_at == 100
 
 

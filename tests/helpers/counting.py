@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -16,14 +17,15 @@ ON, SLEEP, SPIN, ABORT, RAISE, NAP = range(6)
 class Counting(gymnasium.Env):
     """Observes the seed and step of its episode; the length follows from the seed.
 
-    Some actions block, abort or raise instead.
+    Some actions block, abort or raise instead. NAP waits as long as the file `held` exists; SLEEP
+    and SPIN create a file in the folder that the environment variable ``ENTERED`` names.
     """
 
     observation_space = spaces.Dict({"count": spaces.Box(0, 2**31, (2,), np.int64)})
     action_space = spaces.Discrete(6)
 
-    def __init__(self):
-        self.render_mode = "rgb_array"
+    def __init__(self, held="none"):
+        self.render_mode, self.held = "rgb_array", Path(held)
 
     def reset(self, *, seed=None, options=None):
         self.seed, self.time = seed, 0
@@ -31,6 +33,8 @@ class Counting(gymnasium.Env):
         return self.shown(), {"twice": 0}
 
     def step(self, action):
+        if action in (SLEEP, SPIN) and "ENTERED" in os.environ:
+            Path(os.environ["ENTERED"], str(action)).touch()
         if action == SLEEP:
             time.sleep(1000)
         if action == SPIN:
@@ -39,8 +43,8 @@ class Counting(gymnasium.Env):
             os.abort()
         if action == RAISE:
             raise ZeroDivisionError("requested by an action")
-        if action == NAP:
-            time.sleep(0.5)
+        while action == NAP and self.held.exists():
+            time.sleep(0.01)
         self.time += 1
         over, cut = self.time == self.length, self.length % 2 == 0
         info = {"twice": 2 * self.time, "success": over and not cut}

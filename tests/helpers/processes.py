@@ -127,9 +127,10 @@ def module_path(folders):
 
 def wait_until(holds):
     """Wait until `holds()` is true."""
-    began = time.monotonic()
+    deadline = time.monotonic() + LIMIT
     while not holds():
-        assert time.monotonic() - began < LIMIT, f"not true after {LIMIT} seconds"
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not true after {LIMIT} seconds")
         time.sleep(0.01)
 
 

@@ -6,6 +6,9 @@ import pytest
 from command_line import command, python
 
 from firstlight.scripts import bench, evaluate, train
+from firstlight.scripts.errors import CONF
+
+HYDRA = {"antlr4", "attr", "firstlight", "hydra", "hydra_plugins", "omegaconf", "packaging", "yaml"}
 
 IN_ONE_PROCESS = """
 import sys
@@ -17,18 +20,67 @@ train.main()
 """
 
 
+HELP = """
+import importlib, sys
+before, read, listed = set(sys.modules), set(), []
+
+def count(event, arguments):
+    path = str(arguments[0]) if arguments else ""
+    if event == "open" and path.endswith(".yaml"):
+        read.add(path)
+    if event in ("os.listdir", "os.scandir") and "conf" in path:
+        listed.append(path)
+
+sys.addaudithook(count)
+name, *sys.argv[1:] = sys.argv[1:]
+main = importlib.import_module(f"firstlight.scripts.{name}").main
+try:
+    main()
+finally:
+    packages = {module.partition(".")[0] for module in set(sys.modules) - before}
+    ours = {module for module in sys.modules if module.startswith("firstlight.")}
+    foreign = packages - set(sys.stdlib_module_names)
+    print(*sorted(module for module in foreign if "cython" not in module), file=sys.stderr)
+    print(*sorted({".".join(module.split(".")[:2]) for module in ours}), file=sys.stderr)
+    print(len(read), len(listed), file=sys.stderr)
+"""
+FOLDERS = sum(path.is_dir() for path in CONF.rglob("*")) + 1
+
+
 @pytest.mark.parametrize(
-    ("name", "shown"), [("train", "total_steps: 1000000"), ("evaluate", "episodes: 100")]
+    ("name", "shown", "allowed"),
+    [
+        ("train", "total_steps: 1000000", HYDRA),
+        ("evaluate", "episodes: 100", HYDRA),
+        ("bench", "firstlight-bench learning", HYDRA),
+    ],
 )
-def test_help_imports_no_torch_gymnasium_or_numpy(name, shown, tmp_path):
-    words = ("-X", "importtime", "-m", f"firstlight.scripts.{name}", "--help")
-    done = python(*words, cwd=tmp_path)
+def test_help_imports_little_and_reads_few_configs(name, shown, allowed, tmp_path):
+    """Neither torch, gymnasium nor numpy: `--help` is as quick as Hydra and its parser."""
+    done = python("-c", HELP, name, "--help", cwd=tmp_path)
     assert done.status == 0
-    imported = {line.rpartition("|")[2].strip() for line in done.lines()}
-    assert "hydra" in imported
-    assert not {"torch", "gymnasium", "numpy"} & imported
+    packages, ours, counts = (line.split() for line in done.lines())
+    assert {*packages} <= allowed
+    assert {*ours} <= {"firstlight.scripts", "firstlight.conf"}
+    read, listed = map(int, counts)
+    assert read <= 15  # the command's config, its default choices, and Hydra's own
+    assert listed <= 3 * FOLDERS
     assert shown in done.out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_shows_groups_and_the_config_with_what_was_chosen(tmp_path):
+    done = python("-m", "firstlight.scripts.train", "env=chain", "-h", "seed=7", cwd=tmp_path)
+    assert done.status == 0
+    assert "intrinsic: count, map_change, rnd, submodular" in done.out
+    assert "length: 16" in done.out
+    assert "seed: 7" in done.out
+
+
+def test_help_with_a_wrong_choice_is_one_line(tmp_path):
+    done = python("-m", "firstlight.scripts.train", "env=chian", "--help", cwd=tmp_path)
+    assert (done.status, done.out) == (2, "")
+    assert done.err == "firstlight: there is no env=chian; did you mean 'chain'?\n"
 
 
 def test_installed_commands_are_the_functions_tested_here():

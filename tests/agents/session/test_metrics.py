@@ -50,14 +50,21 @@ def random_rollout(rng, num_steps, columns=NUM_ENVS, channel=True, env_ids=None)
 
 def plain_loop(rollouts, threshold, num_envs=NUM_ENVS):
     """Return the episodes of each rollout, by a loop over environments and steps."""
-    ret, length = [0.0] * num_envs, [0] * num_envs
-    for rollout in rollouts:
+    return [episodes for episodes, _, _ in plain_cohorts(rollouts, threshold, num_envs)]
+
+
+def plain_cohorts(rollouts, threshold, num_envs=NUM_ENVS):
+    """Return of each rollout the episodes, the rollouts in which they and the open ones began."""
+    ret, length, began = [0.0] * num_envs, [0] * num_envs, [0] * num_envs
+    for number, rollout in enumerate(rollouts):
         hidden = {tuple(at): i for i, at in enumerate(rollout.final_at.tolist())}
-        episodes = []
+        episodes, cohorts = [], []
         for t in range(rollout.num_steps):
             for column, env in enumerate(rollout.env_ids.tolist()):
                 if not rollout.valid[t, column]:
                     continue
+                if length[env] == 0:
+                    began[env] = number
                 ret[env] += float(rollout.reward[t, column])
                 length[env] += 1
                 if not (rollout.terminated[t, column] or rollout.truncated[t, column]):
@@ -71,8 +78,21 @@ def plain_loop(rollouts, threshold, num_envs=NUM_ENVS):
                 if told < 0 and threshold is not None:
                     success = ret[env] > threshold
                 episodes.append(Episode(ret[env], length[env], success))
+                cohorts.append(began[env])
                 ret[env], length[env] = 0.0, 0
-        yield episodes
+        yield episodes, cohorts, [at for at, steps in zip(began, length, strict=True) if steps]
+
+
+def newest_whole_cohorts(ended, window):
+    """Return the episodes of the newest whole cohorts that hold `window` episodes together."""
+    episodes = [episode for rollout in ended for episode in rollout[0]]
+    cohorts = [cohort for rollout in ended for cohort in rollout[1]]
+    first_open = min(ended[-1][2], default=len(ended))
+    recent = []
+    for cohort in reversed(range(first_open)):
+        if len(recent) < window:
+            recent += [e for e, c in zip(episodes, cohorts, strict=True) if c == cohort]
+    return recent
 
 
 @pytest.mark.parametrize("channel", [True, False])
@@ -81,16 +101,17 @@ def test_statistics_equal_a_loop_over_steps(channel, threshold):
     rng = np.random.default_rng(0)
     rollouts = [random_rollout(rng, T, channel=channel) for T in (1, 7, 30, 2, 16)]
     statistics = EpisodeStatistics(NUM_ENVS, threshold, window=11)
-    every = []
-    for rollout, episodes in zip(rollouts, plain_loop(rollouts, threshold), strict=True):
+    ended = [*plain_cohorts(rollouts, threshold)]
+    for rollout, (episodes, _, _) in zip(rollouts, ended, strict=True):
         statistics.update(rollout)
         assert statistics.last == episodes
-        every += episodes
-    recent = every[-11:]
+    every = [episode for episodes, _, _ in ended for episode in episodes]
+    recent = newest_whole_cohorts(ended, 11)
     assert len(every) > 30
     known = [episode.success for episode in recent if episode.success is not None]
     wanted = {
         "rollout/episodes": len(every),
+        "rollout/episodes_counted": statistics.counted,
         "rollout/return_mean": np.mean([episode.ret for episode in recent]),
         "rollout/return_std": np.std([episode.ret for episode in recent]),
         "rollout/length_mean": np.mean([episode.length for episode in recent]),
@@ -113,7 +134,9 @@ def test_columns_may_hold_different_environments_in_each_rollout():
 
 
 def test_splitting_a_rollout_changes_nothing():
-    rollout = random_rollout(np.random.default_rng(2), 40)
+    rollout = random_rollout(np.random.default_rng(2), 40, channel=False)
+    rollout.reward[-1] = 1.0
+    rollout.terminated[-1], rollout.truncated[-1], rollout.valid[-1] = True, False, True
     whole, parts = EpisodeStatistics(NUM_ENVS, 0.0), EpisodeStatistics(NUM_ENVS, 0.0)
     whole.update(rollout)
     closed = []
@@ -121,7 +144,7 @@ def test_splitting_a_rollout_changes_nothing():
         parts.update(rollout.slice(start, stop))
         closed += parts.last
     assert closed == whole.last
-    assert parts.metrics() == whole.metrics()
+    assert parts.metrics() == pytest.approx(whole.metrics())  # all have ended
 
 
 def test_a_loaded_state_continues_exactly():
@@ -152,6 +175,8 @@ def test_environment_infos_are_read_at_the_end_of_each_episode():
     """With next-step autoreset it is in the row after, with same-step in the final info."""
     rng = np.random.default_rng(6)
     rollouts = [random_rollout(rng, T) for T in (9, 1, 25)]
+    rollouts[-1].terminated[-1], rollouts[-1].truncated[-1] = True, False
+    rollouts[-1].valid[-1], rollouts[-1].reward[-1] = True, 1.0  # so that all have ended
     statistics = EpisodeStatistics(NUM_ENVS, 0.0, reported=("depth",))
     ends, told = [], []
     for rollout in rollouts:
@@ -167,7 +192,7 @@ def test_environment_infos_are_read_at_the_end_of_each_episode():
         statistics.update(rollout)
         told += [episode.numbers for episode in statistics.last]
     assert told == ends
-    assert statistics.metrics()["rollout/depth_mean"] == np.mean([e["depth"] for e in ends[-100:]])
+    assert statistics.metrics()["rollout/depth_mean"] == np.mean([e["depth"] for e in ends])
     again = EpisodeStatistics(NUM_ENVS, 0.0, reported=("depth",))
     again.load_state_dict(statistics.state_dict())
     assert again.metrics() == statistics.metrics()
@@ -198,7 +223,8 @@ def test_a_sum_of_many_small_rewards_is_exact_enough():
 
 
 def test_there_are_no_statistics_before_the_first_episode():
-    assert EpisodeStatistics(2, 0.0).metrics() == {"rollout/episodes": 0.0}
+    counts = {"rollout/episodes": 0.0, "rollout/episodes_counted": 0.0}
+    assert EpisodeStatistics(2, 0.0).metrics() == counts
 
 
 def lines_of(folder):

@@ -5,13 +5,13 @@ import hashlib
 import subprocess
 import sys
 import threading
-import time
 
 import envpool
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from processes import LIMIT, wait_until
 
 from firstlight.envs import minigrid
 from firstlight.envs.runner import RandomActor, Runner
@@ -164,7 +164,7 @@ def test_a_script_survives_an_impossible_action_and_ends_without_closing():
         "print(vec.step(torch.tensor([0, 6])).valid.tolist())\n"
     )
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=LIMIT
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "refused: action outside 0..6: 0 to 1000000\n[True, True]\n"
@@ -393,8 +393,7 @@ def test_threads_are_seen_working_and_asleep():
     task = functools.partial(hashlib.pbkdf2_hmac, "sha256", b"", b"", 5_000_000)
     thread = threading.Thread(target=task)
     thread.start()
-    while envpool_threads._state(thread.native_id) != "R":
-        time.sleep(0.001)
+    wait_until(lambda: envpool_threads._state(thread.native_id) == "R")
     assert not wait_asleep([thread.native_id], seconds=0.05)
     thread.join()
     assert wait_asleep([thread.native_id])  # it is gone

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from bombs import (
     kill,
     still,
 )
+from processes import wait_until
 
 from firstlight.envs import Chain, GymVec, Isolated, RandomActor, Runner, WorkerDiedError
 from firstlight.envs.types import Step
@@ -64,9 +64,7 @@ def test_it_says_what_the_environments_say(method):
 def test_a_kill_opens_new_episodes_in_a_row_that_is_not_valid(vec, caplog):
     vec.step(still())
     kill(vec)
-    began = time.monotonic()
     step = vec.step(still())
-    assert time.monotonic() - began < 30  # below 1 s on an idle machine
     assert step.crashed_ids.tolist() == [0, 1, 2]
     assert step.is_first.all()
     for flag in (step.valid, step.terminated, step.truncated, step.reward):
@@ -215,10 +213,7 @@ def test_closing_leaves_no_process_behind(vec):
     kill(inner)  # its environments' processes are orphans now
     inner.close()
     inner.close()
-    deadline = time.monotonic() + 5.0  # what was killed may take a moment to be gone
-    while alive(group) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not alive(group)
+    wait_until(lambda: not alive(group))  # what was killed may take a moment to be gone
     with pytest.raises(ValueError, match="is closed"):
         inner.step(still(2))
 

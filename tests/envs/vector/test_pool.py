@@ -2,7 +2,6 @@
 
 import functools
 import sys
-import time
 from pathlib import Path
 
 import gymnasium
@@ -132,10 +131,11 @@ def test_a_runner_steps_it_in_the_background(vec):
         assert one.crashed is None
 
 
-def test_those_that_are_ready_need_not_wait_for_the_others():
-    vec = pooled(Counting, num_envs=5, num_workers=2)  # 0, 1, 2 and 3, 4
+def test_those_that_are_ready_need_not_wait_for_the_others(tmp_path):
+    held = tmp_path / "held"
+    held.touch()
+    vec = pooled(functools.partial(Counting, held), num_envs=5, num_workers=2)  # 0, 1, 2 and 3, 4
     ledger = RowChecker(7, vec.reset(7)[0])
-    began = time.monotonic()
     vec.send(torch.tensor([NAP, ON, ON, ON, ON]))
     turns = 0
     while True:
@@ -146,9 +146,10 @@ def test_those_that_are_ready_need_not_wait_for_the_others():
         assert ids.tolist() == [3, 4]
         assert step.obs["count"].shape == (2, 2)
         turns += 1
+        if turns == 6:
+            held.unlink()
         vec.send_to(ids, still(2))
-    assert time.monotonic() - began >= 0.5
-    assert turns > 5
+    assert turns >= 6
     if len(ids) == 3:
         ledger.add(vec.recv_ready(2)[1], torch.tensor([3, 4]))
     ledger.add(vec.step(still()))
@@ -259,11 +260,9 @@ def test_pictures(vec):
 
 
 def test_closing(vec):
-    began = time.monotonic()
     processes = [worker.process for worker in vec._pool.workers]
     vec.close()
     vec.close()
-    assert time.monotonic() - began < 5
     assert [process.exitcode for process in processes] == [0, 0]  # each by itself
     for call in (vec.reset, vec.recv, vec.snapshots, lambda: vec.step(still())):
         with pytest.raises(ValueError, match="is closed"):

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from counting import (
     broken,
     length_of,
 )
+from processes import LIMIT, wait_until
 
 from firstlight.envs import GymVec, PoolVec, RandomActor, Runner, check
 
@@ -64,11 +64,8 @@ def running(pid):
     return False
 
 
-def gone(pids, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while any(map(running, pids)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not any(map(running, pids))
+def wait_until_gone(pids):
+    wait_until(lambda: not any(map(running, pids)))
 
 
 def test_workers_killed_at_random_moments_cost_their_open_episodes_and_no_row(soak, vec, caplog):
@@ -79,11 +76,9 @@ def test_workers_killed_at_random_moments_cost_their_open_episodes_and_no_row(so
         pid = others.pop(victim)
         killer = threading.Timer(dice.uniform(0, 0.05), os.kill, (pid, signal.SIGKILL))
         killer.start()
-        deadline = time.monotonic() + 30
         while vec.restarts == kills:
             step = vec.step(still())
             ledger.add(step)
-            assert time.monotonic() < deadline
         killer.join()
         kills += 1
         assert step.crashed_ids.tolist() == [2 * victim, 2 * victim + 1]
@@ -135,10 +130,8 @@ def test_a_worker_that_aborts_or_hangs_is_replaced(action, cause, caplog):
     before, seed = pids(vec), ledger.now[3][0]
     ledger.add(vec.step(still()))
     seed = ledger.now[3][0]
-    began = time.monotonic()
     step = vec.step(but(3, action))
     ledger.add(step)
-    assert time.monotonic() - began < 25
     assert step.crashed_ids.tolist() == [2, 3]
     for _ in range(30):
         ledger.add(vec.step(still()))
@@ -296,10 +289,10 @@ def test_a_runner_cuts_the_row_before_a_loss():
 def test_closing_does_not_wait_for_what_hangs(vec):
     vec.reset(0)
     vec.send(but(3, SPIN))
-    began, workers = time.monotonic(), pids(vec)
+    processes = [worker.process for worker in vec._pool.workers]
     vec.close()
-    assert 4 < time.monotonic() - began < 15
-    assert gone(workers)
+    ends = [process.exitcode for process in processes]
+    assert ends == [0, -signal.SIGKILL, 0, 0]  # the others had time to end by themselves
 
 
 SCRIPT = """
@@ -330,23 +323,26 @@ def script(tmp_path, word):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_no_worker_outlives_a_parent_that_was_killed(tmp_path):
+def test_no_worker_outlives_a_parent_that_was_killed(tmp_path, monkeypatch):
     """One waits, one sleeps, one holds the interpreter's lock for ever."""
+    entered = tmp_path / "entered"
+    entered.mkdir()
+    monkeypatch.setenv("ENTERED", str(entered))
     process = script(tmp_path, "linger")
     workers = [int(pid) for pid in process.stdout.readline().split()]
-    time.sleep(0.3)  # now they are in their steps
+    wait_until(lambda: len([*entered.iterdir()]) == 2)  # one sleeps, one spins
     assert len(workers) == 3
     assert all(map(running, workers))
     process.kill()
     process.wait()
-    assert gone(workers)
+    wait_until_gone(workers)
     process.stdout.close()
 
 
 def test_a_script_that_closes_neither_a_pool_nor_an_isolated_child_ends(tmp_path):
     process = script(tmp_path, "end")
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=LIMIT)
     assert process.returncode == 0
     pids = [int(pid) for pid in out.split()]
     assert len(pids) == 4
-    assert gone(pids)
+    wait_until_gone(pids)
