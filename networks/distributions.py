@@ -8,9 +8,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
+
+WIDEST = 1e6
+"""Half width of the widest bounds that actions are scaled to: float32's maximum is no bound."""
 
 
 class Distribution(ABC):
@@ -146,3 +150,21 @@ def distribution_for(act_space: spaces.Space) -> tuple[int, type[Distribution]]:
     if isinstance(act_space, spaces.Box) and len(act_space.shape) == 1:
         return act_space.shape[0], DiagGaussian
     raise ValueError(f"no action distribution for {act_space}; Discrete and 1-D Box have one")
+
+
+def action_range(act_space: spaces.Space) -> tuple[np.ndarray, np.ndarray]:
+    """Return centre and half width [A] float64 of the bounds of a Box.
+
+    They are 0 and 1 in a dimension without two finite bounds, with bounds more than twice `WIDEST`
+    apart, or with equal bounds. Another space has no dimensions here.
+
+    >>> action_range(spaces.Box(25, 35, (1,)))
+    (array([30.]), array([5.]))
+    """
+    if not isinstance(act_space, spaces.Box):
+        return np.zeros(0), np.zeros(0)
+    low, high = (bound.astype(np.float64) for bound in (act_space.low, act_space.high))
+    with np.errstate(invalid="ignore", over="ignore"):
+        centre, half = (low + high) / 2, (high - low) / 2
+    usable = act_space.bounded_below & act_space.bounded_above & (half > 0) & (half <= WIDEST)
+    return np.where(usable, centre, 0.0), np.where(usable, half, 1.0)

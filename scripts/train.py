@@ -20,6 +20,7 @@ from firstlight.scripts.run_options import (
     check_run_dir,
     check_same_run,
     is_finished,
+    keep_saved_options,
     run_name,
 )
 
@@ -46,6 +47,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     from firstlight.scripts.build import build, make_vec
 
     check_options(cfg)
+    keep_saved_options(cfg, overrides)
     check_run_dir(cfg, overrides)
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
@@ -103,6 +105,7 @@ def main(cfg: DictConfig) -> None:
         name = run_name(cfg, hydra.runtime.choices, overrides, sweep=sweep)
         cfg.run_dir = cfg.run_dir or f"runs/{name}"
     if sweep and is_finished(cfg):
+        keep_saved_options(cfg, overrides)
         check_same_run(cfg, overrides)
         print(f"{cfg.run_dir} is finished already; skipped")
         return
