@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from firstlight.envs.types import Obs, State, map_obs
 from firstlight.networks.cores import Core, Feedforward
 from firstlight.networks.distributions import Distribution, action_range, distribution_for
-from firstlight.networks.encoders.base import TwinEncoder
+from firstlight.networks.encoders.base import Encoder, TwinEncoder
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.spec import rebuildable
 
@@ -61,6 +61,10 @@ class Policy(nn.Module, ABC):
     obs_space: spaces.Dict
     act_space: spaces.Space
     num_streams: int = 1
+
+    def describe_fields(self) -> dict[str, str]:
+        """Describe what happens to each observation field that is used; empty if not known."""
+        return {}
 
     @property
     def action_scale(self) -> Tensor | float:
@@ -110,8 +114,8 @@ class ActorCritic(Policy):
         num_streams: `K`.
         scale_actions: map the normal distribution of continuous actions to the bounds of
             `act_space`: outputs -1 and 1 become the lower and the upper bound, and the standard
-            deviation is multiplied by half their distance. Only dimensions that `action_range`
-            finds bounded; the others are used as they are.
+            deviation is multiplied by half their distance. Only dimensions that `is_bounded`
+            names; the others are used as they are.
 
     Raises:
         ValueError: for an action space without a distribution, or a `critic_encoder` beside a
@@ -149,6 +153,16 @@ class ActorCritic(Policy):
         value_core = self.core if self.critic_core is None else self.critic_core
         self.policy_head = orthogonal(nn.Linear(self.core.out_dim, num_outputs), 0.01)
         self.value_head = orthogonal(nn.Linear(value_core.out_dim, num_streams), 1.0)
+
+    def describe_fields(self) -> dict[str, str]:
+        """Describe what the encoders do with each field; empty if one does not describe it."""
+        encoders = [e for e in (self.encoder, self.critic_encoder) if e is not None]
+        told = [e.describe_fields() if isinstance(e, Encoder) else {} for e in encoders]
+        if not all(told):
+            return {}
+        values = {name: f"{what}, for values only" for name, what in told[-1].items()}
+        masks = {"action_mask": "forbids actions"} if "action_mask" in self.obs_space.spaces else {}
+        return values | told[0] | masks
 
     @property
     def action_scale(self) -> Tensor | float:

@@ -152,19 +152,23 @@ def distribution_for(act_space: spaces.Space) -> tuple[int, type[Distribution]]:
     raise ValueError(f"no action distribution for {act_space}; Discrete and 1-D Box have one")
 
 
-def action_range(act_space: spaces.Space) -> tuple[np.ndarray, np.ndarray]:
-    """Return centre and half width [A] float64 of the bounds of a Box.
+def is_bounded(act_space: spaces.Box) -> np.ndarray:
+    """Return which dimensions [A] of a Box have usable bounds.
 
-    They are 0 and 1 in a dimension without two finite bounds, with bounds more than twice `WIDEST`
-    apart, or with equal bounds. Another space has no dimensions here.
+    Both are finite, not equal, and no more than twice `WIDEST` apart.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        half = (act_space.high.astype(np.float64) - act_space.low.astype(np.float64)) / 2
+    return act_space.bounded_below & act_space.bounded_above & (half > 0) & (half <= WIDEST)
+
+
+def action_range(act_space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
+    """Return centre and half width [A] float64 of the bounds; 0 and 1 without usable ones.
 
     >>> action_range(spaces.Box(25, 35, (1,)))
     (array([30.]), array([5.]))
     """
-    if not isinstance(act_space, spaces.Box):
-        return np.zeros(0), np.zeros(0)
-    low, high = (bound.astype(np.float64) for bound in (act_space.low, act_space.high))
+    low, high = act_space.low.astype(np.float64), act_space.high.astype(np.float64)
+    usable = is_bounded(act_space)
     with np.errstate(invalid="ignore", over="ignore"):
-        centre, half = (low + high) / 2, (high - low) / 2
-    usable = act_space.bounded_below & act_space.bounded_above & (half > 0) & (half <= WIDEST)
-    return np.where(usable, centre, 0.0), np.where(usable, half, 1.0)
+        return np.where(usable, (low + high) / 2, 0.0), np.where(usable, (high - low) / 2, 1.0)

@@ -43,6 +43,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     from firstlight.agents.session.callbacks import Evaluate, StopAt
     from firstlight.agents.session.files import write_text
     from firstlight.agents.session.progress import Progress
+    from firstlight.agents.session.summary import summary
     from firstlight.envs.seeding import derive
     from firstlight.scripts.build import build, make_vec
 
@@ -62,6 +63,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
             eval_vec = module.wrap(eval_vec)
         if trainer.vec.text_table is not None:
             eval_vec.share_texts(trainer.vec.text_table)  # a run has one table of texts
+        print_line(f"firstlight: {summary(trainer)}")
         write_text(Path(cfg.run_dir) / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         evaluate = Evaluate(
             eval_vec,
