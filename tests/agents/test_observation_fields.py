@@ -44,14 +44,16 @@ class Goal(gymnasium.Env):
         return {"camera": camera, "goal": np.float32([self.goal])}
 
 
-def share_of_rewards(encoder):
-    """Train for 20 iterations; mean reward of the last ones."""
+def share_of_rewards(encoder, iterations=20):
+    """Train; mean reward of the last four iterations."""
     vec, rewards = GymVec([Goal] * 8), []
     torch.manual_seed(0)
     policy = ActorCritic(vec.obs_space, vec.act_space, encoder=encoder(vec.obs_space))
     learner = PPO(policy, lr=3e-3, minibatch_size=64, entropy_coef=0)
     trainer = Trainer(vec, learner, num_steps=16)
-    trainer.run(20 * 8 * 16, [lambda run, _: rewards.append(run.data.rollout.reward.mean().item())])
+    trainer.run(
+        iterations * 8 * 16, [lambda run, _: rewards.append(run.data.rollout.reward.mean().item())]
+    )
     return sum(rewards[-4:]) / 4
 
 
