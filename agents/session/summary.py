@@ -71,7 +71,7 @@ def describe_actions(policy: Policy) -> str:
     bounds = f"{_range(space.low[bounded])} to {_range(space.high[bounded])}"
     free = int((~bounded).sum())
     rest = f", except {free} without such bounds" if free else ""
-    return f"{told}, {'scaled' if scales else 'not scaled'} to their bounds {bounds}{rest}"
+    return f"{told}, {'scaled' if scales else 'not scaled'} to the bounds {bounds}{rest}"
 
 
 def _range(bounds: np.ndarray) -> str:
@@ -85,7 +85,7 @@ def describe_success(vec: VecEnv) -> str:
     rule = None if vec.success_threshold is None else f"a return above {vec.success_threshold:g}"
     if "success" not in vec.info_space.spaces:
         return rule or "unknown"
-    return f"info success or is_success; where it is not given, {rule or 'unknown'}"
+    return f"info success or is_success, where it is not given {rule or 'unknown'}"
 
 
 def _channels(trainer: Trainer) -> str:

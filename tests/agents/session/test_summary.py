@@ -122,9 +122,9 @@ def test_an_encoder_that_describes_nothing_is_said_to():
 @pytest.mark.parametrize(
     ("bounds", "scale", "told"),
     [
-        ((25, 35), True, "1 number of a normal distribution, scaled to their bounds 25 to 35"),
-        ((25, 35), False, "not scaled to their bounds 25 to 35"),
-        ((-1, 1), False, "normal distribution, scaled to their bounds -1 to 1"),
+        ((25, 35), True, "1 number of a normal distribution, scaled to the bounds 25 to 35"),
+        ((25, 35), False, "not scaled to the bounds 25 to 35"),
+        ((-1, 1), False, "normal distribution, scaled to the bounds -1 to 1"),
         ((-np.inf, np.inf), True, "not scaled: no bounds closer than 2,000,000"),
         ((-3e38, 3e38), True, "not scaled: no bounds closer than 2,000,000"),
     ],
@@ -138,10 +138,10 @@ def test_it_tells_what_success_means_and_which_info_is_read():
     vec = Chain(2, length=3)
     vec.success_threshold = 0.5
     line = summary(make(vec, encoder=MLP, modules=["count"]))
-    assert "where it is not given, a return above 0.5; " in line
+    assert "where it is not given a return above 0.5; " in line
     assert "actions: 1 of 2" in line
     assert "info read: success for statistics; position open to count" in line
-    assert "success: info success or is_success; where it is not given, unknown" in summary(
+    assert "success: info success or is_success, where it is not given unknown" in summary(
         make(GymVec([Camera] * 2))
     )
     assert "info read: success for statistics" in summary(make(GymVec([Camera] * 2)))
