@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from gymnasium import spaces
 
+from firstlight.agents.learner import Learner
 from firstlight.agents.policy import Policy
 from firstlight.envs.vec import VecEnv
 from firstlight.networks.distributions import WIDEST, is_bounded
@@ -28,7 +29,9 @@ def summary(trainer: Trainer) -> str:
     """
     vec, policy, learner = trainer.vec, trainer.policy, trainer.learner
     env_steps = trainer.num_steps * vec.num_envs
-    steps = learner.gradient_steps(trainer.num_steps, vec.num_envs)
+    steps = None
+    if isinstance(learner, Learner):  # one that shares no code with ours does not tell
+        steps = learner.gradient_steps(trainer.num_steps, vec.num_envs)
     number = "a number of" if steps is None else f"{steps:,}"
     plural = "" if steps == 1 else "s"
     parts = [
