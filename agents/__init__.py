@@ -19,7 +19,7 @@ from firstlight.agents.session.callbacks import Evaluate, StopAt
 from firstlight.agents.session.progress import Progress
 from firstlight.agents.session.run_session import RunSession
 from firstlight.agents.trainer import Trainer
-from firstlight.networks.encoders import MLP, Grid, NetHack, ONINet, Pixel, TwinMLP
+from firstlight.networks.encoders import MLP, Grid, MultiInput, NetHack, ONINet, Pixel, TwinMLP
 from firstlight.networks.spec import rebuildable
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Grid",
     "HeatMaps",
     "Learner",
+    "MultiInput",
     "NetHack",
     "ONINet",
     "Pixel",

@@ -43,6 +43,17 @@ class Learner(ABC):
             NonFiniteError: for a loss or a gradient that is not finite.
         """
 
+    def gradient_steps(self, num_steps: int, num_envs: int) -> int | None:
+        """Return how many gradient steps an update takes; None if that is not known before.
+
+        A rollout with very few valid rows may take fewer.
+
+        Args:
+            num_steps: `T` of the rollout.
+            num_envs: `N` of the rollout.
+        """
+        return None
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next update depends on; the policy's state is under "policy"."""
@@ -162,11 +173,24 @@ def minibatches(batch: Batch, size: int, generator: torch.Generator) -> Iterator
     """
     L, B = batch.valid.shape
     columns = batch.valid[0].nonzero()[:, 0] if L == 1 else torch.arange(B).to(batch.valid.device)
-    fewest = min(size, 2)  # valid rows of a minibatch
-    number = max(1, min(round(L * B / size), len(columns) * L // fewest, len(columns)))
+    number = num_minibatches(L, B, size, len(columns))
     order = columns[torch.randperm(len(columns), generator=generator).to(columns.device)]
     for part in order.tensor_split(number):
         yield batch.take(part)
+
+
+def num_minibatches(L: int, B: int, size: int, columns: int | None = None) -> int:
+    """Return how many minibatches `minibatches` makes of a batch [L, B].
+
+    Args:
+        L: length of its sequences, 1 for single steps.
+        B: number of sequences.
+        size: steps of a minibatch, about.
+        columns: how many of the sequences are used; default all.
+    """
+    columns = B if columns is None else columns
+    fewest = min(size, 2)  # valid rows of a minibatch
+    return max(1, min(round(L * B / size), columns * L // fewest, columns))
 
 
 def final_value(policy: Policy, rollout: Rollout) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from firstlight.envs.types import Obs, State, map_obs
 from firstlight.networks.cores import Core, Feedforward
-from firstlight.networks.distributions import Distribution, distribution_for
-from firstlight.networks.encoders.base import TwinEncoder
+from firstlight.networks.distributions import Distribution, action_range, distribution_for
+from firstlight.networks.encoders.base import Encoder, TwinEncoder
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.spec import rebuildable
 
@@ -62,6 +62,15 @@ class Policy(nn.Module, ABC):
     act_space: spaces.Space
     num_streams: int = 1
 
+    def describe_fields(self) -> dict[str, str]:
+        """Describe what happens to each observation field that is used; empty if not known."""
+        return {}
+
+    @property
+    def action_scale(self) -> Tensor | float:
+        """Factors [A] by which continuous actions are larger than the head's outputs."""
+        return 1.0
+
     def initial_state(self, num_envs: int) -> State:
         """Return the state before a first observation, each [N, ...]; empty without a memory."""
         return {}
@@ -103,6 +112,10 @@ class ActorCritic(Policy):
             policy and values. A `TwinEncoder` returns features for each, [2, B, H].
         critic_encoder: a separate encoder for the values; default shares `encoder`.
         num_streams: `K`.
+        scale_actions: map the normal distribution of continuous actions to the bounds of
+            `act_space`: outputs -1 and 1 become the lower and the upper bound, and the standard
+            deviation is multiplied by half their distance. Only dimensions that `is_bounded`
+            names; the others are used as they are.
 
     Raises:
         ValueError: for an action space without a distribution, or a `critic_encoder` beside a
@@ -117,6 +130,7 @@ class ActorCritic(Policy):
         encoder: nn.Module,
         critic_encoder: nn.Module | None = None,
         num_streams: int = 1,
+        scale_actions: bool = True,
     ):
         super().__init__()
         self.obs_space, self.act_space, self.num_streams = obs_space, act_space, num_streams
@@ -135,9 +149,25 @@ class ActorCritic(Policy):
         num_outputs, self.distribution = distribution_for(act_space)
         has_log_std = self.distribution.has_log_std
         self.log_std = nn.Parameter(torch.zeros(num_outputs)) if has_log_std else None
+        self._scale_to(act_space if scale_actions else None)
         value_core = self.core if self.critic_core is None else self.critic_core
         self.policy_head = orthogonal(nn.Linear(self.core.out_dim, num_outputs), 0.01)
         self.value_head = orthogonal(nn.Linear(value_core.out_dim, num_streams), 1.0)
+
+    def describe_fields(self) -> dict[str, str]:
+        """Describe what the encoders do with each field; empty if one does not describe it."""
+        encoders = [e for e in (self.encoder, self.critic_encoder) if e is not None]
+        told = [e.describe_fields() if isinstance(e, Encoder) else {} for e in encoders]
+        if not all(told):
+            return {}
+        values = {name: f"{what}, for values only" for name, what in told[-1].items()}
+        masks = {"action_mask": "forbids actions"} if "action_mask" in self.obs_space.spaces else {}
+        return values | told[0] | masks
+
+    @property
+    def action_scale(self) -> Tensor | float:
+        """Factors [A], see `Policy.action_scale`; 1 where actions are not scaled."""
+        return self._action_scale if self._scaled else 1.0
 
     def initial_state(self, num_envs: int) -> State:
         """Return the state of both cores before a first observation."""
@@ -150,7 +180,11 @@ class ActorCritic(Policy):
         """Compute action distributions and values, see `Policy.forward`."""
         features = self.features(obs, state, is_first)
         outputs, mask = self.policy_head(features.policy), obs.get("action_mask")
-        dist = self.distribution.from_outputs(outputs, self.log_std, mask)
+        log_std: Tensor | None = self.log_std
+        if self._scaled and log_std is not None:  # an affine map of a normal variable is normal
+            outputs = self._action_centre + self._action_scale * outputs
+            log_std = log_std + self._log_scale
+        dist = self.distribution.from_outputs(outputs, log_std, mask)
         return PolicyOutput(dist, self.value_head(features.value), features.state)
 
     def features(self, obs: Obs, state: State, is_first: Tensor) -> Features:
@@ -174,6 +208,22 @@ class ActorCritic(Policy):
         if isinstance(self.encoder, TwinEncoder):
             encoded = encoded[0]
         return self.core(encoded.unflatten(0, is_first.shape), _split(state)[0], is_first)[0]
+
+    def _scale_to(self, act_space: spaces.Space | None) -> None:
+        """Set centre and scale of actions; with None, or bounds of -1 and 1, they have no effect.
+
+        They follow from the space, so checkpoints do not hold them.
+        """
+        bounds = action_range(act_space) if isinstance(act_space, spaces.Box) else None
+        centre, half = ([], []) if bounds is None else (bound.tolist() for bound in bounds)
+        self._scaled = any(centre) or any(scale != 1 for scale in half)
+        self._action_centre: Tensor
+        self._action_scale: Tensor
+        self._log_scale: Tensor
+        scale = torch.tensor(half) if self._scaled else torch.tensor(1.0)
+        self.register_buffer("_action_scale", scale, persistent=False)
+        self.register_buffer("_action_centre", torch.tensor(centre), persistent=False)
+        self.register_buffer("_log_scale", scale.log(), persistent=False)
 
 
 def _flat(obs: Obs) -> Obs:

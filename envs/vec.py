@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ class VecEnv(ABC):
         reported: side channels of one number each, such as the depth in NetHack, whose mean at the
             end of episodes is part of statistics and evaluations.
         text_table: sentences behind text ids in the side channels; None if there are no such ids.
+        left_out: observation fields of the environments that are not in `obs_space`, name to
+            reason, such as ``{"mission": "text"}``.
     """
 
     num_envs: int
@@ -51,6 +54,7 @@ class VecEnv(ABC):
     resume: str = "dropped"
     reported: tuple[str, ...] = ()
     text_table: TextTable | None = None
+    left_out: Mapping[str, str] = MappingProxyType({})
 
     _sent: Tensor | None = None
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
+
+WIDEST = 1e6
+"""Half width of the widest bounds that actions are scaled to: float32's maximum is no bound."""
 
 
 class Distribution(ABC):
@@ -146,3 +150,25 @@ def distribution_for(act_space: spaces.Space) -> tuple[int, type[Distribution]]:
     if isinstance(act_space, spaces.Box) and len(act_space.shape) == 1:
         return act_space.shape[0], DiagGaussian
     raise ValueError(f"no action distribution for {act_space}; Discrete and 1-D Box have one")
+
+
+def is_bounded(act_space: spaces.Box) -> np.ndarray:
+    """Return which dimensions [A] of a Box have usable bounds.
+
+    Both are finite, not equal, and no more than twice `WIDEST` apart.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        half = (act_space.high.astype(np.float64) - act_space.low.astype(np.float64)) / 2
+    return act_space.bounded_below & act_space.bounded_above & (half > 0) & (half <= WIDEST)
+
+
+def action_range(act_space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
+    """Return centre and half width [A] float64 of the bounds; 0 and 1 without usable ones.
+
+    >>> action_range(spaces.Box(25, 35, (1,)))
+    (array([30.]), array([5.]))
+    """
+    low, high = act_space.low.astype(np.float64), act_space.high.astype(np.float64)
+    usable = is_bounded(act_space)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.where(usable, (low + high) / 2, 0.0), np.where(usable, (high - low) / 2, 1.0)

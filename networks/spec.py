@@ -12,7 +12,7 @@ import functools
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -121,6 +121,28 @@ def rebuild(spec: dict[str, Any], allow: Sequence[str] = ()) -> Any:
     except TypeError as error:
         raise SpecError(f"{target} does not accept the saved arguments: {error}") from None
     return cls(**arguments)
+
+
+def with_new_keywords(spec: Any, added: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Add keywords to each description in `spec` of a class, where it has none of the name.
+
+    Args:
+        spec: returned by `describe`, or a part of it.
+        added: by the class's import path.
+
+    >>> with_new_keywords({"target": "a.B", "kwargs": {"n": 1}}, {"a.B": {"n": 0, "m": 2}})
+    {'target': 'a.B', 'kwargs': {'n': 1, 'm': 2}}
+    """
+    if isinstance(spec, list):
+        return [with_new_keywords(item, added) for item in spec]
+    if not isinstance(spec, dict):
+        return spec
+    spec = {key: with_new_keywords(item, added) for key, item in spec.items()}
+    match spec:
+        case {"target": str(target), "kwargs": dict(kwargs)} if current(target) in added:
+            missing = {k: v for k, v in added[current(target)].items() if k not in kwargs}
+            return {**spec, "kwargs": {**kwargs, **missing}}
+    return spec
 
 
 def _import(target: str, allow: Sequence[str]) -> Callable[..., Any]:

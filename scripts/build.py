@@ -8,6 +8,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -228,6 +229,35 @@ def make_learner(config: DictConfig, policy: Any, seed: int, **known: Any) -> Le
     return instantiate(options, **runtime)
 
 
+def saved_policy(cfg: DictConfig) -> dict[str, Any]:
+    """Return the arguments in the description of the policy that a run is resumed with; or none."""
+    from firstlight.agents.session import checkpoint
+
+    if cfg.resume != "auto" or cfg.run_dir is None:
+        return {}
+    path = checkpoint.newest(Path(cfg.run_dir) / "checkpoints")
+    spec = None if path is None else checkpoint.policy_spec(path)
+    return {} if spec is None else spec["kwargs"]
+
+
+def make_encoder(config: Any, saved: dict[str, Any] | None, **spaces: Any) -> Any:
+    """Make an encoder. A resumed run keeps what ``encoder=auto`` chose when it began.
+
+    Args:
+        config: its node.
+        saved: description of the encoder that a run is resumed with; None if there is none.
+        spaces: of observations and actions.
+    """
+    from firstlight.networks.encoders import auto
+    from firstlight.networks.spec import rebuild
+
+    if saved is not None and locate(to_dict(config)["_target_"]) is auto:
+        encoder = rebuild(saved)
+        if encoder.init_kwargs["obs_space"] == spaces["obs_space"]:
+            return encoder
+    return instantiate(config, **spaces)
+
+
 def pick_device(name: str) -> str:
     """Resolve "auto"; raise `BadInputError` for a device that is not available."""
     import torch
@@ -256,12 +286,17 @@ def build(cfg: DictConfig, vec: VecEnv) -> Trainer:
     spaces = {"obs_space": vec.obs_space, "act_space": vec.act_space}
     options = to_dict(cfg.policy)
     critic = options.pop("critic_encoder", None)
-    encoder = instantiate(cfg.encoder, **spaces)
+    scale_actions = options.pop("scale_actions", True)  # a policy of the user's own has no such
+    saved = saved_policy(cfg)
+    encoder = make_encoder(cfg.encoder, saved.get("encoder"), **spaces)
     policy = instantiate(
         options,
         **spaces,
         encoder=encoder,
-        critic_encoder=instantiate(critic, **spaces) if critic else None,
+        critic_encoder=make_encoder(critic, saved.get("critic_encoder"), **spaces)
+        if critic
+        else None,
+        scale_actions=scale_actions,
         num_streams=mixer.num_streams,
     )
     known = {**spaces, "info_space": vec.info_space, "in_dim": encoder.out_dim}

@@ -25,6 +25,7 @@ def doctor(cfg: DictConfig) -> int:
     import torch
 
     from firstlight.agents.diagnostics.run_diagnostics import run_diagnostics
+    from firstlight.agents.session.summary import summary
     from firstlight.scripts.build import build, make_vec
     from firstlight.scripts.report.doctor_table import report
 
@@ -35,6 +36,7 @@ def doctor(cfg: DictConfig) -> int:
         vec = make_vec(cfg.env)
         cleanup.callback(vec.close)
         trainer = build(OmegaConf.merge(cfg, unsaved), vec)  # type: ignore[arg-type]
+        print_line(f"doctor: {summary(trainer)}")
         names = ", ".join(trainer.modules) or "no module"
         print_line(f"doctor: trying {names}, for about {cfg.doctor_seconds:g} seconds")
         seen = run_diagnostics(trainer, total_steps=cfg.total_steps, seconds=cfg.doctor_seconds)

@@ -32,6 +32,8 @@ MAY_CHANGE = (  # how a run is watched and how long it takes, not what it does
 """Options that may differ when a run is resumed."""
 
 _RENAMED = {"checkpoint_every": "checkpoint.every"}  # names in runs of older versions
+_SINCE = {"policy.scale_actions": False, "encoder.scale_bytes": False}
+"""Options that runs of older versions lack, and what these runs did."""
 _IN_NAME = ("env", "learner", "intrinsic", "mixer", "auxiliary", "seed")
 _REQUIRED = (
     *("total_steps", "eval_episodes", "eval_max_steps", "trainer.num_steps"),
@@ -65,6 +67,27 @@ def check_options(cfg: DictConfig) -> None:
     if cfg.resume not in (None, "auto"):
         raise BadInputError(f"resume={cfg.resume}: expected auto or null")
     pick_device(cfg.device)
+
+
+def keep_saved_options(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
+    """Set what a run of an older version had no option for to what that run did.
+
+    Args:
+        cfg: changed in place, if ``cfg.run_dir`` holds a run.
+        overrides: the command's overrides; an option that they name is left as it is.
+    """
+    from firstlight.agents.session.run_dir import RunDirectory
+
+    path = Path(cfg.run_dir)
+    if not (path / "config.yaml").exists():
+        return
+    if cfg.resume != "auto" and not RunDirectory.in_use(path):
+        return
+    before = OmegaConf.load(path / "config.yaml")
+    for key, value in _SINCE.items():
+        if OmegaConf.select(cfg, key) is not None and key not in _named(overrides):
+            saved = OmegaConf.select(before, key)
+            OmegaConf.update(cfg, key, value if saved is None else saved)
 
 
 def check_run_dir(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
@@ -104,7 +127,8 @@ def changed_options(cfg: DictConfig, run_dir: Path, overrides: Sequence[str] = (
     for old, new in _RENAMED.items():
         if old in before:
             before[new] = before.pop(old)
-    named = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    before |= {key: old for key, old in _SINCE.items() if key in now and key not in before}
+    named = _named(overrides)
     groups = {key.rpartition(".")[0] for key in before}
     absent = object()
     return [
@@ -162,6 +186,11 @@ def is_finished(cfg: DictConfig) -> bool:
 def _may_change(key: str, barrier: bool) -> bool:
     """Whether an option may differ on resume; `checkpoint.every` may not with barriers."""
     return key in MAY_CHANGE and not (barrier and key == "checkpoint.every")
+
+
+def _named(overrides: Sequence[str]) -> set[str]:
+    """Return the keys of overrides."""
+    return {override.lstrip("+~").partition("=")[0] for override in overrides}
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

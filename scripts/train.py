@@ -20,6 +20,7 @@ from firstlight.scripts.run_options import (
     check_run_dir,
     check_same_run,
     is_finished,
+    keep_saved_options,
     run_name,
 )
 
@@ -42,10 +43,12 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     from firstlight.agents.session.callbacks import Evaluate, StopAt
     from firstlight.agents.session.files import write_text
     from firstlight.agents.session.progress import Progress
+    from firstlight.agents.session.summary import summary
     from firstlight.envs.seeding import derive
     from firstlight.scripts.build import build, make_vec
 
     check_options(cfg)
+    keep_saved_options(cfg, overrides)
     check_run_dir(cfg, overrides)
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
@@ -60,6 +63,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
             eval_vec = module.wrap(eval_vec)
         if trainer.vec.text_table is not None:
             eval_vec.share_texts(trainer.vec.text_table)  # a run has one table of texts
+        print_line(f"firstlight: {summary(trainer)}")
         write_text(Path(cfg.run_dir) / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         evaluate = Evaluate(
             eval_vec,
@@ -104,6 +108,7 @@ def main(cfg: DictConfig) -> None:
         name = run_name(cfg, hydra.runtime.choices, overrides, sweep=sweep)
         cfg.run_dir = cfg.run_dir or f"runs/{name}"
     if sweep and is_finished(cfg):
+        keep_saved_options(cfg, overrides)
         check_same_run(cfg, overrides)
         print(f"{cfg.run_dir} is finished already; skipped")
         return

@@ -18,6 +18,7 @@ from firstlight.agents.learner import (
     Learner,
     final_value,
     minibatches,
+    num_minibatches,
     resolve_schedule,
 )
 from firstlight.agents.losses import approx_kl, clipped_policy_loss, explained_variance, value_loss
@@ -127,6 +128,13 @@ class PPO(Learner):
         for name, value in zip(rewards.streams, fit, strict=True):
             metrics[f"value/{name}/explained_variance"] = value
         return metrics | self.auxiliaries.metrics()
+
+    def gradient_steps(self, num_steps: int, num_envs: int) -> int | None:
+        """Return the gradient steps of an update; None if an auxiliary takes steps of its own."""
+        if any(auxiliary.brings_batches for auxiliary in self.auxiliaries):
+            return None
+        shape = (num_steps, num_envs) if self.policy.initial_state(1) else (1, num_steps * num_envs)
+        return self.num_epochs * num_minibatches(*shape, self.minibatch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of policy, optimiser, generator and auxiliaries."""

@@ -143,6 +143,10 @@ class SubPO(Learner):
                 metrics[f"value/{name}/explained_variance"] = value
         return metrics
 
+    def gradient_steps(self, num_steps: int, num_envs: int) -> int | None:
+        """Return 1."""
+        return 1
+
     @torch.no_grad()
     def credit(self, rollout: Rollout, rewards: Rewards) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the weight of each action's log-probability.

@@ -1,4 +1,4 @@
-"""Diagnose defects of reward sources from the records of a short run."""
+"""Diagnose defects of reward sources from the records of a short run; the form of findings."""
 
 from __future__ import annotations
 
@@ -26,15 +26,27 @@ FALLS = -0.03
 _FLAT = 1e-6  # relative spread of a constant
 _BEGIN = 3  # iterations that define the initial size of a bonus
 
-Kind = Literal["dead", "constant", "exploding", "drowned", "not novel"]
+Kind = Literal[
+    "dead",
+    "constant",
+    "exploding",
+    "drowned",
+    "not novel",
+    "out of range",
+    "narrow",
+    "unused",
+    "unscaled",
+    "unseeded",
+]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A defect of a reward source.
+    """A defect of a reward source, or between policy and environment.
 
     Args:
-        source: name of the module, "reward", or "update" if the source is unknown.
+        source: name of the module, "reward", or "update" if the source is unknown; or "the action",
+            "the observation 'NAME'", "the environment".
         kind: of the defect.
         sentence: description for people.
     """

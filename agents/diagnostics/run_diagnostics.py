@@ -16,6 +16,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from firstlight.agents.diagnostics.doctor import TASK, Evidence, Finding, Sizes, diagnose
+from firstlight.agents.diagnostics.interface_checks import InterfaceRecorder, check_seed
 from firstlight.agents.session.iteration_data import IterationData
 from firstlight.agents.trainer import Trainer
 from firstlight.envs.finite import NonFiniteError
@@ -53,6 +54,8 @@ def run_diagnostics(
 ) -> DiagnosticsResult:
     """Train for a short time with all modules and diagnose every reward source.
 
+    Actions, observation fields and the environment's seed are checked too.
+
     Args:
         run: a new trainer, preferably without a run directory; do not use it afterwards.
         total_steps: of the intended training, for schedules; also the maximum taken here.
@@ -61,15 +64,17 @@ def run_diagnostics(
     """
     began = time.perf_counter()
     recorder = SourceRecorder(run, seconds=seconds, iterations=iterations)
+    interface = InterfaceRecorder(run.policy, run.vec)
     error: str | None = None
     try:
-        run.run(total_steps, [recorder])
+        run.run(total_steps, [interface, recorder])
     except NonFiniteError as raised:
         error = str(raised)
     evidence = recorder.evidence(error)
     findings = diagnose(evidence, recorder.first)
     if error is not None and not any(seen.error for seen in evidence.values()):
         findings.append(Finding("update", "exploding", error))
+    findings += interface.findings() + check_seed(run.vec)
     return DiagnosticsResult(
         evidence, recorder.first, findings, run.session.steps, time.perf_counter() - began
     )

@@ -30,9 +30,18 @@ import torch
 from torch import Tensor
 
 from firstlight.agents.session.files import sync, to_json, write_bytes
+from firstlight.networks.spec import with_new_keywords
 
-FORMAT = 2
+FORMAT = 3
 """Format that `save` writes; `load` also reads all earlier ones, see `upgraded`."""
+_SINCE_3: dict[str, dict[str, Any]] = {
+    "firstlight.networks.encoders.mlp.MLP": {"scale_bytes": False},
+    "firstlight.networks.encoders.mlp.TwinMLP": {"scale_bytes": False},
+    "firstlight.networks.encoders.pixel.Pixel": {"divisor": 255.0},
+}
+"""Keywords that classes have since format 3, with the values of what was trained before."""
+_ACTOR_CRITIC = {"obs_space", "act_space", "encoder", "critic_encoder", "num_streams"}
+"""Keywords of `ActorCritic` before format 3."""
 _FILES = ("tensors.safetensors", "state.json")
 _NAME = re.compile(r"step_(\d+)(\.old)?")
 
@@ -87,6 +96,17 @@ def load(path: Path | str) -> dict:
     number, files = _read(Path(path))
     tensors = safetensors.torch.load(files["tensors.safetensors"])
     return upgraded(_unflatten(json.loads(files["state.json"]), tensors), number)
+
+
+def policy_spec(path: Path | str) -> dict | None:
+    """Return only the description of the policy in a checkpoint; None if it has none.
+
+    Raises:
+        CheckpointError: as `load`.
+    """
+    number, files = _read(Path(path))
+    spec = json.loads(files["state.json"]).get("policy_spec")
+    return upgraded({"policy_spec": _unflatten(spec, {})}, number)["policy_spec"]
 
 
 def newest(folder: Path | str) -> Path | None:
@@ -158,8 +178,20 @@ def upgraded(state: dict, number: int) -> dict:
     if number == 1 and "runner" in state:  # open episodes were not saved; `resets` had begun
         runner = {**state["runner"], "resets": state["runner"]["resets"] + 1}
         added = {"warmed": sys.maxsize, "dropped": 0, "skipped": [0, 0], "rng": None}
-        return {**state, **added, "runner": {**runner, "open": True, "envs": None}}
+        state = {**state, **added, "runner": {**runner, "open": True, "envs": None}}
+    if number <= 2 and state.get("policy_spec") is not None:
+        state = {**state, "policy_spec": _upgraded_policy(state["policy_spec"])}
     return state
+
+
+def _upgraded_policy(spec: dict) -> dict:
+    """Convert the description of a policy to format 3: it acts as it was trained, unscaled."""
+    spec = with_new_keywords(spec, _SINCE_3)
+    kwargs = spec["kwargs"]
+    # also of a subclass without a constructor of its own, whatever its name
+    if kwargs.keys() == _ACTOR_CRITIC and kwargs["act_space"].get("space") == "Box":
+        return {**spec, "kwargs": {**kwargs, "scale_actions": False}}
+    return spec
 
 
 def _read(path: Path) -> tuple[int, dict[str, bytes]]:

@@ -1,27 +1,36 @@
 """Encoders turn observation fields [B, ...] into features [B, out_dim]."""
 
-import numpy as np
 from gymnasium import spaces
 
 from firstlight.networks.encoders.base import Encoder, TwinEncoder
+from firstlight.networks.encoders.fields import is_bytes
 from firstlight.networks.encoders.grid import Grid
 from firstlight.networks.encoders.mlp import MLP, Flat, TwinMLP
-from firstlight.networks.encoders.nethack import NetHack
+from firstlight.networks.encoders.multi_input import FieldKinds, MultiInput
+from firstlight.networks.encoders.nethack import SCREENS, NetHack
 from firstlight.networks.encoders.oni import ONINet
 from firstlight.networks.encoders.pixel import Pixel
 
 
 def auto(obs_space: spaces.Dict) -> Encoder:
-    """Choose the first encoder that suits a space, of `NetHack`, `Grid`, `Pixel` and `MLP`."""
+    """Choose an encoder that uses every field of a space.
+
+    Returns:
+        `NetHack`, `Grid`, `Pixel` or `MLP` where one of them suits all fields, else `MultiInput`.
+    """
+    kinds = FieldKinds(obs_space)
     if {"glyphs", "blstats"} <= obs_space.spaces.keys():
-        return NetHack(obs_space)
-    for key, space in obs_space.spaces.items():
-        if isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3:
-            if space.shape[2] == 3 and max(space.shape) < 36:
-                return Grid(obs_space, key=key)
-            if min(space.shape[1:]) >= 36:
-                return Pixel(obs_space, key=key)
-    return MLP(obs_space)
+        others = [*kinds.grids, *kinds.pictures, *kinds.rest]
+        # its other views of the screen repeat the glyphs: `NetHack` refuses them, with a sentence
+        return NetHack(obs_space) if set(others) <= set(SCREENS) else MultiInput(obs_space)
+    if not kinds.grids and not kinds.pictures:
+        return MLP(obs_space)
+    plain = not any(is_bytes(obs_space[name]) for name in kinds.rest)
+    if len(kinds.grids) == 1 and not kinds.pictures and plain:
+        return Grid(obs_space, key=kinds.grids[0])
+    if len(kinds.pictures) == 1 and not kinds.grids and not kinds.rest:
+        return Pixel(obs_space, key=kinds.pictures[0])
+    return MultiInput(obs_space)
 
 
 __all__ = [
@@ -29,6 +38,7 @@ __all__ = [
     "Encoder",
     "Flat",
     "Grid",
+    "MultiInput",
     "NetHack",
     "ONINet",
     "Pixel",

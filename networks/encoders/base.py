@@ -24,6 +24,13 @@ class Encoder(nn.Module, ABC):
     def forward(self, obs: Obs) -> Tensor:
         """Encode fields [B, ...] as features [B, out_dim]."""
 
+    def describe_fields(self) -> dict[str, str]:
+        """Describe in a few words what happens to each field that is used, by name.
+
+        Empty where this is not known, as for an encoder that does not implement it.
+        """
+        return {}
+
 
 class TwinEncoder(Encoder):
     """Computes two sets of features at once: the policy's and the values'."""

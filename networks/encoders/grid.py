@@ -97,6 +97,11 @@ class Grid(Encoder):
             total = total + self.rest_linear(self.rest(obs))
         return torch.relu(self.linear(torch.relu(total)))
 
+    def describe_fields(self) -> dict[str, str]:
+        """Describe what happens to each field, see `Encoder.describe_fields`."""
+        rest = {} if self.rest is None else self.rest.describe_fields()
+        return {self.key: f"symbolic grid of {self.cells} cells, one-hot", **rest}
+
     def _sum_cpu(self, image: Tensor) -> Tensor:
         chosen = lookup_rows(image.contiguous().numpy(), self.lut.numpy(), self.num_ids)
         return SumRows.apply(*map(torch.from_numpy, chosen), self.table, self.bias)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,12 @@ from torch import Tensor, nn
 
 from firstlight.envs.types import Obs
 from firstlight.networks.encoders.base import Encoder, TwinEncoder
+from firstlight.networks.encoders.fields import is_bytes, is_symbolic
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.spec import rebuildable
+
+UNSCALED = "unscaled bytes"
+"""Description of uint8 fields from 0 to 255 that are not divided by 255."""
 
 
 class Flat(Encoder):
@@ -21,14 +26,20 @@ class Flat(Encoder):
 
     Args:
         obs_space: of one environment. The field "action_mask" is left out.
+        scale_bytes: divide uint8 fields with bounds 0 and 255 by 255, except MiniGrid's codes.
     """
 
-    def __init__(self, obs_space: spaces.Dict):
+    def __init__(self, obs_space: spaces.Dict, *, scale_bytes: bool = False):
         super().__init__()
         self.fields = {
             name: space for name, space in obs_space.spaces.items() if name != "action_mask"
         }
         self.out_dim = sum(_width(name, space) for name, space in self.fields.items())
+        self.scaled = {
+            name
+            for name, space in self.fields.items()
+            if scale_bytes and is_bytes(space) and not is_symbolic(obs_space, name)
+        }
 
     def forward(self, obs: Obs) -> Tensor:
         """Flatten fields [B, ...] to [B, out_dim] float32."""
@@ -42,8 +53,20 @@ class Flat(Encoder):
                 ids = (field.flatten(1).long() - start).unbind(1)
                 hot = [_one_hot(i, int(n)) for i, n in zip(ids, space.nvec.flat, strict=True)]
                 field = torch.cat(hot, 1)
-            parts.append(field[:, None].flatten(1).float())  # a scalar field is [B]
+            numbers = field[:, None].flatten(1).float()  # a scalar field is [B]
+            parts.append(numbers / 255 if name in self.scaled else numbers)
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def describe_fields(self) -> dict[str, str]:
+        """Describe what happens to each field, see `Encoder.describe_fields`."""
+        return {name: self._describe(name, space) for name, space in self.fields.items()}
+
+    def _describe(self, name: str, space: spaces.Space) -> str:
+        if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+            return "one-hot"
+        if not is_bytes(space):
+            return "as it is"
+        return "flattened, scaled to [0, 1]" if name in self.scaled else f"flattened, {UNSCALED}"
 
 
 def _one_hot(ids: Tensor, n: int) -> Tensor:
@@ -69,6 +92,7 @@ class MLP(Encoder):
         obs_space: of one environment.
         hidden: width of each layer.
         activation: class of the nonlinearity after each layer.
+        scale_bytes: see `Flat`.
     """
 
     def __init__(
@@ -77,9 +101,10 @@ class MLP(Encoder):
         *,
         hidden: Sequence[int] = (64, 64),
         activation: type[nn.Module] = nn.Tanh,
+        scale_bytes: bool = True,
     ):
         super().__init__()
-        self.flat = Flat(obs_space)
+        self.flat = Flat(obs_space, scale_bytes=scale_bytes)
         widths = [self.flat.out_dim, *hidden]
         layers: list[nn.Module] = []
         for i, o in itertools.pairwise(widths):
@@ -90,6 +115,10 @@ class MLP(Encoder):
     def forward(self, obs: Obs) -> Tensor:
         """Encode fields [B, ...] as [B, out_dim]."""
         return self.layers(self.flat(obs))
+
+    def describe_fields(self) -> dict[str, str]:
+        """Describe what happens to each field, see `Encoder.describe_fields`."""
+        return self.flat.describe_fields()
 
 
 @rebuildable
@@ -102,6 +131,7 @@ class TwinMLP(TwinEncoder):
         obs_space: of one environment.
         hidden: width of each layer, one or more.
         activation: class of the nonlinearity after each layer.
+        scale_bytes: see `Flat`.
 
     Raises:
         ValueError: if `hidden` is empty.
@@ -113,11 +143,13 @@ class TwinMLP(TwinEncoder):
         *,
         hidden: Sequence[int] = (64, 64),
         activation: type[nn.Module] = nn.Tanh,
+        scale_bytes: bool = True,
     ):
         super().__init__()
         if not hidden:
             raise ValueError(f"hidden is {hidden}, a TwinMLP needs at least one layer")
-        pair = [MLP(obs_space, hidden=hidden, activation=activation) for _ in range(2)]
+        options: dict[str, Any] = {"activation": activation, "scale_bytes": scale_bytes}
+        pair = [MLP(obs_space, hidden=hidden, **options) for _ in range(2)]
         self.flat, self.out_dim, self.activation = pair[0].flat, pair[0].out_dim, activation()
         linear = [[layer for layer in mlp.layers if isinstance(layer, nn.Linear)] for mlp in pair]
         weights = (
@@ -133,3 +165,7 @@ class TwinMLP(TwinEncoder):
         for weight, bias in zip(self.weights, self.biases, strict=True):
             hidden = self.activation(torch.baddbmm(bias, hidden, weight))
         return hidden
+
+    def describe_fields(self) -> dict[str, str]:
+        """Describe what happens to each field, see `Encoder.describe_fields`."""
+        return self.flat.describe_fields()

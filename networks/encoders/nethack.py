@@ -17,7 +17,22 @@ from firstlight.networks.encoders.nethack_parts import STATISTICS, STONE, X, Y, 
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.spec import rebuildable
 
-_KNOWN = ("glyphs", "blstats", "message", "inv_glyphs")
+FIELDS = ("glyphs", "blstats", "message", "inv_glyphs")
+"""Fields that `NetHack` uses."""
+_OTHERS = (
+    *("chars", "colors", "specials", "program_state", "internal", "misc", "pixel"),
+    *("inv_letters", "inv_oclasses", "inv_strs", "screen_descriptions"),
+    *("tty_chars", "tty_colors", "tty_cursor", "glyphs_crop", "chars_crop", "colors_crop"),
+    *("specials_crop", "pixel_crop", "screen_descriptions_crop"),
+)
+SCREENS = (*FIELDS, *_OTHERS)
+"""Observations of NLE and MiniHack: most repeat what `FIELDS` contain."""
+_VIEWS = {
+    "glyphs": "embedded, around the hero and on the whole map",
+    "blstats": "scaled statistics",
+    "message": "a convolution over its characters",
+    "inv_glyphs": "embedded and summed",
+}
 
 
 @rebuildable
@@ -55,10 +70,10 @@ class NetHack(Encoder):
     ):
         super().__init__()
         fields = {name: s for name, s in obs_space.spaces.items() if name != "action_mask"}
-        check_fields("NetHack", fields, ("glyphs", "blstats"), _KNOWN)
+        check_fields("NetHack", fields, ("glyphs", "blstats"), FIELDS)
         if crop_size < 5 or crop_size % 2 == 0:
             raise ValueError(f"crop_size is {crop_size}, expected an odd number from 5 on")
-        self.size, self.out_dim = (crop_size, crop_size), hidden
+        self.size, self.out_dim, self._used = (crop_size, crop_size), hidden, frozenset(fields)
         num_glyphs = int(fields["glyphs"].high.max()) + 1  # type: ignore[attr-defined]
         self.glyphs = nn.Embedding(num_glyphs, embedding, padding_idx=STONE)
         with torch.no_grad():
@@ -90,6 +105,10 @@ class NetHack(Encoder):
             bag = nn.functional.embedding_bag(items, weight, mode="sum", padding_idx=none)
             parts.append(torch.relu(self.items(bag)))
         return torch.relu(self.join(torch.cat(parts, 1)))
+
+    def describe_fields(self) -> dict[str, str]:
+        """Describe what happens to each field, see `Encoder.describe_fields`."""
+        return {name: what for name, what in _VIEWS.items() if name in self._used}
 
     def _look_up(self, glyphs: Tensor, blstats: Tensor) -> list[Tensor]:
         """Compute the features of `near` and `far` by table look-ups."""

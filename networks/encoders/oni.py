@@ -84,6 +84,16 @@ class ONINet(Encoder):
         parts = [self.convs(self.picture(obs)), self.line(scaled), scaled, self.text(message)]
         return torch.cat(parts, 1)
 
+    def describe_fields(self) -> dict[str, str]:
+        """Describe what happens to each field, see `Encoder.describe_fields`."""
+        drawn = "drawn around the hero, convolutions over the picture"
+        return {
+            "chars": drawn,
+            "colors": drawn,
+            "blstats": "scaled, two layers",
+            "message": "divided by 255, two layers",
+        }
+
     def picture(self, obs: Obs) -> Tensor:
         """Draw the characters around the hero, [B, 3, 72, 72] from 0 to 1."""
         blstats, size = obs["blstats"], (SIZE, SIZE)

@@ -1,4 +1,4 @@
-"""Encoders of vectors, images and grids against independent computations."""
+"""Encoders of vectors and grids against independent computations."""
 
 from itertools import product
 
@@ -12,7 +12,14 @@ from python_kernels import use_python_kernels
 from torch import nn
 
 from firstlight.agents.policy import ActorCritic
-from firstlight.networks.encoders import MLP, Flat, Grid, Pixel, TwinMLP, auto, grid_kernels
+from firstlight.networks.encoders import (
+    MLP,
+    Flat,
+    Grid,
+    Pixel,
+    TwinMLP,
+    grid_kernels,
+)
 from firstlight.networks.encoders.grid import cell_ids
 
 H, W = 3, 4
@@ -412,46 +419,20 @@ def test_policy_and_values_share_no_gradient_in_a_twin_mlp():
         ActorCritic(MIXED, spaces.Discrete(4), encoder=TwinMLP(MIXED), critic_encoder=MLP(MIXED))
 
 
-def image(*shape, dtype=np.uint8):
-    return spaces.Box(0, 255, shape, dtype)
+@pytest.mark.parametrize("encoder", [Flat(MIXED, scale_bytes=True), MLP(MIXED).flat])
+def test_bytes_are_scaled_and_other_fields_are_not(encoder):
+    raw, scaled = Flat(MIXED)(mixed()), encoder(mixed())
+    places = torch.tensor([number in (7, 255) for number in raw[0].tolist()])
+    assert places.sum() == 2
+    torch.testing.assert_close(scaled[:, places], raw[:, places] / 255)
+    assert torch.equal(scaled[:, ~places], raw[:, ~places])
 
 
-@pytest.mark.parametrize(
-    ("fields", "kind"),
-    [
-        ({"image": image(7, 7, 3), "direction": spaces.Discrete(4)}, Grid),
-        ({"direction": spaces.Discrete(4), "other": image(25, 25, 3)}, Grid),
-        ({"obs": image(4, 84, 84)}, Pixel),
-        ({"obs": image(3, 36, 40)}, Pixel),
-        ({"obs": image(7, 7, 3, dtype=np.float32)}, MLP),
-        ({"obs": image(4, 20, 20)}, MLP),
-        ({"obs": spaces.Box(-1, 1, (4,))}, MLP),
-        ({"obs": spaces.Discrete(3)}, MLP),
-        ({"obs": image(49)}, MLP),
-    ],
-)
-def test_auto_chooses_an_encoder_by_the_space(fields, kind):
-    space = spaces.Dict(fields)
-    encoder = auto(space)
-    assert type(encoder) is kind
-    obs = {name: torch.from_numpy(np.stack([s.sample()] * 2)) for name, s in fields.items()}
-    assert encoder(obs).shape == (2, encoder.out_dim)
-
-
-@pytest.mark.parametrize("shape", [(4, 84, 84), (1, 36, 36), (3, 64, 48)])
-def test_pixel_encodes_scaled_frames_and_trains_every_layer(shape):
-    torch.manual_seed(0)
-    pixel = Pixel(spaces.Dict({"frame": image(*shape)}), key="frame", out_dim=32)
-    frames = torch.randint(0, 256, (3, *shape), dtype=torch.uint8)
-    out = pixel({"frame": frames})
-    assert out.shape == (3, 32)
-    side = [((((n - 8) // 4 + 1) - 4) // 2 + 1) - 3 + 1 for n in shape[1:]]
-    assert pixel.linear.in_features == 64 * side[0] * side[1]
-    assert not torch.equal(out[0], out[1])
-    out.sum().backward()
-    assert all(p.grad.abs().sum() > 0 for p in pixel.parameters())
-    scaled = nn.functional.relu(pixel.linear(pixel.convs(frames.double().float() / 255)))
-    torch.testing.assert_close(out, scaled)
+def test_codes_of_minigrid_are_not_scaled():
+    space = grid_space(direction=spaces.Discrete(4))
+    images = random_images(2)
+    obs = {"image": images, "direction": torch.zeros(2, dtype=torch.int64)}
+    assert MLP(space).flat(obs).max() == images.max()
 
 
 def test_each_row_is_encoded_independently():
@@ -462,7 +443,7 @@ def test_each_row_is_encoded_independently():
         (Grid(grid_space()), {"image": random_images(300)}),
         (MLP(spaces.Dict({"obs": spaces.Box(-1, 1, (5,))})), {"obs": torch.randn(300, 5)}),
         (
-            Pixel(spaces.Dict({"obs": image(1, 36, 36)}), out_dim=8),
+            Pixel(spaces.Dict({"obs": spaces.Box(0, 255, (1, 36, 36), np.uint8)}), out_dim=8),
             {"obs": torch.randint(0, 256, (300, 1, 36, 36), dtype=torch.uint8)},
         ),
     ]

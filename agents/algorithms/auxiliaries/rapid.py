@@ -34,7 +34,8 @@ class Rapid(Auxiliary):
     gradient there. Their code runs one environment; here episodes of all are ranked together.
 
     For discrete actions the loss is ``-log pi(a|s)``, for continuous ones ``(mode - a)²``, as
-    published: a likelihood would drive the standard deviation to 0.
+    published: a likelihood would drive the standard deviation to 0. Both are divided by the
+    policy's `action_scale`, so that the loss does not depend on the bounds of the action space.
 
     Published constants are the defaults. On KeyCorridor the paper anneals cloning to 0:
     ``num_steps=Linear(5, 0, finish=...)``, ending at 1.2 M steps on S3R2 and 3 M on S3R3.
@@ -115,7 +116,7 @@ class Rapid(Auxiliary):
         """Compute the mean cloning loss [] of a minibatch."""
         dist = policy(batch.obs, batch.state, batch.is_first).dist
         if batch.action.is_floating_point():
-            loss = (dist.mode() - batch.action).square().mean()
+            loss = ((dist.mode() - batch.action) / policy.action_scale).square().mean()
         else:
             loss = -dist.log_prob(batch.action).mean()
         self._losses.append(loss.detach())

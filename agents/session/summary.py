@@ -1,0 +1,102 @@
+"""A line about a training run: what the policy sees and does, and what is counted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from gymnasium import spaces
+
+from firstlight.agents.learner import Learner
+from firstlight.agents.policy import Policy
+from firstlight.envs.vec import VecEnv
+from firstlight.networks.distributions import WIDEST, is_bounded
+
+if TYPE_CHECKING:
+    from firstlight.agents.trainer import Trainer
+
+UNUSED = "the encoder does not use it"
+
+
+def summary(trainer: Trainer) -> str:
+    """Describe a trainer in one line of plain words.
+
+    Observation fields and what they go through, fields that are left out, the scale of actions,
+    when an episode is a success, info channels, and the number of gradient steps.
+
+    Args:
+        trainer: built, with its environments.
+    """
+    vec, policy, learner = trainer.vec, trainer.policy, trainer.learner
+    env_steps = trainer.num_steps * vec.num_envs
+    steps = None
+    if isinstance(learner, Learner):  # one that shares no code with ours does not tell
+        steps = learner.gradient_steps(trainer.num_steps, vec.num_envs)
+    number = "a number of" if steps is None else f"{steps:,}"
+    plural = "" if steps == 1 else "s"
+    parts = [
+        _fields(policy, vec),
+        f"actions: {describe_actions(policy)}",
+        f"success: {describe_success(vec)}",
+        _channels(trainer),
+        f"an iteration takes {number} gradient step{plural} on {env_steps:,} environment steps",
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def unused_fields(policy: Policy) -> list[str]:
+    """Return the observation fields that reach the policy and are not used; none if not known."""
+    used = policy.describe_fields()
+    return [name for name in policy.obs_space.spaces if used and name not in used]
+
+
+def _fields(policy: Policy, vec: VecEnv) -> str:
+    used = policy.describe_fields()
+    told = [f"{name} ({what})" for name, what in used.items()]
+    if not used:
+        names = ", ".join(policy.obs_space.spaces)
+        told = [f"{names} (the encoder does not say what it does with them)"]
+    out = dict(vec.left_out) | dict.fromkeys(unused_fields(policy), UNUSED)
+    left = ", ".join(f"{name} ({why})" for name, why in out.items())
+    return f"observations: {', '.join(told)}" + (f"; left out: {left}" if left else "")
+
+
+def describe_actions(policy: Policy) -> str:
+    """Describe the actions of a policy, and which of them are scaled."""
+    space = policy.act_space
+    if not isinstance(space, spaces.Box):
+        return f"1 of {space.n}" if isinstance(space, spaces.Discrete) else str(space)
+    bounded, unit = is_bounded(space), (space.low == -1) & (space.high == 1)
+    told = f"{bounded.size} number{'' if bounded.size == 1 else 's'} of a normal distribution"
+    if not bounded.any():
+        return f"{told}, not scaled: no bounds closer than {2 * WIDEST:,.0f}"
+    scales = not isinstance(policy.action_scale, float) or bool(unit[bounded].all())
+    bounds = f"{_range(space.low[bounded])} to {_range(space.high[bounded])}"
+    free = int((~bounded).sum())
+    rest = f", except {free} without such bounds" if free else ""
+    return f"{told}, {'scaled' if scales else 'not scaled'} to the bounds {bounds}{rest}"
+
+
+def _range(bounds: np.ndarray) -> str:
+    """Format bounds as one number, or as the smallest and largest."""
+    low, high = bounds.min(), bounds.max()
+    return f"{low:g}" if low == high else f"[{low:g} … {high:g}]"
+
+
+def describe_success(vec: VecEnv) -> str:
+    """Describe when an episode counts as a success."""
+    rule = None if vec.success_threshold is None else f"a return above {vec.success_threshold:g}"
+    if "success" not in vec.info_space.spaces:
+        return rule or "unknown"
+    return f"info success or is_success, where it is not given {rule or 'unknown'}"
+
+
+def _channels(trainer: Trainer) -> str:
+    """Describe which info channels are read, and for what."""
+    known = list(trainer.vec.info_space.spaces)
+    counted = [name for name in known if name == "success" or name in trainer.vec.reported]
+    others = [name for name in known if name not in counted]
+    told = [f"{', '.join(counted)} for statistics"] if counted else []
+    if others and trainer.modules:
+        told.append(f"{', '.join(others)} open to {', '.join(trainer.modules)}")
+    return f"info read: {'; '.join(told)}" if told else "info read: none"
