@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from firstlight.envs.seeding import generator
 from firstlight.envs.types import Obs, Step, map_obs
 from firstlight.envs.vec import VecEnv
 from firstlight.envs.video import write_gif
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,39 @@ class Evaluation:
         )
 
 
+class SeedCheck:
+    """Warn once if a second reset with the same seed gives other observations than the first."""
+
+    def __init__(self) -> None:
+        self._first: Obs | None = None
+        self._is_done = False
+
+    def __call__(self, obs: Obs) -> None:
+        """Compare the observations [N, ...] of a second reset with those of the first."""
+        first, self._first = self._first, obs
+        if first is None or self._is_done:
+            return
+        self._is_done = True
+        for name, seen in obs.items():
+            if not np.array_equal(seen.numpy(), first[name].numpy(), equal_nan=True):
+                log.warning(
+                    "the environments ignore their seed: the observation %r differs after two "
+                    "resets with the same one, so evaluations play different levels and the run "
+                    "cannot be repeated; draw random numbers from self.np_random, after "
+                    "super().reset(seed=seed)",
+                    name,
+                )
+                return
+
+
 def evaluate(
-    policy: Actor, vec: VecEnv, *, episodes: int = 100, seed: int, deterministic: bool = False
+    policy: Actor,
+    vec: VecEnv,
+    *,
+    episodes: int = 100,
+    seed: int,
+    deterministic: bool = False,
+    on_reset: Callable[[Obs], None] | None = None,
 ) -> Evaluation:
     """Run a policy for a number of whole episodes, without gradients and in evaluation mode.
 
@@ -73,6 +107,7 @@ def evaluate(
         episodes: at least 1; environment i runs the episodes i, i + N, i + 2 N, ...
         seed: of the environments and of sampled actions.
         deterministic: take the most likely actions instead of sampled ones.
+        on_reset: called with the first observations.
     """
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}, expected at least 1")
@@ -80,8 +115,11 @@ def evaluate(
     finished: list[list[Episode]] = [[] for _ in quota]
     open_episodes = EpisodeAccumulator(vec.num_envs, vec.success_threshold)
     names = ("success", *vec.reported)
+    obs, _ = vec.reset(seed)
+    if on_reset is not None:
+        on_reset(obs)
     with frozen(policy):
-        for step in _play(policy, vec, vec.reset(seed)[0], seed, deterministic):
+        for step in _play(policy, vec, obs, seed, deterministic):
             for env_id, episode in _ended(open_episodes, names, step):
                 if len(finished[env_id]) < quota[env_id]:
                     finished[env_id].append(episode)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from firstlight.agents.evaluation import Evaluation, evaluate
+from firstlight.agents.evaluation import Evaluation, SeedCheck, evaluate
 from firstlight.agents.session.run_session import RunSession
 from firstlight.envs.vec import VecEnv
 
@@ -25,13 +25,20 @@ class Evaluate:
         self.vec, self.every, self.episodes, self.seed = vec, every, episodes, seed
         self.best = float("-inf")
         self.last: Evaluation | None = None
+        self._check_seed = SeedCheck()
 
     def __call__(self, run: RunSession, metrics: dict[str, float]) -> None:
         """Evaluate if it is due and at the end, and add ``eval/...`` to the metrics."""
         last = run.stopping or run.steps >= run.total_steps
         if not (last or run.is_due(self.every)):
             return
-        self.last = evaluate(run.policy, self.vec, episodes=self.episodes, seed=self.seed)
+        self.last = evaluate(
+            run.policy,
+            self.vec,
+            episodes=self.episodes,
+            seed=self.seed,
+            on_reset=self._check_seed,
+        )
         metrics["eval/return_mean"] = self.last.return_mean
         metrics["eval/return_std"] = self.last.return_std
         metrics["eval/length_mean"] = self.last.length_mean

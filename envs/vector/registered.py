@@ -13,7 +13,7 @@ import gymnasium
 
 from firstlight.envs.faults import raise_for_environment
 
-_PROVIDERS = {
+PROVIDERS = {
     "ale_py": "ALE/",
     "gymnasium_robotics": "Fetch|Hand|Adroit|PointMaze|AntMaze|FrankaKitchen",
     "highway_env": "(highway|merge|roundabout|parking|intersection|racetrack|exit|u-turn)-",
@@ -55,7 +55,7 @@ def check_registered(id: str) -> None:
 def _way_out(module: str, name: str) -> str:
     """End of the message about an unknown environment: where it is, or which are like it."""
     known = {*gymnasium.registry}
-    package = next((p for p, start in _PROVIDERS.items() if re.match(start, name)), None)
+    package = next((p for p, start in PROVIDERS.items() if re.match(start, name)), None)
     if package and not module:
         if importlib.util.find_spec(package) is None:
             installed = package.replace("_", "-")
