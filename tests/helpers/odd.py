@@ -1,11 +1,14 @@
 """Odd environments by name: what they return, and what is said about those that are refused."""
 
 import functools
+import random
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+
+from firstlight.envs import GymVec
 
 TWO = spaces.Box(-1, 1, (2,), np.float32)
 ACTS = spaces.Discrete(2)
@@ -258,3 +261,14 @@ def make(name):
 
 def factory(name):
     return functools.partial(make, name)
+
+
+class Draws(Odd):
+    """Observes numbers of the global generators, and so depends on its process."""
+
+    def __init__(self):
+        super().__init__(obs=lambda time: [random.random(), np.random.random()])  # noqa: NPY002
+
+
+def draws():
+    return GymVec([Draws] * 2)
