@@ -69,6 +69,31 @@ class Evaluation:
         )
 
 
+class SeedCheck:
+    """Warn once if a second reset with the same seed gives other observations than the first."""
+
+    def __init__(self) -> None:
+        self._first: Obs | None = None
+        self._is_done = False
+
+    def __call__(self, obs: Obs) -> None:
+        """Compare the observations [N, ...] of a second reset with those of the first."""
+        first, self._first = self._first, obs
+        if first is None or self._is_done:
+            return
+        self._is_done = True
+        for name, seen in obs.items():
+            if not np.array_equal(seen.numpy(), first[name].numpy(), equal_nan=True):
+                log.warning(
+                    "the environments ignore their seed: the observation %r differs after two "
+                    "resets with the same one, so evaluations play different levels and the run "
+                    "cannot be repeated; draw random numbers from self.np_random, after "
+                    "super().reset(seed=seed)",
+                    name,
+                )
+                return
+
+
 def evaluate(
     policy: Actor,
     vec: VecEnv,
@@ -78,6 +103,7 @@ def evaluate(
     deterministic: bool = False,
     max_steps: int = MAX_STEPS,
     check: Callable[[], None] | None = None,
+    on_reset: Callable[[Obs], None] | None = None,
 ) -> Evaluation:
     """Run a policy for a number of whole episodes, without gradients and in evaluation mode.
 
@@ -94,6 +120,7 @@ def evaluate(
             with their return until then and unknown success, later ones are left out, and a warning
             says how many.
         check: called at each step; what it raises ends the evaluation.
+        on_reset: called with the first observations.
     """
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}, expected at least 1")
@@ -103,8 +130,11 @@ def evaluate(
     finished: list[list[Episode]] = [[] for _ in quota]
     open_episodes = EpisodeAccumulator(vec.num_envs, vec.success_threshold)
     names = ("success", *vec.reported)
+    obs, _ = vec.reset(seed)
+    if on_reset is not None:
+        on_reset(obs)
     with frozen(policy):
-        played = _play(policy, vec, vec.reset(seed)[0], seed, deterministic)
+        played = _play(policy, vec, obs, seed, deterministic)
         for step in itertools.islice(played, max_steps):
             if check is not None:
                 check()

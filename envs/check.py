@@ -41,6 +41,7 @@ def check_vec(vec: VecEnv, *, seed: int = 0, steps: int = 64, random: bool | Non
 
     Raises:
         AssertionError: names the first broken rule.
+        EnvironmentFaultError: if an environment in `GymVec` or `PoolVec` breaks Gymnasium's API.
         ValueError: if no episode ended, so that ends could not be checked.
 
     >>> from firstlight.envs.worlds.chain import Chain

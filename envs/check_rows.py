@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from firstlight.envs.faults import EnvironmentFaultError
 from firstlight.envs.types import Obs, Step
 from firstlight.envs.vec import lawful
 
@@ -45,9 +46,9 @@ class Rules:
             self.require(fits, f"{where} is {_kind(field)}, expected a tensor of shape {shape}")
             expected, dtype = _dtypes(one), str(field.dtype).removeprefix("torch.")
             self.require(dtype in expected, f"{where} is {dtype}, expected {' or '.join(expected)}")
-            if isinstance(one, spaces.Discrete) and rows:
-                low, high = int(one.start), int(one.start + one.n - 1)
-                within = low <= field.min() and field.max() <= high
+            if rows and not isinstance(one, spaces.Box):
+                low, high = _range(one)
+                within = ((low <= field.numpy()) & (field.numpy() <= high)).all()
                 self.require(within, f"{where} is outside {low}..{high}")
 
     def check_row(self, step: Step, over: np.ndarray) -> np.ndarray:
@@ -114,6 +115,27 @@ class Rules:
         return ended & ~shown
 
 
+def check_first_row(vec: Any, result: Step | tuple[Obs, Obs]) -> None:
+    """Check what the first reset of `vec`, or the step after it, returned.
+
+    Raises:
+        EnvironmentFaultError: names the field, what it is, and what was expected.
+    """
+    rules, rows = Rules(vec), vec.num_envs
+    try:
+        if isinstance(result, Step):
+            rules.check_row(result, np.zeros(rows, bool))
+        else:
+            for group, fields, space in (
+                ("obs", result[0], vec.obs_space),
+                ("info", result[1], vec.info_space),
+            ):
+                rules.check_fields(group, fields, space, rows)
+    except AssertionError as broken:
+        sentence = f"{broken}; firstlight.envs.check_vec finds more"
+        raise EnvironmentFaultError(sentence) from None
+
+
 def record_of(result: Step | tuple[Obs, Obs]) -> Record:
     """Copy all that a step or a reset returned; for a step, also where an episode "ended"."""
     record: Record = {}
@@ -154,6 +176,15 @@ def first_difference(first: list[Record], other: list[Record]) -> str | None:
         if (name := difference(one, two)) is not None:
             return f"{name} of step {t}"
     return None
+
+
+def _range(space: Any) -> tuple[Any, Any]:
+    """Smallest and largest value of a discrete space."""
+    if isinstance(space, spaces.Discrete):
+        return int(space.start), int(space.start + space.n - 1)
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.start, space.start + space.nvec - 1
+    return 0, 1
 
 
 def _dtypes(space: spaces.Space) -> list[str]:

@@ -11,6 +11,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from firstlight.envs import seeding
+from firstlight.envs.check_rows import check_first_row
+from firstlight.envs.faults import class_name, raise_for_environment
 from firstlight.envs.finite import nan_to_zero
 from firstlight.envs.types import Obs, Rollout, State, Step, map_obs, take
 from firstlight.envs.vec import VecEnv, check_reported
@@ -61,7 +63,7 @@ class Runner:
         check_reported(vec)
         self.resume = vec.resume
         self.generator = generator or seeding.generator(seed, "actions", self.device)
-        self._resets = 0
+        self._resets, self._unchecked = 0, True
         self._obs: Obs | None = None
         self._info: Obs = {}
         self._is_first = torch.ones(vec.num_envs, dtype=torch.bool)
@@ -71,10 +73,14 @@ class Runner:
         """Step `num_steps` times. Returns a rollout of fresh CPU tensors.
 
         Call `restart_state` before collecting with another actor.
+
+        Raises:
+            EnvironmentFaultError: if the first reset or step breaks the contract of `VecEnv`.
+            EnvironmentRaisedError: if an environment's code raised an exception.
         """
         N = self.vec.num_envs
         if self._obs is None:
-            self._obs, self._info = self.vec.reset(seeding.derive(self.seed, "envs", self._resets))
+            self._obs, self._info = self._reset()
             self._is_first = torch.ones(N, dtype=torch.bool)
         if self._state is None:
             self._state = actor.initial_state(N)
@@ -88,11 +94,11 @@ class Runner:
                 out = self._act(actor)
                 action = out.dist.sample(self.generator)  # [1, N]
             actions.append(action[0].cpu())
-            self.vec.send(actions[-1])
+            self._send(actions[-1])
             with torch.inference_mode():
                 log_probs.append(out.dist.log_prob(action)[0])
             outs.append(out)
-            step = self.vec.recv()
+            step = self._recv()
             steps.append(step)
             self._obs, self._info, self._is_first = step.obs, step.info, step.is_first
             self._state = out.state
@@ -174,6 +180,7 @@ class Runner:
         if not state["open"] or state["envs"] is None or self.resume == "dropped":
             return torch.arange(self.vec.num_envs if state["open"] else 0)
         self._resets -= 1
+        self._unchecked = False  # the next row may be after the end of an episode
         self._obs, self._info, restarted = self.vec.load_state_dict(state["envs"])
         self._is_first = state["is_first"] | restarted
         # an empty state comes from a feed-forward or random actor: the next may be recurrent
@@ -191,6 +198,31 @@ class Runner:
             )
             seed = seeding.derive(self.seed, "actions", resets)
             self.generator = seeding.generator(seed, "device", self.device)
+
+    def _reset(self) -> tuple[Obs, Obs]:
+        try:
+            result = self.vec.reset(seeding.derive(self.seed, "envs", self._resets))
+        except Exception as error:
+            raise_for_environment(error, class_name(self.vec), "in reset")
+        if self._unchecked:
+            check_first_row(self.vec, result)
+        return result
+
+    def _send(self, action: Tensor) -> None:
+        try:
+            self.vec.send(action)
+        except Exception as error:
+            raise_for_environment(error, class_name(self.vec), "in step")
+
+    def _recv(self) -> Step:
+        try:
+            step = self.vec.recv()
+        except Exception as error:
+            raise_for_environment(error, class_name(self.vec), "in step")
+        if self._unchecked:
+            check_first_row(self.vec, step)
+            self._unchecked = False
+        return step
 
     def _act(self, actor: Actor) -> Any:
         assert self._obs is not None

@@ -30,6 +30,17 @@ def generator(seed: int, name: str, device: torch.device | str = "cpu") -> torch
     return torch.Generator(device).manual_seed(derive(seed, name))
 
 
+def seed_process(seed: int) -> None:
+    """Seed the global generators of torch, numpy and Python in this process.
+
+    Environments may draw from them. firstlight does not: it calls this in the processes of
+    environments, and its commands once at their start.
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
 def global_rng_state() -> dict[str, Any]:
     """State of the global generators of torch, numpy and Python.
 

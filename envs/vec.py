@@ -20,6 +20,14 @@ _LAWFUL = {
     "uint16": "int32",
     "uint32": "int64",
     "uint64": "int64",
+    "float128": "float32",
+    "longdouble": "float32",
+}
+_REASONS = {
+    spaces.Text: "text",
+    spaces.Sequence: "a sequence of any length",
+    spaces.Graph: "a graph",
+    spaces.OneOf: "one of several spaces",
 }
 
 
@@ -145,7 +153,8 @@ def check_reported(vec: VecEnv) -> None:
 def checked_actions(action: Tensor, space: spaces.Space, num_envs: int) -> np.ndarray:
     """Convert a policy's actions to those of the action space `space`, and check them.
 
-    Discrete actions of policies count from 0, so `start` is added; those of a Box are clipped.
+    Discrete actions of policies count from 0, so `start` is added; those of a Box are clipped, and
+    rounded if it is one of integers.
 
     Args:
         action: [N, *space.shape], int64 or for a Box float32.
@@ -166,7 +175,10 @@ def checked_actions(action: Tensor, space: spaces.Space, num_envs: int) -> np.nd
     if isinstance(space, spaces.Box):
         if not np.isfinite(array).all():
             raise ValueError("an action is NaN or infinite")
-        return np.clip(array, space.low, space.high).astype(space.dtype, copy=False)
+        clipped = np.clip(array, space.low, space.high)
+        if np.dtype(space.dtype).kind != "f":
+            clipped = np.rint(clipped)  # a cast would cut 0.9 to 0
+        return clipped.astype(space.dtype, copy=False)
     count: int | np.ndarray = 2
     start: int | np.ndarray = 0
     if isinstance(space, spaces.Discrete):
@@ -211,13 +223,21 @@ def leaves(space: spaces.Space, path: tuple = ()) -> Iterator[tuple[tuple, space
         yield from leaves(inner, (*path, key))
 
 
+def left_out(space: spaces.Space, path: tuple = ()) -> dict[str, str]:
+    """Fields of a nested space that are not arrays, dotted name to reason.
+
+    >>> left_out(spaces.Dict({"mission": spaces.Text(9), "image": spaces.Box(0, 1, (2,))}))
+    {'mission': 'text'}
+    """
+    known = {path for path, _ in leaves(space, path)}
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        named = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        found = [left_out(inner, (*path, key)) for key, inner in named]
+        return {name: reason for one in found for name, reason in one.items()}
+    reasons = [reason for kind, reason in _REASONS.items() if isinstance(space, kind)]
+    return {} if path in known else {dotted(path): (reasons or [f"a {type(space).__name__}"])[0]}
+
+
 def dotted(path: tuple) -> str:
     """Name of the field at `path`; "obs" for a space without fields."""
     return ".".join(map(str, path)) or "obs"
-
-
-def dig(nested: Any, path: tuple) -> Any:
-    """Value at `path`."""
-    for key in path:
-        nested = nested[key]
-    return nested

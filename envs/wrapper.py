@@ -32,7 +32,7 @@ class VecWrapper(VecEnv):
         self.num_envs, self.act_space = vec.num_envs, vec.act_space
         self.obs_space, self.info_space = vec.obs_space, vec.info_space
         self.success_threshold, self.resume = vec.success_threshold, vec.resume
-        self.text_table = vec.text_table
+        self.text_table, self.left_out = vec.text_table, vec.left_out
         self._action = torch.zeros(vec.num_envs, dtype=torch.int64)
 
     def share_texts(self, table: TextTable) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -124,13 +125,19 @@ def make_vec(config: DictConfig, **changes: Any) -> VecEnv:
     if not isinstance(num_envs, int) or num_envs < 1:
         raise BadInputError(f"env.num_envs={num_envs}: expected a whole number, at least 1")
     target = str(options["_target_"])
+    from firstlight.envs.faults import class_name, raise_for_environment
     from firstlight.envs.vec import VecEnv
     from firstlight.envs.vector.gym import GymVec
 
     make = locate(target)
     if callable(make) and "num_envs" not in inspect.signature(make).parameters:
         del options["num_envs"]
-    made = instantiate(options)
+    try:
+        made = instantiate(options)
+    except BadInputError:
+        raise
+    except Exception as error:
+        raise_for_environment(error, target, "while it was made")
     if isinstance(made, gymnasium.vector.VectorEnv):  # of which some are a gymnasium.Env as well
         made.close()
         raise BadInputError(
@@ -138,12 +145,19 @@ def make_vec(config: DictConfig, **changes: Any) -> VecEnv:
             "expected one Gymnasium environment, of which env.num_envs are made, or a VecEnv"
         )
     if isinstance(made, gymnasium.Env):
-        made.close()
+        with contextlib.suppress(Exception):  # the environments that are used tell of theirs
+            made.close()
         return GymVec([functools.partial(instantiate, options)] * num_envs)
     if not isinstance(made, VecEnv):
+        old = any(f"{kind.__module__}.".startswith("gym.") for kind in type(made).__mro__)
         raise BadInputError(
             f"{target} made a {type(made).__name__}, expected a Gymnasium environment or a VecEnv: "
-            "vector environments are subclasses of firstlight.envs.VecEnv"
+            + (
+                f"{class_name(made)} is one of the old package gym, so wrap it in "
+                "shimmy.GymV21CompatibilityV0 or shimmy.GymV26CompatibilityV0"
+                if old
+                else "vector environments are subclasses of firstlight.envs.VecEnv"
+            )
         )
     return made
 

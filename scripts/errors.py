@@ -33,15 +33,25 @@ ONE_LINE_ERRORS = {
 }
 """Class names of errors that are printed without a traceback, and their exit statuses."""
 
+ENVIRONMENT_ERRORS = ("EnvironmentFaultError", "EnvironmentRaisedError")
+"""Class names of errors that environments cause: one line, below the environment's own stack."""
+
 
 class BadInputError(ValueError):
     """Invalid input of the user; the message says what would be valid."""
 
 
-def report_errors(function: Callable[..., Any]) -> Callable[..., Any]:
+def report_errors(function: Callable[..., Any], *, is_job: bool = False) -> Callable[..., Any]:
     """Decorate a command to print user errors as one line on stderr and exit with status 2.
 
-    With ``HYDRA_FULL_ERROR=1`` in the environment the traceback is printed as well.
+    An error of an environment is one as well; the stack in its own code is printed above the line.
+    With ``HYDRA_FULL_ERROR=1`` in the environment the whole traceback is printed.
+
+    In a job of a multirun such an error is printed and raised, so that the next job goes on.
+
+    Args:
+        function: the command.
+        is_job: whether Hydra calls `function`, as one job; else `function` calls Hydra.
     """
 
     @wraps(function)
@@ -58,6 +68,11 @@ def report_errors(function: Callable[..., Any]) -> Callable[..., Any]:
             sys.exit(INTERRUPTED)
         except Exception as error:
             kind = type(error).__name__  # by name, so that this file does not import torch
+            if kind in ENVIRONMENT_ERRORS:
+                _print_environment_error(error)
+                if is_job and in_multirun():
+                    raise
+                sys.exit(BAD_INPUT)
             if kind not in ONE_LINE_ERRORS or in_multirun():
                 raise
             print_line(f"firstlight: {kind}: {one_line(error)}")
@@ -66,6 +81,14 @@ def report_errors(function: Callable[..., Any]) -> Callable[..., Any]:
             _discard_unwritable_output()
 
     return wrapper
+
+
+def _print_environment_error(error: Any) -> None:
+    if _print_tracebacks:
+        traceback.print_exception(error)
+    elif error.frames:
+        print_line(f"Stack of the environment:\n{error.frames.rstrip()}")
+    print_line(f"firstlight: {one_line(error)}")
 
 
 def in_multirun() -> bool:

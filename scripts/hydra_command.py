@@ -35,7 +35,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             task(config)
 
         # errors are caught inside Hydra too, because Hydra prints a line before re-raising them
-        composed = compose(report_errors(import_and_run))
+        composed = compose(report_errors(import_and_run, is_job=True))
 
         @wraps(task)
         def main() -> None:

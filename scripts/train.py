@@ -44,7 +44,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     from firstlight.agents.session.files import write_text
     from firstlight.agents.session.progress import Progress
     from firstlight.agents.session.summary import summary
-    from firstlight.envs.seeding import derive
+    from firstlight.envs.seeding import derive, seed_process
     from firstlight.scripts.build import build, make_vec
 
     check_options(cfg)
@@ -52,6 +52,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     check_run_dir(cfg, overrides)
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
+    seed_process(derive(cfg.seed, "process"))  # environments and networks of users may need it
     with ExitStack() as cleanup:  # closes the environments whatever happens
         vec = make_vec(cfg.env)
         cleanup.callback(vec.close)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from firstlight.agents.evaluation import MAX_STEPS, Evaluation, evaluate
+from firstlight.agents.evaluation import MAX_STEPS, Evaluation, SeedCheck, evaluate
 from firstlight.agents.session.run_session import RunSession
 from firstlight.envs.vec import VecEnv
 
@@ -35,6 +35,7 @@ class Evaluate:
         self.max_steps = max_steps
         self.best = float("-inf")
         self.last: Evaluation | None = None
+        self._check_seed = SeedCheck()
 
     def __call__(self, run: RunSession, metrics: dict[str, float]) -> None:
         """Evaluate if it is due and at the end, and add ``eval/...`` to the metrics."""
@@ -50,6 +51,7 @@ class Evaluate:
             seed=self.seed,
             max_steps=self.max_steps,
             check=run.check_signals,
+            on_reset=self._check_seed,
         )
         metrics["eval/return_mean"] = self.last.return_mean
         metrics["eval/return_std"] = self.last.return_std

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.reduction import ForkingPickler
 from types import FrameType
 from typing import Any, TypeVar
@@ -70,8 +70,15 @@ def serve_new(
     return served
 
 
-def serve_call(pipe: Any, served: Any) -> bool:
-    """Receive one method call, and send its result or exception. Returns False for `CLOSE`.
+def serve_call(
+    pipe: Any, served: Any, functions: Mapping[str, Callable[..., Any]] | None = None
+) -> bool:
+    """Receive one call, and send its result or exception. Returns False for `CLOSE`.
+
+    Args:
+        pipe: to the parent.
+        served: object whose method is called.
+        functions: by name, called in place of a method of that name.
 
     Raises:
         EOFError: if the other end of `pipe` is closed.
@@ -81,7 +88,8 @@ def serve_call(pipe: Any, served: Any) -> bool:
     if name == CLOSE:
         return False
     try:
-        answer = True, getattr(served, name)(*args)
+        called = (functions or {}).get(name) or getattr(served, name)
+        answer = True, called(*args)
     except Exception as error:
         answer = False, portable(error)
     reply(pipe, number, *answer)

@@ -105,6 +105,11 @@ class EnvPoolVec(VecEnv):
         found = {dotted(path): (path, s) for path, s in leaves(self._pool.observation_space)}
         shown = obs_keys or [name for name, (path, _) in found.items() if not _TEXT & {*path}]
         shown = _known(id, "observation", shown, found)
+        self.left_out = {
+            name: "text" if _TEXT & {*path} else "not among obs_keys"
+            for name, (path, _) in found.items()
+            if name not in shown
+        }
         self.obs_space = spaces.Dict({name: _obs_space(found[name][1]) for name in shown})
         self.act_space = _action_space(self._pool.action_space)
         _, info = self._pool.reset()

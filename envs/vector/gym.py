@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -15,12 +14,17 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.async_vector_env import AsyncState
+from gymnasium.vector.utils import iterate
 from torch import Tensor
 
+from firstlight.envs.faults import EnvironmentFaultError, EnvironmentRaisedError
+from firstlight.envs.intake import check_env
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import Obs, Snapshot, Step, take
-from firstlight.envs.vec import VecEnv, checked_actions, dig, dotted, lawful, leaves
+from firstlight.envs.vec import VecEnv, checked_actions, lawful
 from firstlight.envs.vector.child_process import SHUTDOWN_SECONDS, join_all
+from firstlight.envs.vector.registered import RegisteredEnv, check_registered
 from firstlight.envs.vector.replay import RecorderFactory
 
 Factory = Callable[[], gymnasium.Env]
@@ -29,10 +33,11 @@ Factory = Callable[[], gymnasium.Env]
 class GymVec(VecEnv):
     """Gymnasium environments stepped together; every episode has its own seed.
 
-    Text fields are left out; a plain Box or Discrete observation becomes the field ``"obs"``,
-    nested fields get dotted names, dtypes become those of `lawful`. The side channel
-    ``"success"`` has the environment's ``info["success"]`` or ``info["is_success"]`` (-1 if
-    it has none).
+    Fields that are not arrays, such as text, are left out; a plain Box or Discrete observation
+    becomes the field ``"obs"``, nested fields get dotted names, dtypes become those of `lawful`.
+    The side channel ``"success"`` has the environment's ``info["success"]`` or
+    ``info["is_success"]`` (-1 if it has none). What the environments return is read by
+    `EnvIntake`, which says what is accepted.
 
     Args:
         factories: one callable per environment; with `asynchronous` they must pickle.
@@ -40,6 +45,10 @@ class GymVec(VecEnv):
         success_threshold: see `VecEnv`.
         info_space: further info fields that become side channels, spaces of one environment.
         reported: see `VecEnv`.
+
+    Raises:
+        EnvironmentFaultError: if an environment, or what it returns, breaks Gymnasium's API.
+        EnvironmentRaisedError: if an environment's code raised an exception.
 
     >>> vec = GymVec([lambda: gymnasium.make("CartPole-v1")] * 2)
     >>> obs, info = vec.reset(seed=0)
@@ -59,18 +68,15 @@ class GymVec(VecEnv):
         reported: Sequence[str] = (),
     ):
         if isinstance(factories, VectorEnv):
-            raise _refused(factories)
+            check_env(factories, 0)
         self.num_envs, self.success_threshold = len(factories), success_threshold
         self.reported = tuple(reported)
-        recorded = [RecorderFactory(_Single(factory), i) for i, factory in enumerate(factories)]
+        recorded = [RecorderFactory(make, i, info_space) for i, make in enumerate(factories)]
         self._vec: Any = _vector(recorded, asynchronous)
         if asynchronous:
             Finalize(None, _end_at_exit, args=(weakref.ref(self._vec),), exitpriority=100)
-        space = self._vec.single_observation_space
-        self._fields = {dotted(path): (path, leaf) for path, leaf in leaves(space)}
-        if not self._fields:
-            raise ValueError(f"no field of {space} can be a tensor")
-        self.obs_space = spaces.Dict({name: space for name, (_, space) in self._fields.items()})
+        self.obs_space = self._vec.single_observation_space
+        self.left_out = self._vec.call("left_out")[0]
         self._extra = dict(info_space.spaces) if info_space else {}
         self.info_space = spaces.Dict({**self._extra, "success": spaces.Box(-1, 1, (), np.int8)})
         self.act_space = self._vec.single_action_space
@@ -126,10 +132,7 @@ class GymVec(VecEnv):
         if restarted.any():
             begun = self._vec.call("reset_from", self._next_seeds(restarted))
             replayed = [new or old for old, new in zip(replayed, begun, strict=True)]
-        obs = {
-            name: _tensor(np.stack([dig(replayed[i][0], path) for i in ids]), space)
-            for name, (path, space) in self._fields.items()
-        }
+        obs = self._obs({k: np.stack([replayed[i][0][k] for i in ids]) for k in self.obs_space})
         infos: dict[str, Any] = {}
         for i in ids:
             infos = self._vec._add_info(infos, replayed[i][1], i)
@@ -171,55 +174,71 @@ class GymVec(VecEnv):
             self._episode[i] += 1
         return seeds
 
-    def _obs(self, obs: Any) -> Obs:
-        return {n: _tensor(dig(obs, path), space) for n, (path, space) in self._fields.items()}
+    def _obs(self, obs: Mapping[str, np.ndarray]) -> Obs:
+        return {name: _tensor(obs[name], space) for name, space in self.obs_space.items()}
 
     def _info(self, info: dict[str, Any]) -> Obs:
         success = np.full(self.num_envs, -1, np.int8)
-        for key in ("is_success", "success"):
-            if key in info:
-                given = info.get(f"_{key}", np.ones(self.num_envs, bool))
-                success = np.where(given, np.asarray(info[key], np.float32) > 0, success).astype(
-                    np.int8
-                )
+        if "success" in info:
+            success = np.where(info["_success"], info["success"], -1).astype(np.int8)
         channels = {"success": torch.from_numpy(success)}
-        for key, space in self._extra.items():
-            if key not in info:
-                raise KeyError(f"the environment gave no info {key!r}; it gave {sorted(info)}")
-            channels[key] = _tensor(np.stack(list(info[key])), space)
-        return channels
+        return channels | {key: _tensor(info[key], space) for key, space in self._extra.items()}
 
 
-class _Single:
-    """A factory that makes one environment; pickles if `factory` does."""
+class _SyncVector(SyncVectorEnv):
+    """Gymnasium's vector environment with less work in a step, for the fields of `EnvIntake`."""
 
-    def __init__(self, factory: Factory):
-        self.factory = factory
-
-    def __call__(self) -> gymnasium.Env:
-        env = self.factory()
-        if isinstance(env, VectorEnv):
-            raise _refused(env)
-        return env
-
-
-def _refused(vector: VectorEnv) -> ValueError:
-    """Error for a vector environment, which resets itself and may ignore seeds."""
-    return ValueError(
-        f"GymVec resets and seeds single environments itself: give it a function that makes one "
-        f"for each, as in GymVec([make] * 16), not a {type(vector).__name__} "
-        "(EnvPool's tasks are for firstlight.envs.vector.envpool)"
-    )
+    def step(self, actions: Any) -> Any:
+        infos: dict[str, Any] = {}
+        observations: Any = self._observations
+        for i, action in enumerate(iterate(self.action_space, actions)):
+            obs, reward, terminated, truncated, info = self.envs[i].step(action)
+            self._rewards[i], self._env_obs[i] = reward, obs
+            self._terminations[i], self._truncations[i] = terminated, truncated
+            for name, array in observations.items():
+                array[i] = obs[name]
+            if info:
+                infos = self._add_info(infos, info, i)
+        self._autoreset_envs = self._terminations | self._truncations
+        ends = self._terminations.copy(), self._truncations.copy()  # `reset` changes them
+        return observations, self._rewards, *ends, infos
 
 
-def _vector(factories: Sequence[Factory], asynchronous: bool) -> SyncVectorEnv | AsyncVectorEnv:
-    mode = AutoresetMode.DISABLED
-    if not asynchronous:
-        return SyncVectorEnv(factories, autoreset_mode=mode)
+class _AsyncVector(AsyncVectorEnv):
+    """Raises the first environment's error, without Gymnasium's log of tracebacks before it."""
+
+    def _raise_if_errors(self, successes: Sequence[bool]) -> None:
+        failed = [self.error_queue.get() for succeeded in successes if not succeeded]
+        pipes: list[Any] = self.parent_pipes
+        for index, *_ in failed:
+            pipes[index].close()
+            pipes[index] = None
+        if failed:
+            self._state = AsyncState.DEFAULT
+            _, kind, error, _ = min(failed, key=lambda one: one[0])
+            raise error if isinstance(error, kind) else kind(error)
+
+
+def _vector(factories: Sequence[RecorderFactory], asynchronous: bool) -> Any:
+    """Gymnasium's vector environment, whose observations have the fields of `EnvIntake`."""
+    options: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED, "copy": False}
     try:
-        return AsyncVectorEnv(factories, autoreset_mode=mode)
-    except ValueError:  # a space that shared memory cannot hold, such as MiniGrid's mission
-        return AsyncVectorEnv(factories, shared_memory=False, autoreset_mode=mode)
+        if not asynchronous:
+            return _SyncVector(factories, **options)
+        try:
+            return _AsyncVector(factories, **options)
+        except (ValueError, TypeError) as error:
+            if isinstance(error, EnvironmentFaultError):
+                raise
+            # fields that no shared memory can hold: of float16, or without numbers
+            return _AsyncVector(factories, shared_memory=False, **options)
+    except (AssertionError, RuntimeError) as error:
+        if isinstance(error, EnvironmentRaisedError):
+            raise
+        raise EnvironmentFaultError(
+            "the environments differ in their spaces: expected the same observation_space and "
+            "action_space in all of them"
+        ) from error
 
 
 def _end_workers(vec: AsyncVectorEnv, seconds: float = SHUTDOWN_SECONDS) -> None:
@@ -269,24 +288,8 @@ def make(
         success_threshold: see `VecEnv`.
         **options: keywords of the environment.
     """
+    check_registered(id)
     factory = RegisteredEnv(id, options)
     return GymVec(
         [factory] * num_envs, asynchronous=asynchronous, success_threshold=success_threshold
     )
-
-
-class RegisteredEnv:
-    """A picklable factory of a registered environment."""
-
-    def __init__(self, name: str, options: dict[str, Any]):
-        self.name, self.options = name, options
-
-    def __call__(self) -> gymnasium.Env:
-        """Make one environment."""
-        module, _, name = self.name.rpartition(":")
-        if module:
-            importlib.import_module(module)
-        try:
-            return gymnasium.make(name, render_mode="rgb_array", **self.options)
-        except TypeError:  # an environment that knows no render_mode
-            return gymnasium.make(name, **self.options)

@@ -14,7 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from firstlight.envs.seeding import derive
+from firstlight.envs.seeding import (
+    derive,
+    global_rng_state,
+    seed_process,
+    set_global_rng_state,
+)
 from firstlight.envs.types import Obs, Snapshot, Step, map_obs
 from firstlight.envs.vec import VecEnv
 from firstlight.envs.vector.child_process import (
@@ -31,6 +36,12 @@ from firstlight.envs.vector.child_service import (
     serve_new,
 )
 
+_PROCESS_CALLS: dict[str, Callable[..., Any]] = {
+    "seed_process": seed_process,
+    "global_rng_state": global_rng_state,
+    "set_global_rng_state": set_global_rng_state,
+}
+"""Functions that the child calls on request, besides the methods of its environments."""
 _CALM = 1000  # steps after which a death no longer counts as one more in a row
 
 log = logging.getLogger(__name__)
@@ -90,9 +101,14 @@ class Isolated(VecEnv):
         if seed is not None:
             self._seed = seed
         try:
-            return self._call("reset", seed)
+            return self._reset(seed)
         except WorkerDiedError as death:
             return self._restart(death)
+
+    def _reset(self, seed: int | None) -> tuple[Obs, Obs]:
+        if seed is not None:
+            self._call("seed_process", derive(seed, "process"))
+        return self._call("reset", seed)
 
     def step(self, action: Tensor) -> Step:
         """Step with `action` [N] int64 or [N, A] float32."""
@@ -122,12 +138,16 @@ class Isolated(VecEnv):
 
     def state_dict(self) -> dict[str, Any]:
         """State of the environments, and what the seed after the next death depends on."""
-        return {"envs": self._call("state_dict"), "seed": self._seed, "restarts": self.restarts}
+        state = {"envs": self._call("state_dict"), "rng": self._call("global_rng_state")}
+        return state | {"seed": self._seed, "restarts": self.restarts}
 
     def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
         """Load what `state_dict` returned. Returns what `restore` does."""
         self._seed, self.restarts = state["seed"], state["restarts"]
-        return self._call("load_state_dict", state["envs"])
+        loaded = self._call("load_state_dict", state["envs"])
+        if "rng" in state:  # older versions did not save it
+            self._call("set_global_rng_state", state["rng"])
+        return loaded
 
     def render(self, env_id: int = 0) -> np.ndarray:
         """Picture of one environment, [H, W, 3] uint8."""
@@ -178,7 +198,7 @@ class Isolated(VecEnv):
                 self._start()
                 if self._rendering:
                     self._call("enable_rendering")
-                return self._call("reset", derive(self._seed, "restart", self.restarts))
+                return self._reset(derive(self._seed, "restart", self.restarts))
             except WorkerDiedError as again:
                 death = again
 
@@ -228,7 +248,7 @@ def serve(pipe: Any, factory: Callable[[], VecEnv]) -> None:
     if vec is None:
         return
     with contextlib.suppress(EOFError, OSError):  # the parent closed the pipe, or is gone
-        while serve_call(pipe, vec):
+        while serve_call(pipe, vec, _PROCESS_CALLS):
             pass
     vec.close()
 
@@ -239,4 +259,4 @@ def _attributes(vec: VecEnv) -> dict[str, Any]:
         *("num_envs", "obs_space", "info_space", "act_space"),
         *("success_threshold", "resume", "reported"),
     )
-    return {name: getattr(vec, name) for name in names}
+    return {name: getattr(vec, name) for name in names} | {"left_out": dict(vec.left_out)}

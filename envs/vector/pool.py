@@ -16,26 +16,27 @@ from torch import Tensor
 
 from firstlight.envs.types import Obs, Snapshot, Step
 from firstlight.envs.vec import VecEnv, checked_actions, lawful
-from firstlight.envs.vector.gym import RegisteredEnv
 from firstlight.envs.vector.pool_memory import memfd
 from firstlight.envs.vector.pool_worker import RESET, STEP, Factory, WorkerTask
+from firstlight.envs.vector.registered import RegisteredEnv, check_registered
 from firstlight.envs.vector.worker_pool import WorkerPool
 
 
 class PoolVec(VecEnv):
     """`num_envs` environments in `num_workers` processes, for environments that hold Python's lock.
 
-    Steps are the same as those of `GymVec` with the same seeds, bit for bit. Observations, rewards,
-    flags and actions are in shared memory; a step notifies each worker once and is notified once by
-    each. A `BufferedEnv` gets its rows of that memory, under the names of `obs_space`, and so saves
-    the copy of its observations.
+    Steps are the same as those of `GymVec` with the same seeds, bit for bit, if what environments
+    return depends on seeds and actions only. Observations, rewards, flags and actions are in shared
+    memory; a step notifies each worker once and is notified once by each. A `BufferedEnv` gets its
+    rows of that memory, under the names of `obs_space`, and so saves the copy of its observations.
 
     An environment that raises loses its episode and is made again. A worker that dies, or exceeds
     `timeout`, is replaced, and all its open episodes are lost. An environment with a lost episode
     begins a new one in a row that is not `valid` and is in `Step.crashed_ids`; a warning names the
     environment, the seed of the episode, the last action and the traceback. `restarts` counts these
-    failures. RuntimeError is raised beyond `max_restarts`, and if an environment fails to begin an
-    episode three times in a row.
+    failures. RuntimeError is raised beyond `max_restarts`, `EnvironmentRaisedError` if an
+    environment raises three times in a row where it should begin an episode, and at once
+    `EnvironmentFaultError` if what an environment returns breaks Gymnasium's API.
 
     Besides `send` and `recv` there are `send_to`, which steps some environments, and `recv_ready`,
     which receives those that are ready first. The environments of a worker are received together
@@ -104,6 +105,7 @@ class PoolVec(VecEnv):
             raise
         self._memory, self.act_space = self._pool.memory, self._pool.act_space
         self.obs_space = spaces.Dict(self._memory.fields)
+        self.left_out = self._pool.left_out
         self.info_space = spaces.Dict({**extra.spaces, "success": spaces.Box(-1, 1, (), np.int8)})
         self._everyone = np.arange(num_envs)
 
@@ -238,7 +240,7 @@ class PoolVec(VecEnv):
         if self._closed:
             raise ValueError("the pool is closed")
         if self._pool.fatal_error is not None:
-            raise RuntimeError(self._pool.fatal_error)
+            raise self._pool.fatal_error
         return self._pool
 
     def _idle(self) -> WorkerPool:
@@ -288,6 +290,7 @@ def make(
         success_threshold: see `VecEnv`.
         **options: keywords of the environment.
     """
+    check_registered(id)
     return PoolVec(
         RegisteredEnv(id, options),
         num_envs=num_envs,

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from firstlight.envs.vec import dotted, leaves
-
 _SPIN_SECONDS = 20e-6  # of polling without sleeping
 _EVENT = (1).to_bytes(8, sys.byteorder)
 _ALIGN = 64  # bytes: no two fields share a cache line
@@ -112,7 +110,7 @@ class SharedMemory:
         file: the same one in all processes.
         num_envs: `N`.
         num_workers: `W`.
-        obs_space: of one environment, nested as it is.
+        obs_space: fields of one environment.
         info_space: of the info fields carried besides success.
         act_space: of one environment.
     """
@@ -122,14 +120,13 @@ class SharedMemory:
         file: FileHandle,
         num_envs: int,
         num_workers: int,
-        obs_space: spaces.Space,
+        obs_space: spaces.Dict,
         info_space: spaces.Dict,
         act_space: spaces.Space,
     ):
         N = num_envs
-        self.paths = {dotted(path): path for path, _ in leaves(obs_space)}
-        self.fields = {dotted(path): leaf for path, leaf in leaves(obs_space)}
-        obs = {f"obs {dotted(path)}": _field(N, leaf) for path, leaf in leaves(obs_space)}
+        self.fields = dict(obs_space.spaces)
+        obs = {f"obs {name}": _field(N, space) for name, space in self.fields.items()}
         info = {f"info {name}": _field(N, space) for name, space in info_space.spaces.items()}
         info["info success"] = ((N,), np.dtype(np.int8))
         outputs = obs | info

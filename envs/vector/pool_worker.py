@@ -11,18 +11,19 @@ import signal
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import VectorEnv
 
+from firstlight.envs.faults import EnvironmentFaultError, EnvironmentRaisedError
+from firstlight.envs.intake import Fields
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import Snapshot
-from firstlight.envs.vec import dig
 from firstlight.envs.vector.buffered import attach_buffers
+from firstlight.envs.vector.child_process import name_of
 from firstlight.envs.vector.child_service import (
     UNREQUESTED,
     lead_process_group,
@@ -37,7 +38,7 @@ from firstlight.envs.vector.pool_memory import (
     SharedMemory,
     wait_readable,
 )
-from firstlight.envs.vector.replay import Recorder
+from firstlight.envs.vector.replay import Recorder, make_recorder
 
 STEP, RESET = 1, 2  # in `SharedMemory.command`
 NO_ENV = -1  # in `SharedMemory.current`
@@ -80,13 +81,20 @@ class WorkerChannels:
 
 @dataclass(frozen=True)
 class EnvironmentFailure:
-    """An exception of an environment; `fatal` if it can begin no episode at all."""
+    """An exception of an environment.
+
+    `kind` is "fatal" if the environment can begin no episode at all, and "fault" if what it
+    returned breaks the API, which it would do again; then the pool ends. `sentence` and `frames`
+    are those of `EnvironmentRaisedError`, `traceback` is in full.
+    """
 
     env_id: int
     seed: int
     action: str
+    sentence: str
+    frames: str
     traceback: str
-    fatal: bool
+    kind: Literal["episode", "fatal", "fault"]
 
 
 class WorkerEnvironments:
@@ -101,18 +109,31 @@ class WorkerEnvironments:
 
     def __init__(self, task: WorkerTask, report: Callable[[EnvironmentFailure], None]):
         self.task, self.report = task, report
-        self.envs = {i: Recorder(self._make_env(), i) for i in task.env_ids}
+        self.envs = {i: self._make_env(i) for i in task.env_ids}
         self._views: dict[int, dict[str, np.ndarray]] = {}
 
     @property
-    def spaces(self) -> tuple[spaces.Space, spaces.Space]:
-        """Spaces of observations and actions, of the first environment."""
-        env = self.envs[self.task.env_ids[0]]
-        return env.observation_space, env.action_space
+    def description(self) -> tuple[Any, spaces.Space, dict[str, str]]:
+        """Spaces of observations and actions and what is left out, of the first environment.
+
+        Raises:
+            EnvironmentFaultError: if another environment has other spaces.
+        """
+        first, *others = self.envs.values()
+        for other in others:
+            if (other.observation_space, other.action_space) != (
+                first.observation_space,
+                first.action_space,
+            ):
+                raise EnvironmentFaultError(
+                    f"the environments of {name_of(self.task.make)} differ in their spaces: "
+                    "expected the same observation_space and action_space in all of them"
+                )
+        return first.observation_space, first.action_space, first.left_out
 
     def attach(self) -> None:
         """Map the shared memory; its file must have its full size by now."""
-        task, (obs_space, act_space) = self.task, self.spaces
+        task, (obs_space, act_space, _) = self.task, self.description
         self.memory = SharedMemory(
             task.memory, task.num_envs, task.num_workers, obs_space, task.info_space, act_space
         )
@@ -174,13 +195,8 @@ class WorkerEnvironments:
             with contextlib.suppress(Exception):
                 env.close()
 
-    def _make_env(self) -> gymnasium.Env:
-        env = self.task.make()
-        if isinstance(env, VectorEnv) or not isinstance(env, gymnasium.Env):
-            raise TypeError(
-                f"the factory of a pool makes one Gymnasium environment, not a {type(env).__name__}"
-            )
-        return env
+    def _make_env(self, i: int) -> Recorder:
+        return make_recorder(self.task.make, i, self.task.info_space, owns_process=True)
 
     def _set_current(self, i: int) -> None:
         self.memory.current[self.task.index] = i
@@ -194,14 +210,14 @@ class WorkerEnvironments:
             action = action.copy()  # the environment may keep it
         try:
             obs, reward, terminated, truncated, info = self.envs[i].step(action)
-            self._write(i, obs, info)
-            memory.reward[i] = reward
-            terminated, truncated = bool(terminated), bool(truncated)
         except Exception as error:
-            memory.reward[i], memory.failed[i] = 0.0, True
+            memory.failed[i] = True
             self._report_failure(i, error, str(action.tolist()))
-            self._reset(i, remake=True)
+            if not isinstance(error, EnvironmentFaultError):
+                self._reset(i, remake=True)
             return
+        self._write(i, obs, info)
+        memory.reward[i] = reward
         if terminated or truncated:
             memory.terminated[i], memory.truncated[i] = terminated, truncated and not terminated
             for fields, final in (
@@ -224,41 +240,42 @@ class WorkerEnvironments:
                 return
             except Exception as error:
                 self._report_failure(i, error, "none yet", fatal=attempt == _ATTEMPTS)
+                if isinstance(error, EnvironmentFaultError):
+                    return
                 remake, seed = True, derive(seed, "again", attempt)
 
     def _remake(self, i: int) -> None:
         with contextlib.suppress(Exception):
             self.envs[i].close()
-        self.envs[i] = Recorder(self._make_env(), i)
+        self.envs[i] = self._make_env(i)
         attach_buffers(self.envs[i].env, self._views[i])
 
-    def _write(self, i: int, obs: Any, info: Mapping[str, Any]) -> None:
+    def _write(self, i: int, obs: Fields, info: Fields) -> None:
         """Write an observation and its side channels to shared memory."""
-        for name, path in self.memory.paths.items():
-            _copy(name, dig(obs, path), self._views[i][name])
-        success = -1
-        for key in ("is_success", "success"):  # the second outranks the first
-            if key in info:
-                success = int(np.float32(info[key]) > 0)
-        self.memory.info["success"][i] = success
+        for name, view in self._views[i].items():
+            if obs[name] is not view:  # else the environment has written there itself
+                np.copyto(view, obs[name])
+        self.memory.info["success"][i] = info.get("success", -1)
         for name in self.task.info_space.spaces:
-            if name not in info:
-                raise KeyError(f"the environment gave no info {name!r}; it gave {sorted(info)}")
-            _copy(name, info[name], self.memory.info[name][i, ...])
+            np.copyto(self.memory.info[name][i, ...], info[name])
 
     def _report_failure(self, i: int, error: Exception, action: str, fatal: bool = False) -> None:
         self.memory.failures[i] += 1
-        text = "".join(traceback.format_exception(error))[-_LONGEST_TRACEBACK:]
-        self.report(EnvironmentFailure(i, int(self.memory.seed[i]), action, text, fatal))
-
-
-def _copy(name: str, value: Any, view: np.ndarray) -> None:
-    if value is view:  # the environment has written there itself
-        return
-    array = np.asarray(value)
-    if array.shape != view.shape:
-        raise ValueError(f"{name!r} has shape {array.shape}, its space has {view.shape}")
-    np.copyto(view, array)
+        own = error.__cause__ if isinstance(error, EnvironmentRaisedError) else None
+        text = "".join(traceback.format_exception(own or error))[-_LONGEST_TRACEBACK:]
+        known = isinstance(error, EnvironmentRaisedError | EnvironmentFaultError)
+        kind: Literal["episode", "fatal", "fault"] = "fatal" if fatal else "episode"
+        self.report(
+            EnvironmentFailure(
+                i,
+                int(self.memory.seed[i]),
+                action,
+                str(error) if known else f"environment {i} raised {type(error).__name__}: {error}",
+                error.frames if isinstance(error, EnvironmentRaisedError) else "",
+                text,
+                "fault" if isinstance(error, EnvironmentFaultError) else kind,
+            )
+        )
 
 
 def run_worker(pipe: Any, task: WorkerTask, channels: WorkerChannels) -> None:
@@ -272,7 +289,7 @@ def run_worker(pipe: Any, task: WorkerTask, channels: WorkerChannels) -> None:
     def report(failure: EnvironmentFailure) -> None:
         reply(pipe, UNREQUESTED, True, failure)
 
-    envs = serve_new(pipe, lambda: WorkerEnvironments(task, report), lambda made: made.spaces)
+    envs = serve_new(pipe, lambda: WorkerEnvironments(task, report), lambda made: made.description)
     if envs is None:
         return
     with contextlib.suppress(EOFError, OSError):  # the main process closed the pipe, or is gone

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from firstlight.envs.faults import EnvironmentFaultError, EnvironmentRaisedError
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import Snapshot
 from firstlight.envs.vector.child_process import (
@@ -22,7 +23,7 @@ from firstlight.envs.vector.child_process import (
 )
 from firstlight.envs.vector.pool_memory import SharedMemory, wait_readable
 from firstlight.envs.vector.pool_process import WorkerProcess
-from firstlight.envs.vector.pool_worker import NO_ENV, RESET, WorkerTask
+from firstlight.envs.vector.pool_worker import NO_ENV, RESET, EnvironmentFailure, WorkerTask
 
 _REPLAY_SECONDS = 0.01  # time limit for one action of a replay
 
@@ -39,14 +40,15 @@ class WorkerPool:
         max_restarts: number of failures after which RuntimeError is raised.
 
     Attributes:
-        obs_space: of one environment, nested as it is.
+        obs_space: fields of one environment.
         act_space: of one environment.
+        left_out: see `VecEnv`.
         seed: of the sequences of episodes.
         episode: [N] int64, number of episodes that each environment began.
         unreported: [N] bool, environments that crashed while no result of theirs was requested; the
             next result that is requested reports it.
         restarts: number of failures so far.
-        fatal_error: message of the RuntimeError that ended the pool, or None.
+        fatal_error: error that ended the pool, or None.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class WorkerPool:
     ):
         self._context, self._tasks = context, [*tasks]
         self.timeout, self.max_restarts, self.restarts = timeout, max_restarts, 0
-        self.fatal_error: str | None = None
+        self.fatal_error: Exception | None = None
         self._poll = select.poll()
         self.workers: list[WorkerProcess] = []
         num_envs = self._tasks[0].num_envs
@@ -66,17 +68,20 @@ class WorkerPool:
         """Start all processes at once, and wait until every environment is made.
 
         Raises:
-            ValueError: if the environments differ in their spaces, or no observation is an array.
+            EnvironmentFaultError: if the environments differ in their spaces, or break the API.
+            EnvironmentRaisedError: if the factory raised.
             WorkerDiedError: if a worker dies.
-            Exception: what the factory raised.
         """
         for task in self._tasks:
             self.workers.append(WorkerProcess(self._context, task))
         spaces = [worker.result(START_SECONDS) for worker in self.workers]
-        self.obs_space, self.act_space = spaces[0]
+        self.obs_space, self.act_space, self.left_out = spaces[0]
         task = self._tasks[0]
-        if any(other != spaces[0] for other in spaces):
-            raise ValueError(f"the environments of {name_of(task.make)} differ in their spaces")
+        if any(other[:2] != spaces[0][:2] for other in spaces):
+            raise EnvironmentFaultError(
+                f"the environments of {name_of(task.make)} differ in their spaces: expected the "
+                "same observation_space and action_space in all of them"
+            )
         self.memory = SharedMemory(
             task.memory,
             task.num_envs,
@@ -85,8 +90,6 @@ class WorkerPool:
             task.info_space,
             self.act_space,
         )
-        if not self.memory.obs:
-            raise ValueError(f"no field of {self.obs_space} can be a tensor")
         for worker in self.workers:
             self._call(worker, "attach", seconds=START_SECONDS)
         self.publish_seeds()
@@ -266,22 +269,29 @@ class WorkerPool:
     def _count_failures(self, worker: WorkerProcess) -> None:
         failures, worker.failures = worker.failures, []
         for f in failures:
+            if f.kind == "fault":
+                self._end(EnvironmentFaultError(f.sentence))
             what = f"environment {f.env_id} (seed {f.seed}, action {f.action}) raised"
-            if f.fatal:
-                self._end(f"{what}, as it did before: no episode can begin\n{f.traceback}")
-            self._count_restart(f"{what}\n{f.traceback}")
+            if f.kind == "fatal":
+                sentence = f"{f.sentence}, as it did before: no episode can begin"
+                self._end(EnvironmentRaisedError(sentence, f.frames))
+            self._count_restart(f.sentence, f)
             log.warning("%s; it is made again\n%s", what, f.traceback)
 
-    def _count_restart(self, failure: str) -> None:
+    def _count_restart(self, reason: str, failure: EnvironmentFailure | None = None) -> None:
+        """Count a failure: an exception of an environment, or the death of a worker."""
         self.restarts += 1
         if self.restarts > self.max_restarts:
             beyond = f"{self.restarts} failures are more than max_restarts={self.max_restarts}"
-            self._end(f"{beyond}; the last was: {failure}")
+            sentence = f"{beyond}; the last was: {reason}"
+            if failure is None:
+                self._end(RuntimeError(sentence))
+            self._end(EnvironmentRaisedError(sentence, failure.frames))
 
-    def _end(self, reason: str) -> NoReturn:
-        """Raise RuntimeError, now and at every later use of the pool."""
-        self.fatal_error = reason
-        raise RuntimeError(reason)
+    def _end(self, error: Exception) -> NoReturn:
+        """Raise `error`, now and at every later use of the pool."""
+        self.fatal_error = error
+        raise error
 
     def _activity(self, worker: WorkerProcess) -> str:
         """What a worker was doing, for messages."""

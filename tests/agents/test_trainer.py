@@ -476,7 +476,7 @@ class Scripted:
         self.returns, self.seeds, self.steps = list(returns), [], []
         monkeypatch.setattr("firstlight.agents.session.callbacks.evaluate", self)
 
-    def __call__(self, policy, vec, *, episodes, seed, max_steps, check):
+    def __call__(self, policy, vec, *, episodes, seed, **options):
         self.seeds.append(seed)
         mean = self.returns.pop(0)
         return Evaluation(mean, 0.5, None, 3, 3.0, returns=[])

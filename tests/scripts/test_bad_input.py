@@ -104,9 +104,13 @@ def test_bad_evaluation_input_is_one_line(words, parts, run):
     assert contents(run.parent) == before
 
 
-def test_an_error_in_the_users_own_code_is_raised_unchanged(empty, user_module):
-    with pytest.raises(ValueError, match="no such luck"):
-        command(train.main, f"env._target_={user_module}.fail")
+def test_an_error_while_an_environment_is_made_is_one_line_below_its_stack(empty, user_module):
+    done = command(train.main, f"env._target_={user_module}.fail")
+    assert done.status == 2
+    assert 'user_module.py", line' in done.err
+    assert "Traceback" not in done.err
+    sentence = "firstlight: user_module.fail raised ValueError: no such luck (while it was made, "
+    assert done.lines()[-1].startswith(sentence)
     assert list(empty.iterdir()) == []
 
 

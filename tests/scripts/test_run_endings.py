@@ -9,11 +9,14 @@ from command_line import command
 from firstlight.scripts import train
 
 
-def test_a_run_that_fails_records_the_error(empty, user_module):
-    with pytest.raises(RuntimeError, match="stopped"):
-        command(train.main, f"env._target_={user_module}.Fails", "run_dir=run")
+def test_a_run_whose_environment_fails_records_the_error(empty, user_module):
+    done = command(train.main, f"env._target_={user_module}.Fails", "run_dir=run")
+    assert done.status == 2
+    sentence = "user_module.Fails raised RuntimeError: stopped (in step, "
+    assert done.lines()[-1].startswith(f"firstlight: {sentence}")
     status = json.loads((empty / "run/status.json").read_text())
-    assert (status["status"], status["error"]) == ("failed", "RuntimeError: stopped")
+    assert status["status"] == "failed"
+    assert status["error"].startswith(f"EnvironmentRaisedError: {sentence}")
 
 
 @pytest.mark.parametrize("how", ["Interrupted", "Signalled"])

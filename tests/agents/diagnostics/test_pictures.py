@@ -112,8 +112,8 @@ def placed(rollout, at, final, name="agent_pos"):
 
 def test_maps_grow_in_all_directions():
     vec = Chain(4, length=2, horizon=3)
+    runner, numbers = Runner(Chain(4, length=2, horizon=3)), torch.Generator().manual_seed(1)
     vec.info_space = spaces.Dict({"agent_pos": spaces.Box(-99, 99, (2,), np.int64)})
-    runner, numbers = Runner(vec), torch.Generator().manual_seed(1)
     maps, lasts = HeatMaps(vec, every_seconds=math.inf), []
     for reach in (2, 1, 5, 9):
         rollout = runner.collect(RandomActor(vec.act_space), T)

@@ -12,6 +12,7 @@ from dungeon import HP, KEYS, TIME, play
 from nle import nethack
 
 from firstlight.envs import check_vec
+from firstlight.envs.faults import EnvironmentRaisedError
 from firstlight.envs.nethack.draw import HEIGHT, WIDTH
 from firstlight.envs.nethack.minihack import TASKS, make
 from firstlight.envs.nethack.minihack_env import MiniHackLevel, shared_generators
@@ -192,5 +193,5 @@ def test_importing_and_making_print_no_warnings_or_logs():
     ],
 )
 def test_bad_choices_are_refused(options, message):
-    with pytest.raises((ValueError, ImportError), match=message):
+    with pytest.raises((ValueError, EnvironmentRaisedError), match=message):
         make(**{"task": "room_5x5", "num_envs": 1} | options)
