@@ -224,7 +224,9 @@ def paused_pipe(keep=[]):  # noqa: B006
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: None, closed_file, io.StringIO, unread_pipe, paused_pipe], ids=str
+    "make",
+    [lambda: None, closed_file, io.StringIO, unread_pipe, paused_pipe],
+    ids=["none", "closed", "string", "unread", "paused"],
 )
 def test_an_output_that_cannot_be_written_to_does_no_harm(make, monkeypatch):
     with monkeypatch.context() as patch:
