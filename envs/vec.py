@@ -23,8 +23,12 @@ _LAWFUL = {
     "float128": "float32",
     "longdouble": "float32",
 }
+TEXT = "text"
+NOT_CHOSEN = "not among obs_keys"
+"""Reasons in `VecEnv.left_out` that everybody expects."""
+
 _REASONS = {
-    spaces.Text: "text",
+    spaces.Text: TEXT,
     spaces.Sequence: "a sequence of any length",
     spaces.Graph: "a graph",
     spaces.OneOf: "one of several spaces",

@@ -14,7 +14,7 @@ from firstlight.agents.diagnostics.doctor import Finding
 from firstlight.agents.policy import Policy
 from firstlight.agents.session.summary import UNUSED, unused_fields
 from firstlight.envs.types import Obs, Rollout
-from firstlight.envs.vec import VecEnv
+from firstlight.envs.vec import NOT_CHOSEN, TEXT, VecEnv
 from firstlight.networks.encoders.fields import is_bytes, is_symbolic, picture_axes
 from firstlight.networks.encoders.mlp import UNSCALED
 
@@ -102,7 +102,8 @@ class InterfaceRecorder:
         return found
 
     def _of_fields(self) -> list[Finding]:
-        told, out = self.policy.describe_fields(), dict(self.vec.left_out)
+        told, left_out = self.policy.describe_fields(), self.vec.left_out
+        out = {name: why for name, why in left_out.items() if why not in (TEXT, NOT_CHOSEN)}
         out |= dict.fromkeys(unused_fields(self.policy), UNUSED)
         found = [Finding(_field(name), "unused", reason) for name, reason in out.items()]
         for name, space in self.policy.obs_space.spaces.items():

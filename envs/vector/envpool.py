@@ -16,7 +16,7 @@ from torch import Tensor
 
 from firstlight.envs.seeding import derive_many
 from firstlight.envs.types import Obs, Step, map_obs
-from firstlight.envs.vec import VecEnv, checked_actions, dotted, lawful, leaves
+from firstlight.envs.vec import NOT_CHOSEN, TEXT, VecEnv, checked_actions, dotted, lawful, leaves
 from firstlight.envs.vector.envpool_threads import ClosedPool, threads, wait_asleep
 from firstlight.envs.vector.isolated import Isolated
 
@@ -106,7 +106,7 @@ class EnvPoolVec(VecEnv):
         shown = obs_keys or [name for name, (path, _) in found.items() if not _TEXT & {*path}]
         shown = _known(id, "observation", shown, found)
         self.left_out = {
-            name: "text" if _TEXT & {*path} else "not among obs_keys"
+            name: TEXT if _TEXT & {*path} else NOT_CHOSEN
             for name, (path, _) in found.items()
             if name not in shown
         }
