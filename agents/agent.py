@@ -41,7 +41,7 @@ def load(
         CheckpointError: if there is no complete checkpoint, or the policy does not fit it.
         SpecError: if the description names a class outside of firstlight and `allow`.
     """
-    path = _find(Path(run_or_checkpoint), which)
+    path = checkpoint.find(Path(run_or_checkpoint), which)
     state = checkpoint.load(path)
     try:
         spec, parameters = state["policy_spec"], state["learner"]["policy"]
@@ -114,20 +114,6 @@ class Agent:
             action = out.dist.mode() if deterministic else out.dist.sample(self._generator)
         choice = _to_space(action[0].numpy(), self.act_space)
         return (choice if batched else choice[0]), out.state
-
-
-def _find(path: Path, which: str) -> Path:
-    """Find the checkpoint to load."""
-    if which not in ("best", "newest"):
-        raise ValueError(f"which is {which!r}, expected 'best' or 'newest'")
-    if (path / "manifest.json").exists():
-        return path
-    folder = path / "checkpoints"
-    found = checkpoint.best(folder) if which == "best" else None
-    found = found or checkpoint.newest(folder)
-    if found is None:
-        raise CheckpointError(f"{path} is neither a checkpoint nor a run with a complete one")
-    return found
 
 
 def _batch(obs: Any, space: spaces.Dict) -> tuple[Obs, bool]:

@@ -183,7 +183,7 @@ class EnvIntake:
         except Exception:  # of an array library, or a ragged list
             array = np.empty(0)
         if array.size != 1 or array.dtype.kind not in "biuf":
-            self.refuse(f"{what} is {describe(value)}, expected one number; convert it with float")
+            self.refuse(f"{what} is {describe(value)}, expected one number: return a float")
         return float(array.item())
 
     def _flag(self, what: str, value: Any) -> bool:
@@ -195,9 +195,7 @@ class EnvIntake:
         except Exception:
             array = np.empty(0)
         if array.size != 1 or array.dtype.kind not in "biuf" or array.item() not in (0, 1):
-            self.refuse(
-                f"{what} is {describe(value)}, expected True or False; convert it with bool"
-            )
+            self.refuse(f"{what} is {describe(value)}, expected True or False: return a bool")
         return bool(array.item())
 
     def _compare_with_bounds(self, fields: Fields) -> None:

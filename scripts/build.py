@@ -22,6 +22,7 @@ from firstlight.scripts.errors import BadInputError, suggestion
 
 if TYPE_CHECKING:
     from firstlight.agents.learner import Learner
+    from firstlight.agents.policy import Policy
     from firstlight.agents.trainer import Trainer
     from firstlight.envs.vec import VecEnv
     from firstlight.intrinsic.base import IntrinsicModule
@@ -313,6 +314,8 @@ def build(cfg: DictConfig, vec: VecEnv) -> Trainer:
         scale_actions=scale_actions,
         num_streams=mixer.num_streams,
     )
+    if cfg.init_from is not None:
+        initialise_from(cfg, policy, modules)
     known = {**spaces, "info_space": vec.info_space, "in_dim": encoder.out_dim}
     learner = make_learner(cfg.learner, policy, cfg.seed, **known)
     return instantiate(
@@ -329,3 +332,17 @@ def build(cfg: DictConfig, vec: VecEnv) -> Trainer:
         barrier=cfg.checkpoint.barrier,
         stall_after=cfg.stall_after,
     )
+
+
+def initialise_from(cfg: DictConfig, policy: Policy, modules: Mapping[str, Any]) -> None:
+    """Load policy and modules of the run ``cfg.init_from``, and print what does not fit."""
+    from firstlight.agents.session.initialise import initialise
+
+    parts = None if cfg.init_parts is None else [str(part) for part in cfg.init_parts]
+    try:
+        missing = initialise(policy, modules, cfg.init_from, parts)
+    except ValueError as error:
+        raise BadInputError(f"init_from={cfg.init_from}: {error}") from error
+    if missing:
+        names = ", ".join(missing)
+        print(f"firstlight: init_from has nothing that fits {names}: new", file=sys.stderr)

@@ -121,6 +121,30 @@ def best(folder: Path | str) -> Path | None:
     return _first_whole([path for path in paths if path.is_dir()])
 
 
+def find(run_or_checkpoint: Path, which: str = "best") -> Path:
+    """Return the checkpoint at a path: it is one itself, or a run that holds some.
+
+    Args:
+        run_or_checkpoint: path.
+        which: of a run, "best" if there is a best one, or "newest".
+
+    Raises:
+        CheckpointError: if there is no complete checkpoint.
+    """
+    if which not in ("best", "newest"):
+        raise ValueError(f"which is {which!r}, expected 'best' or 'newest'")
+    if (run_or_checkpoint / "manifest.json").exists():
+        return run_or_checkpoint
+    folder = run_or_checkpoint / "checkpoints"
+    found = best(folder) if which == "best" else None
+    found = found or newest(folder)
+    if found is None:
+        raise CheckpointError(
+            f"{run_or_checkpoint} is neither a checkpoint nor a run with a complete one"
+        )
+    return found
+
+
 def step_of(path: Path | str) -> int:
     """Return the environment steps at which a checkpoint was written."""
     return int(json.loads((Path(path) / "manifest.json").read_bytes())["step"])
