@@ -37,7 +37,7 @@ def make_failing(id, num_envs, **options):
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["env._target_=failing.make_failing"], 1, "RuntimeError: the hundredth step"),
+        (["env._target_=failing.make_failing"], 2, "RuntimeError: the hundredth step"),
         (["encoder=grid"], 2, "firstlight: "),
         (["env._target_=failing.make_sound", "learner.lr=oops"], 2, "firstlight: "),
     ],

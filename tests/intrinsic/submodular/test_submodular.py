@@ -302,7 +302,7 @@ def test_seen_cells_are_restored_from_a_checkpoint(backend, show):
     _, _, lost = second.restore(torch.tensor([1, 3]), [points[2], points[0]])
     assert not lost.any()
     assert second._xy[[1, 3]].tolist() == first._xy[[2, 0]].tolist()
-    with pytest.raises(ValueError, match="without a map of seen cells"):
+    with pytest.raises(ValueError, match="no arrays of a map of seen cells"):
         second.restore(torch.tensor([0]), [dataclasses.replace(points[0], arrays={})])
 
 
