@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from firstlight.envs.types import Obs, State, map_obs
+from firstlight.envs.types import Obs, Rollout, State, map_obs
 from firstlight.networks.cores import Core, Feedforward
 from firstlight.networks.distributions import Distribution, action_range, distribution_for
 from firstlight.networks.encoders.base import Encoder, TwinEncoder
@@ -65,6 +65,16 @@ class Policy(nn.Module, ABC):
     def describe_fields(self) -> dict[str, str]:
         """Describe what happens to each observation field that is used; empty if not known."""
         return {}
+
+    def observe(self, rollout: Rollout) -> None:
+        """Add the observations of a rollout to running statistics; by default there are none.
+
+        A trainer calls it after the rollout has been learnt from, and with those of a random agent
+        before training. So acting and learning in an iteration use the same statistics.
+
+        Args:
+            rollout: its rows that are not `valid` are not counted.
+        """
 
     @property
     def action_scale(self) -> Tensor | float:
@@ -163,6 +173,13 @@ class ActorCritic(Policy):
         values = {name: f"{what}, for values only" for name, what in told[-1].items()}
         masks = {"action_mask": "forbids actions"} if "action_mask" in self.obs_space.spaces else {}
         return values | told[0] | masks
+
+    def observe(self, rollout: Rollout) -> None:
+        """Add observations to the encoders' running statistics, see `Policy.observe`."""
+        past = map_obs(lambda field: field[: rollout.num_steps], rollout.obs)
+        for encoder in (self.encoder, self.critic_encoder):
+            if isinstance(encoder, Encoder):
+                encoder.observe(past, rollout.valid)
 
     @property
     def action_scale(self) -> Tensor | float:

@@ -35,8 +35,9 @@ from firstlight.networks.spec import with_new_keywords
 FORMAT = 3
 """Format that `save` writes; `load` also reads all earlier ones, see `upgraded`."""
 _SINCE_3: dict[str, dict[str, Any]] = {
-    "firstlight.networks.encoders.mlp.MLP": {"scale_bytes": False},
-    "firstlight.networks.encoders.mlp.TwinMLP": {"scale_bytes": False},
+    "firstlight.networks.encoders.mlp.MLP": {"scale_bytes": False, "normalize_obs": False},
+    "firstlight.networks.encoders.mlp.TwinMLP": {"scale_bytes": False, "normalize_obs": False},
+    "firstlight.networks.encoders.multi_input.MultiInput": {"normalize_obs": False},
     "firstlight.networks.encoders.pixel.Pixel": {"divisor": 255.0},
 }
 """Keywords that classes have since format 3, with the values of what was trained before."""
