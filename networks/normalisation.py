@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 _RESOLUTION = 1e-6
 """Deviation, relative to the mean, below which float32 numbers count as constant."""
+_TINY = 1e-30  # least scale of returns; its square root and reciprocal are float32 numbers
 
 
 @dataclass(frozen=True)
@@ -136,3 +137,77 @@ class ObservationNormaliser(nn.Module):
         scale = torch.where(varied, 1 / std, 1.0)
         self.mean = torch.zeros_like(self.mean).masked_scatter(self.chosen, mean.float())
         self.scale = torch.ones_like(self.scale).masked_scatter(self.chosen, scale.float())
+
+
+class ReturnNormaliser(nn.Module):
+    """Running mean and scale of the returns of each stream (van Hasselt et al. 2016).
+
+    Moments are moving means over rollouts, corrected for their start. Until a stream's first reward
+    that is not 0 its mean is 0 and its scale 1; from then on its scale is the deviation of its
+    returns, or its largest reward if that is more. So the scale does not shrink while a sparse
+    reward is absent, and follows the units of the rewards exactly.
+
+    Args:
+        num_streams: `K`.
+        centred: use the mean; else it is 0, and the scale is the root of the mean square.
+        decay: of the moments, per rollout.
+        reward_decay: of the largest reward, per rollout with a reward.
+
+    Attributes:
+        mean: [K].
+        scale: [K], above 0.
+        rewarded: [K] bool, whether a reward that is not 0 has occurred.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    rewarded: Tensor
+    total: Tensor
+    first: Tensor
+    second: Tensor
+    largest: Tensor
+
+    def __init__(
+        self,
+        num_streams: int,
+        *,
+        centred: bool = True,
+        decay: float = 0.95,
+        reward_decay: float = 0.999,
+    ):
+        super().__init__()
+        self.centred, self.decay, self.reward_decay = centred, decay, reward_decay
+        self.register_buffer("mean", torch.zeros(num_streams))
+        self.register_buffer("scale", torch.ones(num_streams))
+        self.register_buffer("rewarded", torch.zeros(num_streams, dtype=torch.bool))
+        for name in ("total", "first", "second", "largest"):
+            self.register_buffer(name, torch.zeros(num_streams, dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, reward: Tensor, target: Tensor) -> None:
+        """Add a rollout.
+
+        Args:
+            reward: [R, K] of valid rows.
+            target: [R, K] returns, the targets of the values.
+        """
+        if len(reward) == 0:
+            return
+        peak = reward.double().abs().amax(0)
+        self.rewarded = self.rewarded | (peak > 0)
+        decayed = torch.where(peak > 0, self.reward_decay * self.largest, self.largest)
+        self.largest = torch.maximum(peak, decayed)
+        target = target.double()
+        self.total = self._moved(self.total, torch.ones_like(self.total))
+        self.first = self._moved(self.first, target.mean(0))
+        self.second = self._moved(self.second, target.square().mean(0))
+        weight = self.total.clamp(min=1 - self.decay)  # of a stream without rewards it is 0
+        mean = self.first / weight if self.centred else torch.zeros_like(self.first)
+        std = (self.second / weight - mean.square()).clamp(min=0).sqrt()
+        scale = torch.maximum(std, self.largest)
+        self.mean = torch.where(self.rewarded, mean, 0.0).float()
+        self.scale = torch.where(self.rewarded, scale, 1.0).float().clamp(min=_TINY)
+
+    def _moved(self, before: Tensor, new: Tensor) -> Tensor:
+        """Move a moving mean [K] of the streams that have had a reward."""
+        return torch.where(self.rewarded, self.decay * before + (1 - self.decay) * new, before)

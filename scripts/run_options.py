@@ -36,6 +36,11 @@ _SINCE = {
     "policy.scale_actions": False,
     "encoder.scale_bytes": False,
     "encoder.normalize_obs": False,
+    "policy.normalize_value": "none",
+    "learner.lr_decay": "none",
+    "learner.adaptive_kl": None,
+    "learner.target_kl": None,
+    "learner.advantage_floor": 0.0,
 }
 """Options that runs of older versions lack, and what these runs did."""
 _IN_NAME = ("env", "learner", "intrinsic", "mixer", "auxiliary", "seed")

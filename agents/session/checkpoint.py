@@ -190,8 +190,11 @@ def _upgraded_policy(spec: dict) -> dict:
     spec = with_new_keywords(spec, _SINCE_3)
     kwargs = spec["kwargs"]
     # also of a subclass without a constructor of its own, whatever its name
-    if kwargs.keys() == _ACTOR_CRITIC and kwargs["act_space"].get("space") == "Box":
-        return {**spec, "kwargs": {**kwargs, "scale_actions": False}}
+    if kwargs.keys() == _ACTOR_CRITIC:
+        added: dict[str, Any] = {"normalize_value": "none"}
+        if kwargs["act_space"].get("space") == "Box":
+            added["scale_actions"] = False
+        return {**spec, "kwargs": {**kwargs, **added}}
     return spec
 
 

@@ -1,4 +1,4 @@
-"""Running observation statistics: closed forms, which rows and fields count, and when they change."""
+"""Running observation statistics: closed forms, which rows and fields count, and when."""
 
 import copy
 from functools import partial
