@@ -166,7 +166,12 @@ class PPO(Learner):
         return metrics | self.auxiliaries.metrics()
 
     def gradient_steps(self, num_steps: int, num_envs: int) -> int | None:
-        """Return the gradient steps of an update; None if an auxiliary takes steps of its own."""
+        """Return the gradient steps of an update.
+
+        None if an auxiliary takes steps of its own, or `target_kl` may leave some out.
+        """
+        if self.target_kl is not None:
+            return None
         if any(auxiliary.brings_batches for auxiliary in self.auxiliaries):
             return None
         shape = (num_steps, num_envs) if self.policy.initial_state(1) else (1, num_steps * num_envs)
