@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from firstlight.envs.types import Obs, State, map_obs
+from firstlight.envs.types import Obs, Rollout, State, map_obs
 from firstlight.networks.cores import Core, Feedforward
 from firstlight.networks.distributions import Distribution, action_range, distribution_for
 from firstlight.networks.encoders.base import Encoder, TwinEncoder
 from firstlight.networks.initialisation import orthogonal
+from firstlight.networks.normalisation import ReturnNormaliser
 from firstlight.networks.spec import rebuildable
 
+NormalizeValue = Literal["none", "popart", "scale"]
 _CRITIC = "critic."  # prefix of the state fields of a core of the values' own
 
 
@@ -66,6 +68,37 @@ class Policy(nn.Module, ABC):
         """Describe what happens to each observation field that is used; empty if not known."""
         return {}
 
+    def observe(self, rollout: Rollout) -> None:
+        """Add the observations of a rollout to running statistics; by default there are none.
+
+        A trainer calls it after the rollout has been learnt from, and with those of a random agent
+        before training. So acting and learning in an iteration use the same statistics.
+
+        Args:
+            rollout: its rows that are not `valid` are not counted.
+        """
+
+    @property
+    def value_scale(self) -> Tensor | float:
+        """Scale [K] of the returns of each stream, by which losses divide values."""
+        return 1.0
+
+    @property
+    def rewarded(self) -> Tensor | bool:
+        """Whether `value_scale` [K] has been estimated, for each stream."""
+        return True
+
+    def observe_returns(self, reward: Tensor, target: Tensor) -> None:
+        """Add a rollout to running statistics of returns; by default there are none.
+
+        A learner calls it before the gradient steps on these targets. What the values predict does
+        not change by it, except that values which have learnt nothing may become a mean.
+
+        Args:
+            reward: [R, K] of the valid rows.
+            target: [R, K] of the values.
+        """
+
     @property
     def action_scale(self) -> Tensor | float:
         """Factors [A] by which continuous actions are larger than the head's outputs."""
@@ -112,14 +145,17 @@ class ActorCritic(Policy):
             policy and values. A `TwinEncoder` returns features for each, [2, B, H].
         critic_encoder: a separate encoder for the values; default shares `encoder`.
         num_streams: `K`.
+        normalize_value: "none", or let the value heads predict returns in units of their running
+            scale, about their running mean ("popart", van Hasselt et al. 2016) or about 0
+            ("scale"); `forward` gives values in units of the rewards. The heads then begin at 0.
         scale_actions: map the normal distribution of continuous actions to the bounds of
             `act_space`: outputs -1 and 1 become the lower and the upper bound, and the standard
             deviation is multiplied by half their distance. Only dimensions that `is_bounded`
             names; the others are used as they are.
 
     Raises:
-        ValueError: for an action space without a distribution, or a `critic_encoder` beside a
-            `TwinEncoder`.
+        ValueError: for an action space without a distribution, a `critic_encoder` beside a
+            `TwinEncoder`, or an unknown `normalize_value`.
     """
 
     def __init__(
@@ -131,6 +167,7 @@ class ActorCritic(Policy):
         critic_encoder: nn.Module | None = None,
         num_streams: int = 1,
         scale_actions: bool = True,
+        normalize_value: NormalizeValue = "none",
     ):
         super().__init__()
         self.obs_space, self.act_space, self.num_streams = obs_space, act_space, num_streams
@@ -153,6 +190,13 @@ class ActorCritic(Policy):
         value_core = self.core if self.critic_core is None else self.critic_core
         self.policy_head = orthogonal(nn.Linear(self.core.out_dim, num_outputs), 0.01)
         self.value_head = orthogonal(nn.Linear(value_core.out_dim, num_streams), 1.0)
+        if normalize_value not in get_args(NormalizeValue):
+            choices = ", ".join(get_args(NormalizeValue))
+            raise ValueError(f"normalize_value is {normalize_value!r}, expected one of {choices}")
+        self.returns: ReturnNormaliser | None = None
+        if normalize_value != "none":
+            self.returns = ReturnNormaliser(num_streams, centred=normalize_value == "popart")
+            nn.init.zeros_(self.value_head.weight)  # 0 in the units of any reward
 
     def describe_fields(self) -> dict[str, str]:
         """Describe what the encoders do with each field; empty if one does not describe it."""
@@ -163,6 +207,40 @@ class ActorCritic(Policy):
         values = {name: f"{what}, for values only" for name, what in told[-1].items()}
         masks = {"action_mask": "forbids actions"} if "action_mask" in self.obs_space.spaces else {}
         return values | told[0] | masks
+
+    def observe(self, rollout: Rollout) -> None:
+        """Add observations to the encoders' running statistics, see `Policy.observe`."""
+        past = map_obs(lambda field: field[: rollout.num_steps], rollout.obs)
+        for encoder in (self.encoder, self.critic_encoder):
+            if isinstance(encoder, Encoder):
+                encoder.observe(past, rollout.valid)
+
+    @property
+    def value_scale(self) -> Tensor | float:
+        """Scale [K] of the returns, see `Policy.value_scale`; 1 where they are not normalised."""
+        return 1.0 if self.returns is None else self.returns.scale
+
+    @property
+    def rewarded(self) -> Tensor | bool:
+        """Whether there is a scale [K], see `Policy.rewarded`."""
+        return True if self.returns is None else self.returns.rewarded
+
+    @torch.no_grad()
+    def observe_returns(self, reward: Tensor, target: Tensor) -> None:
+        """Update mean and scale of returns, and rescale the value heads to predict the same.
+
+        A head that is 0 still has learnt nothing: it is left at 0, so that it predicts the mean.
+        """
+        if self.returns is None:
+            return
+        mean, scale = self.returns.mean, self.returns.scale
+        self.returns.update(reward, target)
+        ratio = scale / self.returns.scale
+        head = self.value_head
+        bias = head.bias * ratio + (mean - self.returns.mean) / self.returns.scale
+        learnt = (head.bias != 0) | (head.weight != 0).any(1)
+        head.weight.mul_(ratio[:, None])
+        head.bias.copy_(torch.where(learnt, bias, 0.0))
 
     @property
     def action_scale(self) -> Tensor | float:
@@ -185,7 +263,10 @@ class ActorCritic(Policy):
             outputs = self._action_centre + self._action_scale * outputs
             log_std = log_std + self._log_scale
         dist = self.distribution.from_outputs(outputs, log_std, mask)
-        return PolicyOutput(dist, self.value_head(features.value), features.state)
+        value = self.value_head(features.value)
+        if self.returns is not None:
+            value = torch.addcmul(self.returns.mean, value, self.returns.scale)
+        return PolicyOutput(dist, value, features.state)
 
     def features(self, obs: Obs, state: State, is_first: Tensor) -> Features:
         """Compute the inputs of the heads, see `Policy.features`."""

@@ -79,9 +79,9 @@ class Trainer:
         """Collect a rollout of a random agent and show it to the modules that need one."""
         with self.session.stage("warmup"):
             actor = RandomActor(self.vec.act_space, self.mixer.num_streams)
-            self.module_group.warm_up(
-                self.collector.collect(actor, min(self.num_steps, steps_left))
-            )
+            rollout = self.collector.collect(actor, min(self.num_steps, steps_left))
+            self.module_group.warm_up(rollout)
+            self.policy.observe(rollout)
             self.runner.restart_state()  # the policy acts next
         return {}
 
@@ -97,6 +97,7 @@ class Trainer:
             session.data = IterationData(rollout, bonus, rewards, progress)
         with session.stage("learn"), rollback_on_failure(self.learner):
             metrics = self.learner.update(rollout, rewards, progress)
+        self.policy.observe(rollout)  # now: the update needs the statistics that chose the actions
         with session.stage("module_update"):
             metrics |= self.mixer.update(rollout, rewards)
             metrics |= self.module_group.update(rollout, bonus, session.steps)

@@ -301,7 +301,9 @@ def build(cfg: DictConfig, vec: VecEnv) -> Trainer:
     spaces = {"obs_space": vec.obs_space, "act_space": vec.act_space}
     options = to_dict(cfg.policy)
     critic = options.pop("critic_encoder", None)
-    scale_actions = options.pop("scale_actions", True)  # a policy of the user's own has no such
+    # a policy of the user's own has no such options
+    scale_actions = options.pop("scale_actions", True)
+    normalize_value = options.pop("normalize_value", "none")
     saved = saved_policy(cfg)
     encoder = make_encoder(cfg.encoder, saved.get("encoder"), **spaces)
     policy = instantiate(
@@ -312,6 +314,7 @@ def build(cfg: DictConfig, vec: VecEnv) -> Trainer:
         if critic
         else None,
         scale_actions=scale_actions,
+        normalize_value=normalize_value,
         num_streams=mixer.num_streams,
     )
     if cfg.init_from is not None:

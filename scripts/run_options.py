@@ -32,7 +32,16 @@ MAY_CHANGE = (  # how a run is watched and how long it takes, not what it does
 """Options that may differ when a run is resumed."""
 
 _RENAMED = {"checkpoint_every": "checkpoint.every"}  # names in runs of older versions
-_SINCE = {"policy.scale_actions": False, "encoder.scale_bytes": False}
+_SINCE = {
+    "policy.scale_actions": False,
+    "encoder.scale_bytes": False,
+    "encoder.normalize_obs": False,
+    "policy.normalize_value": "none",
+    "learner.lr_decay": "none",
+    "learner.adaptive_kl": None,
+    "learner.target_kl": None,
+    "learner.advantage_floor": 0.0,
+}
 """Options that runs of older versions lack, and what these runs did."""
 _IN_NAME = ("env", "learner", "intrinsic", "mixer", "auxiliary", "seed")
 _REQUIRED = (

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,9 @@ from firstlight.intrinsic.mixer import Rewards, Schedule
 
 _LOGS = ("policy_loss", "value_loss", "entropy", "loss", "approx_kl", "clipfrac", "grad_norm")
 _AUXILIARY_LOGS = ("the loss of an auxiliary", "grad_norm")
+_LR_STEP, _LR_RANGE = 1.5, 10.0  # of the adaptive learning rate: one change, and all of them
+_TINY = 1e-30
+Decay = Literal["none", "linear"]
 _Loss = Callable[[Batch], tuple[Tensor, Tensor]]
 """Computes the scalar to minimise and a vector of logs for a batch."""
 
@@ -47,18 +50,29 @@ class PPO(Learner):
     Args:
         policy: to update; its `K` is that of the rewards.
         lr: learning rate of Adam; a number, or a schedule over training progress.
+        lr_decay: "linear" multiplies `lr` by the share of training that is left.
+        adaptive_kl: change the learning rate to keep the policy's KL divergence in an update near
+            this: after an update beyond twice of it, it is divided by 1.5; after one below half of
+            it, multiplied. It stays within a factor of 10 of `lr` and its decay.
+        target_kl: leave out the other epochs after one with a larger mean KL divergence.
         num_epochs: passes over a rollout.
         minibatch_size: approximate number of rows of a gradient step.
         gae_lambda: lambda of generalised advantage estimation.
         clip_range: clipping range of the probability ratio.
-        clip_range_vf: clipping range of value updates; None disables it.
+        clip_range_vf: clipping range of value updates, in units of their scale; None disables it.
         entropy_coef: weight of the entropy bonus; a number or a schedule.
         value_coef: weight of the value loss (half squared error, summed over streams).
         max_grad_norm: maximum norm of the gradient.
         normalize_advantage: normalise the combined advantage to mean 0 and standard deviation 1 in
             each minibatch.
+        advantage_floor: least deviation that advantages are divided by, so that those of a rollout
+            without rewards are not scaled up: a multiple of the scale of the returns, of all
+            streams with their weights (`Policy.value_scale`, 1 without `normalize_value`).
         auxiliaries: see `Auxiliary`.
         seed: of the order of rows.
+
+    Raises:
+        ValueError: for an unknown `lr_decay`.
     """
 
     def __init__(
@@ -66,6 +80,9 @@ class PPO(Learner):
         policy: Policy,
         *,
         lr: float | Schedule = 3e-4,
+        lr_decay: Decay = "none",
+        adaptive_kl: float | None = None,
+        target_kl: float | None = None,
         num_epochs: int = 4,
         minibatch_size: int = 2048,
         gae_lambda: float = 0.95,
@@ -75,17 +92,24 @@ class PPO(Learner):
         value_coef: float = 0.5,
         max_grad_norm: float = 0.5,
         normalize_advantage: bool = True,
+        advantage_floor: float = 0.0,
         auxiliaries: Sequence[Auxiliary] = (),
         seed: int = 0,
     ):
+        if lr_decay not in get_args(Decay):
+            raise ValueError(
+                f"lr_decay is {lr_decay!r}, expected one of {', '.join(get_args(Decay))}"
+            )
         self.policy = policy
+        self.lr_decay, self.adaptive_kl, self.target_kl = lr_decay, adaptive_kl, target_kl
+        self.advantage_floor = advantage_floor
         self.lr, self.entropy_coef = lr, entropy_coef
         self.num_epochs, self.minibatch_size = num_epochs, minibatch_size
         self.gae_lambda, self.clip_range, self.clip_range_vf = gae_lambda, clip_range, clip_range_vf
         self.value_coef, self.max_grad_norm = value_coef, max_grad_norm
         self.normalize_advantage, self.auxiliaries = normalize_advantage, Auxiliaries(auxiliaries)
         self.generator = generator(seed, "ppo")
-        self._passes = 1
+        self._passes, self._lr_factor = 1, 1.0
         parameters = [*policy.parameters(), *self.auxiliaries.parameters()]
         self._parameters = list(dict.fromkeys(parameters))
         self.optimizer = torch.optim.Adam(
@@ -99,7 +123,9 @@ class PPO(Learner):
             NonFiniteError: for a loss or a gradient that is not finite. The weights are unusable
                 then; a trainer restores the previous ones.
         """
-        lr = resolve_schedule(self.lr, progress)
+        lr = resolve_schedule(self.lr, progress) * self._lr_factor
+        if self.lr_decay == "linear":
+            lr *= 1 - progress
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         entropy_coef = resolve_schedule(self.entropy_coef, progress)
@@ -109,10 +135,18 @@ class PPO(Learner):
         if int(batch.valid.sum()) < 2:
             return {}  # every environment only reset itself
         live = (rewards.weight != 0).float()
-        logs = []
-        for _ in range(self.num_epochs):
+        floor = self.advantage_floor and self.advantage_floor * self._advantage_scale(rewards)
+        logs: list[Tensor] = []
+        kl, epochs = 0.0, 0
+        while epochs < self.num_epochs:
+            before, epochs = len(logs), epochs + 1
             for part in minibatches(batch, self.minibatch_size, self.generator):
-                logs.append(self._step(part, live, entropy_coef))
+                logs.append(self._step(part, live, entropy_coef, floor))
+            if self.adaptive_kl is not None or self.target_kl is not None:
+                kl = torch.stack(logs[before:])[:, _LOGS.index("approx_kl")].mean().item()
+            if self.target_kl is not None and kl > self.target_kl:
+                break
+        self._adapt_lr(kl)
         auxiliary_logs = [
             self._descend(part, partial(self._auxiliary_loss, auxiliary))
             for auxiliary, part in self.auxiliaries.batches()
@@ -124,13 +158,20 @@ class PPO(Learner):
         means = table.mean(0).tolist()
         metrics = {f"train/{name}": mean for name, mean in zip(_LOGS, means, strict=True)}
         metrics |= {"train/lr": lr, "train/entropy_coef": entropy_coef}
+        if self.target_kl is not None:
+            metrics["train/epochs"] = epochs
         fit = explained_variance(batch.value[batch.valid], batch.target[batch.valid]).tolist()
         for name, value in zip(rewards.streams, fit, strict=True):
             metrics[f"value/{name}/explained_variance"] = value
         return metrics | self.auxiliaries.metrics()
 
     def gradient_steps(self, num_steps: int, num_envs: int) -> int | None:
-        """Return the gradient steps of an update; None if an auxiliary takes steps of its own."""
+        """Return the gradient steps of an update.
+
+        None if an auxiliary takes steps of its own, or `target_kl` may leave some out.
+        """
+        if self.target_kl is not None:
+            return None
         if any(auxiliary.brings_batches for auxiliary in self.auxiliaries):
             return None
         shape = (num_steps, num_envs) if self.policy.initial_state(1) else (1, num_steps * num_envs)
@@ -143,6 +184,7 @@ class PPO(Learner):
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "passes": self._passes,
+            "lr_factor": self._lr_factor,
         }
         return state | ({"auxiliaries": self.auxiliaries.state_dict()} if self.auxiliaries else {})
 
@@ -156,12 +198,35 @@ class PPO(Learner):
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self._passes = state.get("passes", 1)
+        self._lr_factor = state.get("lr_factor", 1.0)
 
-    def _step(self, batch: Batch, live: Tensor, entropy_coef: float) -> Tensor:
+    def _adapt_lr(self, kl: float) -> None:
+        """Change the learning rate of the next update by the last epoch's mean KL divergence."""
+        if self.adaptive_kl is None:
+            return
+        if kl > 2 * self.adaptive_kl:
+            self._lr_factor = max(self._lr_factor / _LR_STEP, 1 / _LR_RANGE)
+        elif kl < self.adaptive_kl / 2:
+            self._lr_factor = min(self._lr_factor * _LR_STEP, _LR_RANGE)
+
+    def _advantage_scale(self, rewards: Rewards) -> Tensor:
+        """Compute the scale of the weighted sum of advantages from those of the streams."""
+        scale = torch.as_tensor(self.policy.value_scale, device=rewards.weight.device)
+        scale = torch.where(torch.as_tensor(self.policy.rewarded, device=scale.device), scale, 0.0)
+        normal = torch.tensor(rewards.normalize, device=scale.device)
+        scale = torch.where(normal & (scale > 0), 1.0, scale)
+        return (rewards.weight.abs() * scale).sum()
+
+    def _step(
+        self, batch: Batch, live: Tensor, entropy_coef: float, floor: Tensor | float
+    ) -> Tensor:
         """Make one gradient step. Returns `_LOGS` on the device, without waiting for them."""
         if self.normalize_advantage:
             used = _valid_rows(batch)(batch.advantage)
-            advantage = (batch.advantage - used.mean()) / (used.std() + 1e-8)
+            std = used.std() + 1e-8
+            if self.advantage_floor:
+                std = used.std().clamp(min=floor).clamp(min=_TINY)
+            advantage = (batch.advantage - used.mean()) / std
             batch = dataclasses.replace(batch, advantage=advantage)
         return self._descend(batch, partial(self._loss, live=live, entropy_coef=entropy_coef))
 
@@ -209,9 +274,9 @@ class PPO(Learner):
         out = self.policy(batch.obs, batch.state, batch.is_first)
         logratio = rows(out.dist.log_prob(batch.action) - batch.log_prob)
         policy_loss = clipped_policy_loss(logratio, rows(batch.advantage), self.clip_range)
-        v_loss = value_loss(
-            rows(out.value), rows(batch.target), rows(batch.value), live, self.clip_range_vf
-        )
+        scale = self.policy.value_scale
+        value, target, old = (rows(v) / scale for v in (out.value, batch.target, batch.value))
+        v_loss = value_loss(value, target, old, live, self.clip_range_vf)
         entropy = rows(out.dist.entropy()).mean()
         loss = policy_loss + self.value_coef * v_loss - entropy_coef * entropy
         extra = self.auxiliaries.loss(self.policy, batch)
@@ -242,6 +307,8 @@ class PPO(Learner):
             self.gae_lambda,
         )  # [T, N, K]
         advantage = rewards.advantage(advantages, rollout.valid)  # [T, N, K] -> [T, N]
+        target = advantages + value
+        self.policy.observe_returns(rewards.reward[rollout.valid], target[rollout.valid])
         past = map_obs(lambda field: field[:T], rollout.obs)
         forward = partial(self.policy, past, rollout.state, rollout.is_first[:T])
         for extra in self.auxiliaries.advantages(rollout, forward):
@@ -258,7 +325,7 @@ class PPO(Learner):
             log_prob=rows(rollout.log_prob),
             value=rows(value),
             advantage=rows(advantage),
-            target=rows(advantages + value),
+            target=rows(target),
             valid=rows(rollout.valid),
             rows=rows(torch.arange(rollout.valid.numel(), device=rollout.device).view(T, -1)),
         )

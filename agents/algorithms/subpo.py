@@ -124,6 +124,8 @@ class SubPO(Learner):
         used = {"train/rows_used": rows.sum().item() / max(int(rollout.valid.sum()), 1)}
         if not rows.any():
             return used
+        if self.baseline == "value":
+            self.policy.observe_returns(rewards.reward[rows], target[rows])
         self.optimizer.zero_grad()
         loss, logs = self.loss(rollout, rewards, weight, target, rows, entropy_coef)
         loss.backward()
@@ -181,7 +183,9 @@ class SubPO(Learner):
         live = (rewards.weight != 0).float()
         v_loss = torch.zeros_like(policy_loss)
         if self.baseline == "value":
-            v_loss = value_loss(out.value[rows], target[rows], rollout.value[:-1][rows], live, None)
+            scale = self.policy.value_scale
+            value, wanted, old = (v[rows] / scale for v in (out.value, target, rollout.value[:-1]))
+            v_loss = value_loss(value, wanted, old, live, None)
         loss = policy_loss + self.value_coef * v_loss - entropy_coef * entropy
         return loss, torch.stack([policy_loss, v_loss, entropy, loss]).detach()
 

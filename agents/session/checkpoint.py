@@ -35,8 +35,9 @@ from firstlight.networks.spec import with_new_keywords
 FORMAT = 3
 """Format that `save` writes; `load` also reads all earlier ones, see `upgraded`."""
 _SINCE_3: dict[str, dict[str, Any]] = {
-    "firstlight.networks.encoders.mlp.MLP": {"scale_bytes": False},
-    "firstlight.networks.encoders.mlp.TwinMLP": {"scale_bytes": False},
+    "firstlight.networks.encoders.mlp.MLP": {"scale_bytes": False, "normalize_obs": False},
+    "firstlight.networks.encoders.mlp.TwinMLP": {"scale_bytes": False, "normalize_obs": False},
+    "firstlight.networks.encoders.multi_input.MultiInput": {"normalize_obs": False},
     "firstlight.networks.encoders.pixel.Pixel": {"divisor": 255.0},
 }
 """Keywords that classes have since format 3, with the values of what was trained before."""
@@ -213,8 +214,11 @@ def _upgraded_policy(spec: dict) -> dict:
     spec = with_new_keywords(spec, _SINCE_3)
     kwargs = spec["kwargs"]
     # also of a subclass without a constructor of its own, whatever its name
-    if kwargs.keys() == _ACTOR_CRITIC and kwargs["act_space"].get("space") == "Box":
-        return {**spec, "kwargs": {**kwargs, "scale_actions": False}}
+    if kwargs.keys() == _ACTOR_CRITIC:
+        added: dict[str, Any] = {"normalize_value": "none"}
+        if kwargs["act_space"].get("space") == "Box":
+            added["scale_actions"] = False
+        return {**spec, "kwargs": {**kwargs, **added}}
     return spec
 
 

@@ -16,8 +16,9 @@ from firstlight.envs.seeding import derive
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.mixer.terms import Term
-from firstlight.intrinsic.norm import ReturnScale, RunningMoments
+from firstlight.intrinsic.norm import ReturnScale
 from firstlight.intrinsic.state import Fitter, isolated_rng
+from firstlight.networks.normalisation import RunningMoments
 
 SMALLEST_IMAGE = 36
 """Smallest height and width for which the convolutions have an output."""

@@ -12,8 +12,12 @@ from firstlight.networks.encoders.oni import ONINet
 from firstlight.networks.encoders.pixel import Pixel
 
 
-def auto(obs_space: spaces.Dict) -> Encoder:
+def auto(obs_space: spaces.Dict, *, normalize_obs: bool = False) -> Encoder:
     """Choose an encoder that uses every field of a space.
+
+    Args:
+        obs_space: of one environment.
+        normalize_obs: of `MLP` and `MultiInput`, see `Flat`.
 
     Returns:
         `NetHack`, `Grid`, `Pixel` or `MLP` where one of them suits all fields, else `MultiInput`.
@@ -22,15 +26,19 @@ def auto(obs_space: spaces.Dict) -> Encoder:
     if {"glyphs", "blstats"} <= obs_space.spaces.keys():
         others = [*kinds.grids, *kinds.pictures, *kinds.rest]
         # its other views of the screen repeat the glyphs: `NetHack` refuses them, with a sentence
-        return NetHack(obs_space) if set(others) <= set(SCREENS) else MultiInput(obs_space)
+        return (
+            NetHack(obs_space)
+            if set(others) <= set(SCREENS)
+            else MultiInput(obs_space, normalize_obs=normalize_obs)
+        )
     if not kinds.grids and not kinds.pictures:
-        return MLP(obs_space)
+        return MLP(obs_space, normalize_obs=normalize_obs)
     plain = not any(is_bytes(obs_space[name]) for name in kinds.rest)
     if len(kinds.grids) == 1 and not kinds.pictures and plain:
         return Grid(obs_space, key=kinds.grids[0])
     if len(kinds.pictures) == 1 and not kinds.grids and not kinds.rest:
         return Pixel(obs_space, key=kinds.pictures[0])
-    return MultiInput(obs_space)
+    return MultiInput(obs_space, normalize_obs=normalize_obs)
 
 
 __all__ = [

@@ -24,6 +24,16 @@ class Encoder(nn.Module, ABC):
     def forward(self, obs: Obs) -> Tensor:
         """Encode fields [B, ...] as features [B, out_dim]."""
 
+    def observe(self, obs: Obs, valid: Tensor) -> None:
+        """Add the observations of a rollout to running statistics; by default there are none.
+
+        Called after the rollout has been learnt from, and never in an evaluation.
+
+        Args:
+            obs: fields [T, N, ...] that the policy acted on.
+            valid: [T, N] bool, rows to count.
+        """
+
     def describe_fields(self) -> dict[str, str]:
         """Describe in a few words what happens to each field that is used, by name.
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from firstlight.envs.types import Obs
 from firstlight.networks.encoders.base import Encoder, TwinEncoder
-from firstlight.networks.encoders.fields import is_bytes, is_symbolic
+from firstlight.networks.encoders.fields import is_bytes, is_symbolic, picture_axes
 from firstlight.networks.initialisation import orthogonal
+from firstlight.networks.normalisation import ObservationNormaliser
 from firstlight.networks.spec import rebuildable
 
 UNSCALED = "unscaled bytes"
@@ -27,9 +28,13 @@ class Flat(Encoder):
     Args:
         obs_space: of one environment. The field "action_mask" is left out.
         scale_bytes: divide uint8 fields with bounds 0 and 255 by 255, except MiniGrid's codes.
+        normalize_obs: normalise fields of floats, except pictures, by the running mean and
+            deviation of each number, and clip them at 10.
     """
 
-    def __init__(self, obs_space: spaces.Dict, *, scale_bytes: bool = False):
+    def __init__(
+        self, obs_space: spaces.Dict, *, scale_bytes: bool = False, normalize_obs: bool = False
+    ):
         super().__init__()
         self.fields = {
             name: space for name, space in obs_space.spaces.items() if name != "action_mask"
@@ -40,6 +45,13 @@ class Flat(Encoder):
             for name, space in self.fields.items()
             if scale_bytes and is_bytes(space) and not is_symbolic(obs_space, name)
         }
+        self.normalized = [n for n, s in self.fields.items() if normalize_obs and _is_vector(s)]
+        chosen = [
+            name in self.normalized
+            for name, space in self.fields.items()
+            for _ in range(_width(name, space))
+        ]
+        self.normaliser = ObservationNormaliser(chosen) if self.normalized else None
 
     def forward(self, obs: Obs) -> Tensor:
         """Flatten fields [B, ...] to [B, out_dim] float32."""
@@ -55,7 +67,14 @@ class Flat(Encoder):
                 field = torch.cat(hot, 1)
             numbers = field[:, None].flatten(1).float()  # a scalar field is [B]
             parts.append(numbers / 255 if name in self.scaled else numbers)
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        flat = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return flat if self.normaliser is None else self.normaliser(flat)
+
+    def observe(self, obs: Obs, valid: Tensor) -> None:
+        """Add observations to the running statistics, see `Encoder.observe`."""
+        if self.normaliser is not None:
+            fields = [obs[name][valid] for name in self.normalized]  # [T, N, ...] -> [R, ...]
+            self.normaliser.update(torch.cat([f[:, None].flatten(1) for f in fields], 1))
 
     def describe_fields(self) -> dict[str, str]:
         """Describe what happens to each field, see `Encoder.describe_fields`."""
@@ -64,9 +83,17 @@ class Flat(Encoder):
     def _describe(self, name: str, space: spaces.Space) -> str:
         if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
             return "one-hot"
+        if name in self.normalized:
+            return "normalised by running mean and deviation, clipped at 10"
         if not is_bytes(space):
             return "as it is"
         return "flattened, scaled to [0, 1]" if name in self.scaled else f"flattened, {UNSCALED}"
+
+
+def _is_vector(space: spaces.Space) -> bool:
+    """Whether a field holds floats that are not a picture."""
+    floats = isinstance(space, spaces.Box) and np.dtype(space.dtype).kind == "f"
+    return floats and picture_axes(space) is None
 
 
 def _one_hot(ids: Tensor, n: int) -> Tensor:
@@ -92,7 +119,7 @@ class MLP(Encoder):
         obs_space: of one environment.
         hidden: width of each layer.
         activation: class of the nonlinearity after each layer.
-        scale_bytes: see `Flat`.
+        scale_bytes, normalize_obs: see `Flat`.
     """
 
     def __init__(
@@ -102,9 +129,10 @@ class MLP(Encoder):
         hidden: Sequence[int] = (64, 64),
         activation: type[nn.Module] = nn.Tanh,
         scale_bytes: bool = True,
+        normalize_obs: bool = False,
     ):
         super().__init__()
-        self.flat = Flat(obs_space, scale_bytes=scale_bytes)
+        self.flat = Flat(obs_space, scale_bytes=scale_bytes, normalize_obs=normalize_obs)
         widths = [self.flat.out_dim, *hidden]
         layers: list[nn.Module] = []
         for i, o in itertools.pairwise(widths):
@@ -115,6 +143,10 @@ class MLP(Encoder):
     def forward(self, obs: Obs) -> Tensor:
         """Encode fields [B, ...] as [B, out_dim]."""
         return self.layers(self.flat(obs))
+
+    def observe(self, obs: Obs, valid: Tensor) -> None:
+        """Add observations to the running statistics, see `Encoder.observe`."""
+        self.flat.observe(obs, valid)
 
     def describe_fields(self) -> dict[str, str]:
         """Describe what happens to each field, see `Encoder.describe_fields`."""
@@ -131,7 +163,7 @@ class TwinMLP(TwinEncoder):
         obs_space: of one environment.
         hidden: width of each layer, one or more.
         activation: class of the nonlinearity after each layer.
-        scale_bytes: see `Flat`.
+        scale_bytes, normalize_obs: see `Flat`.
 
     Raises:
         ValueError: if `hidden` is empty.
@@ -144,11 +176,13 @@ class TwinMLP(TwinEncoder):
         hidden: Sequence[int] = (64, 64),
         activation: type[nn.Module] = nn.Tanh,
         scale_bytes: bool = True,
+        normalize_obs: bool = False,
     ):
         super().__init__()
         if not hidden:
             raise ValueError(f"hidden is {hidden}, a TwinMLP needs at least one layer")
         options: dict[str, Any] = {"activation": activation, "scale_bytes": scale_bytes}
+        options["normalize_obs"] = normalize_obs
         pair = [MLP(obs_space, hidden=hidden, **options) for _ in range(2)]
         self.flat, self.out_dim, self.activation = pair[0].flat, pair[0].out_dim, activation()
         linear = [[layer for layer in mlp.layers if isinstance(layer, nn.Linear)] for mlp in pair]
@@ -165,6 +199,10 @@ class TwinMLP(TwinEncoder):
         for weight, bias in zip(self.weights, self.biases, strict=True):
             hidden = self.activation(torch.baddbmm(bias, hidden, weight))
         return hidden
+
+    def observe(self, obs: Obs, valid: Tensor) -> None:
+        """Add observations to the running statistics, see `Encoder.observe`."""
+        self.flat.observe(obs, valid)
 
     def describe_fields(self) -> dict[str, str]:
         """Describe what happens to each field, see `Encoder.describe_fields`."""

@@ -29,6 +29,7 @@ class MultiInput(Encoder):
         obs_space: of one environment. The field "action_mask" is left out.
         hidden: width of each layer of the MLP.
         picture_dim: width of the features of each picture.
+        normalize_obs: of the MLP, see `Flat`.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class MultiInput(Encoder):
         *,
         hidden: Sequence[int] = (64, 64),
         picture_dim: int = 256,
+        normalize_obs: bool = False,
     ):
         super().__init__()
         kinds = FieldKinds(obs_space)
@@ -47,7 +49,8 @@ class MultiInput(Encoder):
         for name in kinds.pictures:
             parts.append(Pixel(_only(obs_space, [name]), key=name, out_dim=picture_dim))
         if kinds.rest:
-            parts.append(MLP(_only(obs_space, kinds.rest), hidden=hidden))
+            rest = _only(obs_space, kinds.rest)
+            parts.append(MLP(rest, hidden=hidden, normalize_obs=normalize_obs))
         self.parts = nn.ModuleList(parts)
         self._encoders = parts
         self.out_dim = sum(part.out_dim for part in parts)
@@ -55,6 +58,11 @@ class MultiInput(Encoder):
     def forward(self, obs: Obs) -> Tensor:
         """Encode fields [B, ...] as [B, out_dim]."""
         return torch.cat([part(obs) for part in self.parts], 1)
+
+    def observe(self, obs: Obs, valid: Tensor) -> None:
+        """Add observations to the running statistics, see `Encoder.observe`."""
+        for part in self._encoders:
+            part.observe(obs, valid)
 
     def describe_fields(self) -> dict[str, str]:
         """Describe what happens to each field, see `Encoder.describe_fields`."""

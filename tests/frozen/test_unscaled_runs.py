@@ -29,6 +29,8 @@ def test_its_policy_acts_as_it_was_trained(run):
     agent = load(run)
     assert agent.policy.init_kwargs["scale_actions"] is False
     assert agent.policy.encoder.init_kwargs["scale_bytes"] is False
+    assert agent.policy.encoder.init_kwargs["normalize_obs"] is False
+    assert agent.policy.init_kwargs["normalize_value"] == "none"
     obs = np.array([0.5, -0.5, 1], np.float32)
     action, _ = agent.act(obs, deterministic=True)
     with torch.no_grad():
@@ -48,6 +50,8 @@ def test_it_goes_on_as_it_would_have(run):
     assert done.status == 0, done.err
     config = OmegaConf.load(run / "config.yaml")
     assert config.policy.scale_actions is config.encoder.scale_bytes is False
+    assert config.encoder.normalize_obs is False
+    assert config.policy.normalize_value == config.learner.lr_decay == "none"
     newest = checkpoint.newest(run / "checkpoints")
     assert newest.name == "step_000000000512"
     saved = safetensors.torch.load_file(newest / "tensors.safetensors")
@@ -67,7 +71,8 @@ def test_asking_for_scaling_when_it_is_resumed_is_refused(run):
 
 def test_a_subclass_without_a_constructor_is_upgraded_too():
     spec = checkpoint.policy_spec(next((RUN / "checkpoints").iterdir()))
-    kwargs = {k: v for k, v in spec["kwargs"].items() if k != "scale_actions"}
+    since = ("scale_actions", "normalize_value")
+    kwargs = {k: v for k, v in spec["kwargs"].items() if k not in since}
     old = {"policy_spec": {"target": "theirs.Policy", "kwargs": kwargs}}
     assert checkpoint.upgraded(old, 2)["policy_spec"]["kwargs"]["scale_actions"] is False
     discrete = {**kwargs, "act_space": {"space": "Discrete", "n": 2, "start": 0}}

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from firstlight.intrinsic.mixer.terms import Transform
-from firstlight.intrinsic.norm import ReturnScale, RewardScale, RunningMoments
+from firstlight.intrinsic.norm import ReturnScale, RewardScale
+from firstlight.networks.normalisation import RunningMoments
 
 PRIOR = 1e-4
 

@@ -14,9 +14,9 @@ from firstlight.agents.learner import Auxiliary, Batch
 from firstlight.agents.policy import Policy
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import Obs, Rollout, map_obs, take
-from firstlight.intrinsic.norm import RunningMoments
 from firstlight.intrinsic.state import isolated_rng
 from firstlight.networks.encoders import Flat
+from firstlight.networks.normalisation import RunningMoments
 
 _WIDTHS = (128, 32, 16, 32, 128, 512, 512)  # with the bottleneck of 16
 _CLIP = 5.0  # of a normalised observation

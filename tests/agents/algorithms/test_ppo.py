@@ -360,3 +360,58 @@ def test_rows_of_sequences_that_are_not_valid_change_nothing():
         updated.append(copied.state_dict())
     assert all(torch.equal(updated[0][name], updated[1][name]) for name in updated[0])
     assert any(not torch.equal(updated[0][n], v) for n, v in policy.state_dict().items())
+
+
+def update_once(**options):
+    """Return a learner after an update on rewards of a chain, and its metrics."""
+    vec = Chain(8, length=3)
+    learner = PPO(make_policy(vec), minibatch_size=64, num_epochs=6, **options)
+    rollout = Runner(vec).collect(learner.policy, 32)
+    reward = (rollout.action == 1).float()
+    rollout = dataclasses.replace(rollout, reward=reward)
+    return learner, learner.update(rollout, RewardMixer({})(rollout, {}), 0.75)
+
+
+def test_epochs_after_one_beyond_the_target_kl_are_left_out():
+    assert "train/epochs" not in update_once(lr=0.05)[1]
+    assert update_once(lr=0.05, target_kl=1e9)[1]["train/epochs"] == 6
+    few = update_once(lr=0.05, target_kl=0.01)[1]["train/epochs"]
+    assert 1 <= few < 6
+    learner, _ = update_once(lr=0.05, target_kl=0.01)
+    assert learner.gradient_steps(32, 8) is None
+    short, _ = update_once(lr=0.05, target_kl=0.01)
+    short.num_epochs = few
+    assert all(
+        torch.equal(p, q)
+        for p, q in zip(learner.policy.parameters(), short.policy.parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("lr", "factor"), [(0.05, 1 / 1.5), (1e-6, 1.5)], ids=["too far", "not far enough"]
+)
+def test_the_learning_rate_follows_the_kl_of_the_update_before(lr, factor):
+    learner, first = update_once(lr=lr, adaptive_kl=0.005)
+    assert first["train/lr"] == lr
+    twin = PPO(make_policy(Chain(8, length=3), seed=3), lr=lr, adaptive_kl=0.005)
+    twin.load_state_dict(copy.deepcopy(learner.state_dict()))
+    for each in (learner, twin):
+        rollout = Runner(Chain(8, length=3)).collect(each.policy, 32)
+        later = each.update(rollout, RewardMixer({})(rollout, {}))
+        assert later["train/lr"] == pytest.approx(lr * factor)
+
+
+def test_the_learning_rate_stays_within_a_factor_of_ten():
+    learner, _ = update_once(lr=1e-9, adaptive_kl=0.01)
+    vec = Chain(8, length=3)
+    for _ in range(8):
+        rollout = Runner(vec).collect(learner.policy, 8)
+        metrics = learner.update(rollout, RewardMixer({})(rollout, {}))
+    assert metrics["train/lr"] == pytest.approx(1e-8)
+
+
+def test_the_learning_rate_falls_to_zero_over_the_run():
+    assert update_once(lr=0.01, lr_decay="linear")[1]["train/lr"] == pytest.approx(0.0025)
+    assert update_once(lr=0.01)[1]["train/lr"] == 0.01
+    with pytest.raises(ValueError, match="lr_decay is 'cosine', expected one of none, linear"):
+        update_once(lr_decay="cosine")

@@ -46,7 +46,7 @@ def test_only_the_named_parts_are_loaded(run):
     with pytest.raises(ValueError, match="this run has no 'icm'; it has policy, count, rnd"):
         initialise(new.policy, new.modules, path, ["icm"])
     other = {**new.modules, "rnd_2": new.modules["rnd"]}
-    with pytest.raises(ValueError, match="run.* has no 'rnd_2'"):
+    with pytest.raises(ValueError, match=r"run.* has no 'rnd_2'"):
         initialise(new.policy, other, path, ["rnd_2"])
 
 
@@ -57,5 +57,5 @@ def test_what_does_not_fit_is_named(run):
     assert missing == ["value_head.weight", "value_head.bias"]
     assert torch.equal(new.policy.policy_head.weight, old.policy.policy_head.weight)
     wide = RND(new.vec.obs_space, embedding_dim=3, seed=0)
-    with pytest.raises(ValueError, match="the reward module 'rnd' does not fit: .*size mismatch"):
+    with pytest.raises(ValueError, match=r"the reward module 'rnd' does not fit: .*size mismatch"):
         initialise(new.policy, {"rnd": wide}, path)
