@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _INVALID_VALUE = (ValueError, OSError, ImportError, gymnasium.error.Error)
 _WRONG_ARGUMENT = (TypeError, LookupError)
+_POLICY_OPTIONS = ("scale_actions", "squash", "state_dependent_std")
 
 
 def locate(target: str) -> Any:
@@ -300,7 +301,8 @@ def build(cfg: DictConfig, vec: VecEnv) -> Trainer:
     spaces = {"obs_space": vec.obs_space, "act_space": vec.act_space}
     options = to_dict(cfg.policy)
     critic = options.pop("critic_encoder", None)
-    scale_actions = options.pop("scale_actions", True)  # a policy of the user's own has no such
+    # a policy of the user's own has no such
+    given = {name: options.pop(name) for name in _POLICY_OPTIONS if name in options}
     saved = saved_policy(cfg)
     encoder = make_encoder(cfg.encoder, saved.get("encoder"), **spaces)
     policy = instantiate(
@@ -310,7 +312,7 @@ def build(cfg: DictConfig, vec: VecEnv) -> Trainer:
         critic_encoder=make_encoder(critic, saved.get("critic_encoder"), **spaces)
         if critic
         else None,
-        scale_actions=scale_actions,
+        **given,
         num_streams=mixer.num_streams,
     )
     known = {**spaces, "info_space": vec.info_space, "in_dim": encoder.out_dim}

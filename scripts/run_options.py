@@ -32,7 +32,12 @@ MAY_CHANGE = (  # how a run is watched and how long it takes, not what it does
 """Options that may differ when a run is resumed."""
 
 _RENAMED = {"checkpoint_every": "checkpoint.every"}  # names in runs of older versions
-_SINCE = {"policy.scale_actions": False, "encoder.scale_bytes": False}
+_SINCE = {
+    "policy.scale_actions": False,
+    "policy.squash": False,
+    "policy.state_dependent_std": False,
+    "encoder.scale_bytes": False,
+}
 """Options that runs of older versions lack, and what these runs did."""
 _IN_NAME = ("env", "learner", "intrinsic", "mixer", "auxiliary", "seed")
 _REQUIRED = (

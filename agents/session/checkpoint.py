@@ -190,7 +190,8 @@ def _upgraded_policy(spec: dict) -> dict:
     kwargs = spec["kwargs"]
     # also of a subclass without a constructor of its own, whatever its name
     if kwargs.keys() == _ACTOR_CRITIC and kwargs["act_space"].get("space") == "Box":
-        return {**spec, "kwargs": {**kwargs, "scale_actions": False}}
+        new = {"scale_actions": False, "squash": False, "state_dependent_std": False}
+        return {**spec, "kwargs": {**kwargs, **new}}
     return spec
 
 
