@@ -164,7 +164,7 @@ def _cast(name: str, array: np.ndarray, space: spaces.Space) -> np.ndarray:
 
 
 def _to_space(action: np.ndarray, space: spaces.Space) -> np.ndarray:
-    """Convert actions of a policy, [N] or [N, A], to the action space, [N, ...]."""
+    """Convert actions of a policy, [N, *action], to the action space."""
     shaped = action.reshape(len(action), *(space.shape or ()))
     if isinstance(space, spaces.Box):
         shaped = np.clip(shaped, space.low, space.high)

@@ -71,7 +71,7 @@ class Batch:
         obs: [L, B, ...].
         state: [B, ...] before the first step.
         is_first: [L, B] bool.
-        action: [L, B] or [L, B, A].
+        action: [L, B, *action].
         log_prob: [L, B].
         value: [L, B, K].
         advantage: [L, B].

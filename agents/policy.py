@@ -10,9 +10,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from firstlight.envs.action_spaces import MASK
 from firstlight.envs.types import Obs, Rollout, State, map_obs
 from firstlight.networks.cores import Core, Feedforward
-from firstlight.networks.distributions import Distribution, action_range, distribution_for
+from firstlight.networks.distributions import Distribution, distribution_for
 from firstlight.networks.encoders.base import Encoder, TwinEncoder
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.normalisation import ReturnNormaliser
@@ -58,11 +59,13 @@ class Policy(nn.Module, ABC):
         obs_space: of one environment.
         act_space: of one environment.
         num_streams: `K`, the number of value heads.
+        squash: whether continuous actions are squashed by tanh.
     """
 
     obs_space: spaces.Dict
     act_space: spaces.Space
     num_streams: int = 1
+    squash: bool = False
 
     def describe_fields(self) -> dict[str, str]:
         """Describe what happens to each observation field that is used; empty if not known."""
@@ -101,7 +104,7 @@ class Policy(nn.Module, ABC):
 
     @property
     def action_scale(self) -> Tensor | float:
-        """Factors [A] by which continuous actions are larger than the head's outputs."""
+        """Factors of an action's shape by which it is larger than the head's outputs."""
         return 1.0
 
     def initial_state(self, num_envs: int) -> State:
@@ -139,8 +142,9 @@ class ActorCritic(Policy):
     """Encoder, core, a policy head and `K` value heads.
 
     Args:
-        obs_space: of one environment. A field "action_mask" (bool [A]) forbids actions.
-        act_space: Discrete or Box.
+        obs_space: of one environment. A field "action_mask" forbids discrete actions, see
+            `ActionMask`.
+        act_space: Discrete, MultiDiscrete, MultiBinary or Box, of any shape.
         encoder: turns fields [B, ...] into features [B, H], with an attribute `out_dim`; shared by
             policy and values. A `TwinEncoder` returns features for each, [2, B, H].
         critic_encoder: a separate encoder for the values; default shares `encoder`.
@@ -152,10 +156,16 @@ class ActorCritic(Policy):
             `act_space`: outputs -1 and 1 become the lower and the upper bound, and the standard
             deviation is multiplied by half their distance. Only dimensions that `is_bounded`
             names; the others are used as they are.
+        squash: squash the normal distribution of continuous actions by tanh, in the same
+            dimensions, so that no action is out of bounds and clipped; without `scale_actions`
+            into -1 to 1.
+        state_dependent_std: compute the log standard deviations of continuous actions from the
+            features, as the means, clamped to `LOG_STD_RANGE` before they are scaled; otherwise
+            they are parameters, the same in every state.
 
     Raises:
-        ValueError: for an action space without a distribution, a `critic_encoder` beside a
-            `TwinEncoder`, or an unknown `normalize_value`.
+        ValueError: for an action space without a distribution, a mask that does not fit it, a
+            `critic_encoder` beside a `TwinEncoder`, or an unknown `normalize_value`.
     """
 
     def __init__(
@@ -168,6 +178,8 @@ class ActorCritic(Policy):
         num_streams: int = 1,
         scale_actions: bool = True,
         normalize_value: NormalizeValue = "none",
+        squash: bool = False,
+        state_dependent_std: bool = False,
     ):
         super().__init__()
         self.obs_space, self.act_space, self.num_streams = obs_space, act_space, num_streams
@@ -183,10 +195,16 @@ class ActorCritic(Policy):
             self.critic_core = Feedforward(encoder.out_dim)
         elif critic_encoder is not None:
             self.critic_core = Feedforward(critic_encoder.out_dim)  # type: ignore[arg-type]
-        num_outputs, self.distribution = distribution_for(act_space)
-        has_log_std = self.distribution.has_log_std
-        self.log_std = nn.Parameter(torch.zeros(num_outputs)) if has_log_std else None
-        self._scale_to(act_space if scale_actions else None)
+        self.distribution = distribution_for(
+            act_space,
+            obs_space,
+            scale_actions=scale_actions,
+            squash=squash,
+            state_dependent_std=state_dependent_std,
+        )
+        self.squash = squash and isinstance(act_space, spaces.Box)
+        num_outputs, num_log_std = self.distribution.num_outputs, self.distribution.num_log_std
+        self.log_std = nn.Parameter(torch.zeros(num_log_std)) if num_log_std else None
         value_core = self.core if self.critic_core is None else self.critic_core
         self.policy_head = orthogonal(nn.Linear(self.core.out_dim, num_outputs), 0.01)
         self.value_head = orthogonal(nn.Linear(value_core.out_dim, num_streams), 1.0)
@@ -205,8 +223,8 @@ class ActorCritic(Policy):
         if not all(told):
             return {}
         values = {name: f"{what}, for values only" for name, what in told[-1].items()}
-        masks = {"action_mask": "forbids actions"} if "action_mask" in self.obs_space.spaces else {}
-        return values | told[0] | masks
+        forbids = MASK in self.obs_space.spaces and not isinstance(self.act_space, spaces.Box)
+        return values | told[0] | ({MASK: "forbids actions"} if forbids else {})
 
     def observe(self, rollout: Rollout) -> None:
         """Add observations to the encoders' running statistics, see `Policy.observe`."""
@@ -244,8 +262,8 @@ class ActorCritic(Policy):
 
     @property
     def action_scale(self) -> Tensor | float:
-        """Factors [A], see `Policy.action_scale`; 1 where actions are not scaled."""
-        return self._action_scale if self._scaled else 1.0
+        """Factors, see `Policy.action_scale`; 1 where actions are not scaled."""
+        return self.distribution.scale
 
     def initial_state(self, num_envs: int) -> State:
         """Return the state of both cores before a first observation."""
@@ -257,12 +275,8 @@ class ActorCritic(Policy):
     def forward(self, obs: Obs, state: State, is_first: Tensor) -> PolicyOutput:
         """Compute action distributions and values, see `Policy.forward`."""
         features = self.features(obs, state, is_first)
-        outputs, mask = self.policy_head(features.policy), obs.get("action_mask")
-        log_std: Tensor | None = self.log_std
-        if self._scaled and log_std is not None:  # an affine map of a normal variable is normal
-            outputs = self._action_centre + self._action_scale * outputs
-            log_std = log_std + self._log_scale
-        dist = self.distribution.from_outputs(outputs, log_std, mask)
+        outputs = self.policy_head(features.policy)
+        dist = self.distribution.make(outputs, self.log_std, obs.get(MASK))
         value = self.value_head(features.value)
         if self.returns is not None:
             value = torch.addcmul(self.returns.mean, value, self.returns.scale)
@@ -289,22 +303,6 @@ class ActorCritic(Policy):
         if isinstance(self.encoder, TwinEncoder):
             encoded = encoded[0]
         return self.core(encoded.unflatten(0, is_first.shape), _split(state)[0], is_first)[0]
-
-    def _scale_to(self, act_space: spaces.Space | None) -> None:
-        """Set centre and scale of actions; with None, or bounds of -1 and 1, they have no effect.
-
-        They follow from the space, so checkpoints do not hold them.
-        """
-        bounds = action_range(act_space) if isinstance(act_space, spaces.Box) else None
-        centre, half = ([], []) if bounds is None else (bound.tolist() for bound in bounds)
-        self._scaled = any(centre) or any(scale != 1 for scale in half)
-        self._action_centre: Tensor
-        self._action_scale: Tensor
-        self._log_scale: Tensor
-        scale = torch.tensor(half) if self._scaled else torch.tensor(1.0)
-        self.register_buffer("_action_scale", scale, persistent=False)
-        self.register_buffer("_action_centre", torch.tensor(centre), persistent=False)
-        self.register_buffer("_log_scale", scale.log(), persistent=False)
 
 
 def _flat(obs: Obs) -> Obs:

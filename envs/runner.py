@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
 from firstlight.envs import seeding
+from firstlight.envs.action_spaces import MASK, ActionMask
 from firstlight.envs.check_rows import check_first_row
-from firstlight.envs.faults import class_name, raise_for_environment
+from firstlight.envs.faults import EnvironmentFaultError, class_name, raise_for_environment
 from firstlight.envs.finite import nan_to_zero
+from firstlight.envs.random_actions import RandomBox, RandomChoices
 from firstlight.envs.types import Obs, Rollout, State, Step, map_obs, take
 from firstlight.envs.vec import VecEnv, check_reported
 
@@ -63,7 +65,7 @@ class Runner:
         check_reported(vec)
         self.resume = vec.resume
         self.generator = generator or seeding.generator(seed, "actions", self.device)
-        self._resets, self._unchecked = 0, True
+        self._resets, self._unchecked, self._mask_checked = 0, True, False
         self._obs: Obs | None = None
         self._info: Obs = {}
         self._is_first = torch.ones(vec.num_envs, dtype=torch.bool)
@@ -75,7 +77,8 @@ class Runner:
         Call `restart_state` before collecting with another actor.
 
         Raises:
-            EnvironmentFaultError: if the first reset or step breaks the contract of `VecEnv`.
+            EnvironmentFaultError: if the first reset or step breaks the contract of `VecEnv`, or
+                the masks of a whole first rollout forbid every action.
             EnvironmentRaisedError: if an environment's code raised an exception.
         """
         N = self.vec.num_envs
@@ -109,6 +112,9 @@ class Runner:
         final_at, final_obs, final_info, final_state = _ends(steps, outs, obs, info, state)
         truncated = torch.stack([step.truncated for step in steps])
         crashed = _cut_crashed(steps, truncated)
+        valid = torch.stack([step.valid for step in steps])
+        if MASK in obs and not self._mask_checked:
+            self._check_mask(obs[MASK][:-1], valid)
         params = [out.dist.params[0] for out in outs] if self.keep_dist_params else None
         return Rollout(
             obs=obs,
@@ -120,7 +126,7 @@ class Runner:
             reward=torch.stack([step.reward for step in steps]),
             terminated=torch.stack([step.terminated for step in steps]),
             truncated=truncated,
-            valid=torch.stack([step.valid for step in steps]),
+            valid=valid,
             is_first=torch.stack([opened[2], *(step.is_first for step in steps)]),
             final_at=final_at,
             final_obs=final_obs,
@@ -224,6 +230,29 @@ class Runner:
             self._unchecked = False
         return step
 
+    def _check_mask(self, field: Tensor, used: Tensor) -> None:
+        """Refuse masks [T, N, ...] of a first rollout that never allow anything; warn of some."""
+        self._mask_checked = True
+        mask = ActionMask.find(self.vec.act_space, self.vec.obs_space)
+        if mask is None:
+            return
+        share = mask.forbidden(field, used)
+        worst = int(share.argmax())
+        part = f" of component {worst}" if len(share) > 1 else ""
+        if share[worst] == 1:
+            raise EnvironmentFaultError(
+                f"{class_name(self.vec)}: the observation {MASK!r} forbids every action{part} in "
+                "each step of the first rollout, expected a value other than 0 for what is allowed"
+            )
+        if share[worst] > 0:
+            log.warning(
+                "%r forbids every action%s in %.2g %% of the steps of the first rollout: any "
+                "action is taken there",
+                MASK,
+                part,
+                100 * float(share[worst]),
+            )
+
     def _act(self, actor: Actor) -> Any:
         assert self._obs is not None
         assert self._state is not None
@@ -278,8 +307,11 @@ def _ends(
 class RandomActor:
     """Samples uniform actions, for the warmup of modules and as a baseline.
 
+    Actions that an observation field "action_mask" forbids are not taken. Elements of a Box without
+    usable bounds (`is_bounded`) are drawn from a standard normal distribution.
+
     Args:
-        act_space: Discrete or bounded Box.
+        act_space: Discrete, MultiDiscrete, MultiBinary or Box.
         num_streams: `K`; all values are 0.
     """
 
@@ -292,31 +324,16 @@ class RandomActor:
 
     def __call__(self, obs: Obs, state: State, is_first: Tensor) -> Any:
         """Return a uniform distribution of actions [1, N] and values of 0."""
-        return _RandomOutput(self.act_space, is_first, self.num_streams)
+        dist: RandomBox | RandomChoices
+        if isinstance(self.act_space, spaces.Box):
+            dist = RandomBox(self.act_space, is_first)
+        else:
+            dist = RandomChoices(self.act_space, is_first, obs.get(MASK))
+        value = torch.zeros((*is_first.shape, self.num_streams), device=is_first.device)
+        return _RandomOutput(dist, value, {})
 
 
-class _RandomOutput:
-    def __init__(self, act_space: spaces.Space, is_first: Tensor, num_streams: int):
-        self.act_space, self.lead, self.device = act_space, is_first.shape, is_first.device
-        self.dist = self
-        self.state: State = {}
-        self.value = torch.zeros((*self.lead, num_streams), device=self.device)
-
-    def sample(self, generator: torch.Generator) -> Tensor:
-        if isinstance(self.act_space, spaces.Discrete):
-            n = int(self.act_space.n)
-            return torch.randint(0, n, self.lead, generator=generator, device=self.device)
-        if not isinstance(self.act_space, spaces.Box) or not self.act_space.is_bounded():
-            raise ValueError(
-                f"no uniform action over {self.act_space}: use Discrete or a bounded Box"
-            )
-        low = torch.as_tensor(self.act_space.low, device=self.device, dtype=torch.float32)
-        high = torch.as_tensor(self.act_space.high, device=self.device, dtype=torch.float32)
-        noise = torch.rand((*self.lead, *low.shape), generator=generator, device=self.device)
-        return low + (high - low) * noise
-
-    def log_prob(self, action: Tensor) -> Tensor:
-        if isinstance(self.act_space, spaces.Discrete):
-            return torch.full(self.lead, -float(torch.tensor(float(self.act_space.n)).log()))
-        width = torch.as_tensor(self.act_space.high - self.act_space.low)  # type: ignore[attr-defined]
-        return torch.full(self.lead, -float(width.log().sum()))
+class _RandomOutput(NamedTuple):
+    dist: RandomBox | RandomChoices
+    value: Tensor
+    state: State

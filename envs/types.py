@@ -6,7 +6,7 @@ Everything is time-major. Axis letters, used in every docstring of the project:
 ``T``  steps in a rollout
 ``N``  environments
 ``K``  reward streams (value heads)
-``A``  size of a continuous action
+``A``  size of a continuous action of one axis; any action has the shape of its space
 ``D``  episode ends inside a rollout whose last observation autoreset hid
 ``P``  parameters of an action distribution
 =====  =====================================================================
@@ -108,7 +108,7 @@ class Rollout:
     Args:
         obs: [T+1, N, ...] ``obs[t+1]`` is what the policy saw after step t.
         info: [T+1, N, ...] side channels for reward modules (position, success, ...).
-        action: [T, N] int64, or [T, N, A] float32.
+        action: [T, N, *action] int64 for discrete spaces, float32 for a Box.
         log_prob: [T, N] under the policy that acted.
         value: [T+1, N, K] as predicted when acting; row T bootstraps.
         dist_params: [T, N, P] parameters of the action distribution; None unless requested.
@@ -263,10 +263,8 @@ def check(rollout: Rollout) -> Rollout:
     for name in ("terminated", "truncated", "valid"):
         demand(name, getattr(rollout, name), T, N, dtype=torch.bool)
     demand("is_first", rollout.is_first, T + 1, N, dtype=torch.bool)
-    if rollout.action.dtype == torch.int64:
-        demand("action", rollout.action, T, N, "...")
-    else:
-        demand("action", rollout.action, T, N, "A", "...", dtype=torch.float32)
+    discrete = rollout.action.dtype == torch.int64
+    demand("action", rollout.action, T, N, "...", dtype=None if discrete else torch.float32)
     if rollout.dist_params is not None:
         demand("dist_params", rollout.dist_params, T, N, "P")
     if rollout.crashed is not None:

@@ -76,7 +76,11 @@ class VecEnv(ABC):
 
     @abstractmethod
     def step(self, action: Tensor) -> Step:
-        """Step with `action` [N] int64 or [N, A] float32; ValueError for an invalid action."""
+        """Step with `action` [N, *action], int64 or for a Box float32.
+
+        Raises:
+            ValueError: for an invalid action.
+        """
 
     def send(self, action: Tensor) -> None:
         """Start a step.

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _INVALID_VALUE = (ValueError, OSError, ImportError, gymnasium.error.Error)
 _WRONG_ARGUMENT = (TypeError, LookupError)
+_POLICY_OPTIONS = ("scale_actions", "normalize_value", "squash", "state_dependent_std")
 
 
 def locate(target: str) -> Any:
@@ -301,9 +302,8 @@ def build(cfg: DictConfig, vec: VecEnv) -> Trainer:
     spaces = {"obs_space": vec.obs_space, "act_space": vec.act_space}
     options = to_dict(cfg.policy)
     critic = options.pop("critic_encoder", None)
-    # a policy of the user's own has no such options
-    scale_actions = options.pop("scale_actions", True)
-    normalize_value = options.pop("normalize_value", "none")
+    # a policy of the user's own has no such
+    given = {name: options.pop(name) for name in _POLICY_OPTIONS if name in options}
     saved = saved_policy(cfg)
     encoder = make_encoder(cfg.encoder, saved.get("encoder"), **spaces)
     policy = instantiate(
@@ -313,8 +313,7 @@ def build(cfg: DictConfig, vec: VecEnv) -> Trainer:
         critic_encoder=make_encoder(critic, saved.get("critic_encoder"), **spaces)
         if critic
         else None,
-        scale_actions=scale_actions,
-        normalize_value=normalize_value,
+        **given,
         num_streams=mixer.num_streams,
     )
     if cfg.init_from is not None:

@@ -34,6 +34,8 @@ MAY_CHANGE = (  # how a run is watched and how long it takes, not what it does
 _RENAMED = {"checkpoint_every": "checkpoint.every"}  # names in runs of older versions
 _SINCE = {
     "policy.scale_actions": False,
+    "policy.squash": False,
+    "policy.state_dependent_std": False,
     "encoder.scale_bytes": False,
     "encoder.normalize_obs": False,
     "policy.normalize_value": "none",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from firstlight.networks.distributions import Categorical, DiagGaussian, Distribution
+from firstlight.networks.distributions import Distribution
 
 _RELATIVE_STEP = 1e-3  # of the finite difference, in norms of the parameters
 
@@ -21,9 +21,9 @@ def fisher_product(
     """Multiply the Fisher matrix of a policy by a vector, ``Jᵀ M J v / B``, without forming it.
 
     J is the Jacobian of the distribution's `params` over the `B` rows, and M the Fisher matrix of
-    those: the probabilities for log-probabilities; 1 / variance and 2 for a normal's mean and log
-    standard deviation. ``J v`` is a central difference of two forward passes, so layers without
-    second derivatives work too; ``Jᵀ u`` is a backward pass.
+    those, see `Distribution.fisher_diagonal`: the probabilities for log-probabilities; 1 / variance
+    and 2 for a normal's mean and log standard deviation. ``J v`` is a central difference of two
+    forward passes, so layers without second derivatives work too; ``Jᵀ u`` is a backward pass.
 
     Args:
         distribution: computes the policy's distributions over all rows with its current parameters.
@@ -35,7 +35,7 @@ def fisher_product(
         [P]
 
     Raises:
-        ValueError: for a distribution other than `Categorical` and `DiagGaussian`.
+        ValueError: for a distribution without a `fisher_diagonal`.
     """
     values = [p.detach().clone() for p in parameters]
     size = torch.cat([p.flatten() for p in values]).norm().clamp(min=1.0)
@@ -48,7 +48,7 @@ def fisher_product(
         for p, value in zip(parameters, values, strict=True):
             p.copy_(value)
     dist = distribution()
-    metric = _metric(dist)
+    metric = dist.fisher_diagonal()
     weighted = torch.where(metric > 0, metric * (sides[0] - sides[1]) / (2 * step), 0.0)
     weighted = weighted * rows[..., None] / rows.sum()
     parts = torch.autograd.grad(
@@ -98,16 +98,3 @@ def _shift(parameters: Sequence[nn.Parameter], values: Sequence[Tensor], shift: 
     sizes = [value.numel() for value in values]
     for p, value, part in zip(parameters, values, shift.split(sizes), strict=True):
         p.copy_(value + part.view_as(value))
-
-
-def _metric(dist: Distribution) -> Tensor:
-    """Compute the diagonal [..., P] of the Fisher matrix over the distribution's `params`."""
-    params = dist.params.detach()
-    if isinstance(dist, Categorical):
-        return params.exp()
-    if isinstance(dist, DiagGaussian):
-        log_std = params.chunk(2, -1)[1]
-        return torch.cat([(-2 * log_std).exp(), torch.full_like(log_std, 2.0)], -1)
-    raise ValueError(
-        f"no natural gradient for a {type(dist).__name__}, expected Categorical or DiagGaussian"
-    )

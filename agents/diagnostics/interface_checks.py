@@ -53,8 +53,9 @@ class InterfaceRecorder:
             return
         self._rows += int(valid.sum())
         if isinstance(space := self.vec.act_space, spaces.Box):
-            actions = rollout.action.cpu()[valid].double().numpy()  # [R, A]
-            clipped = ((actions <= space.low) | (actions >= space.high)).sum(0)
+            actions = rollout.action.cpu()[valid].double().flatten(1).numpy()  # [R, A]
+            low, high = space.low.ravel(), space.high.ravel()
+            clipped = ((actions <= low) | (actions >= high)).sum(0)
             self._moments.append(np.stack([clipped, actions.sum(0), np.square(actions).sum(0)]))
         for name, field in rollout.obs.items():
             rows = field[:-1].cpu()[valid]
@@ -72,7 +73,7 @@ class InterfaceRecorder:
             return []
         clipped, mean, square = np.sum(self._moments, 0) / self._rows
         deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
-        low, high = (bound.astype(np.float64) for bound in (space.low, space.high))
+        low, high = (bound.ravel().astype(np.float64) for bound in (space.low, space.high))
         with np.errstate(invalid="ignore", divide="ignore"):
             spread = np.where(np.isfinite(high - low), deviation / (high - low), np.inf)
         found = []

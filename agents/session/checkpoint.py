@@ -217,7 +217,7 @@ def _upgraded_policy(spec: dict) -> dict:
     if kwargs.keys() == _ACTOR_CRITIC:
         added: dict[str, Any] = {"normalize_value": "none"}
         if kwargs["act_space"].get("space") == "Box":
-            added["scale_actions"] = False
+            added |= {"scale_actions": False, "squash": False, "state_dependent_std": False}
         return {**spec, "kwargs": {**kwargs, **added}}
     return spec
 

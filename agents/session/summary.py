@@ -9,8 +9,8 @@ from gymnasium import spaces
 
 from firstlight.agents.learner import Learner
 from firstlight.agents.policy import Policy
+from firstlight.envs.action_spaces import WIDEST, ActionMask, choices, is_bounded
 from firstlight.envs.vec import VecEnv
-from firstlight.networks.distributions import WIDEST, is_bounded
 
 if TYPE_CHECKING:
     from firstlight.agents.trainer import Trainer
@@ -62,12 +62,13 @@ def _fields(policy: Policy, vec: VecEnv) -> str:
 
 
 def describe_actions(policy: Policy) -> str:
-    """Describe the actions of a policy, and which of them are scaled."""
+    """Describe the actions of a policy, and which of them are scaled or squashed."""
     space = policy.act_space
     if not isinstance(space, spaces.Box):
-        return f"1 of {space.n}" if isinstance(space, spaces.Discrete) else str(space)
+        return _describe_choices(space, policy.obs_space)
     bounded, unit = is_bounded(space), (space.low == -1) & (space.high == 1)
-    told = f"{bounded.size} number{'' if bounded.size == 1 else 's'} of a normal distribution"
+    kind = "squashed normal" if policy.squash else "normal"
+    told = f"{bounded.size} number{'' if bounded.size == 1 else 's'} of a {kind} distribution"
     if not bounded.any():
         return f"{told}, not scaled: no bounds closer than {2 * WIDEST:,.0f}"
     scales = not isinstance(policy.action_scale, float) or bool(unit[bounded].all())
@@ -75,6 +76,20 @@ def describe_actions(policy: Policy) -> str:
     free = int((~bounded).sum())
     rest = f", except {free} without such bounds" if free else ""
     return f"{told}, {'scaled' if scales else 'not scaled'} to the bounds {bounds}{rest}"
+
+
+def _describe_choices(space: spaces.Space, obs_space: spaces.Dict) -> str:
+    sizes, mask = choices(space), ActionMask.find(space, obs_space)
+    if isinstance(space, spaces.MultiBinary):
+        return f"{len(sizes)} independent switch{'' if len(sizes) == 1 else 'es'}, 0 or 1"
+    if not sizes:
+        return str(space)
+    if len(sizes) == 1:
+        return f"1 of {sizes[0]}"
+    each = f"1 of {sizes[0]} each" if len({*sizes}) == 1 else f"1 of {', '.join(map(str, sizes))}"
+    if mask is not None and mask.joint:
+        return f"1 of {mask.sizes[0]:,} combinations of {len(sizes)} choices, {each}"
+    return f"{len(sizes)} independent choices, {each}"
 
 
 def _range(bounds: np.ndarray) -> str:

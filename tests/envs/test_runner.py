@@ -4,11 +4,13 @@ import dataclasses
 from types import SimpleNamespace
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 
 from firstlight.agents import MLP, ActorCritic
+from firstlight.envs.action_spaces import choices
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import check
@@ -346,8 +348,60 @@ def test_a_random_actor_is_uniform():
     assert out.dist.log_prob(action).exp().mean().item() == pytest.approx(1 / 8)
 
 
-@pytest.mark.parametrize("space", [spaces.Box(-1, float("inf"), (2,)), spaces.MultiBinary(3)])
-def test_a_random_actor_refuses_unbounded_actions(space):
-    out = RandomActor(space)({}, {}, torch.ones((1, 2), dtype=torch.bool))
+def test_a_random_actor_covers_every_shape_and_kind():
+    lead, g = torch.ones((1, 20_000), dtype=torch.bool), torch.Generator().manual_seed(0)
+    for space, size in (
+        (spaces.MultiDiscrete([[2, 3], [4, 5]]), 120),
+        (spaces.MultiBinary((2, 2)), 16),
+        (spaces.Box(-2, 2, (2, 1)), 16),
+        (spaces.Box(0, 2, ()), 2),
+    ):
+        out = RandomActor(space)({}, {}, lead)
+        action = out.dist.sample(g)
+        assert action.shape == (1, 20_000, *space.shape)
+        torch.testing.assert_close(
+            out.dist.log_prob(action).exp(), torch.full(lead.shape, 1 / size)
+        )
+        if not isinstance(space, spaces.Box):
+            top = np.asarray(choices(space)).reshape(space.shape)
+            for value in range(int(top.max())):
+                share = (action == value).double().mean((0, 1)).numpy()
+                np.testing.assert_allclose(share, np.where(value < top, 1 / top, 0), atol=0.02)
+
+
+def test_a_random_actor_draws_normal_numbers_where_there_are_no_bounds():
+    lead, g = torch.ones((1, 40_000), dtype=torch.bool), torch.Generator().manual_seed(0)
+    high = np.array([3, np.inf], np.float32)
+    dist = RandomActor(spaces.Box(-1, high))({}, {}, lead).dist
+    action = dist.sample(g)
+    assert -1 <= action[..., 0].min() < action[..., 0].max() <= 3
+    assert action[..., 1].std().item() == pytest.approx(1, abs=0.02)
+    normal = torch.distributions.Normal(0, 1).log_prob(action[..., 1])
+    torch.testing.assert_close(dist.log_prob(action), normal - np.log(4))
     with pytest.raises(ValueError, match="no uniform action"):
-        out.dist.sample(torch.Generator())
+        RandomActor(spaces.Text(3))({}, {}, lead)
+
+
+@pytest.mark.parametrize(
+    ("space", "mask", "allowed"),
+    [
+        (spaces.Discrete(3, start=4), [1, 0, 1], {(0,), (2,)}),
+        (spaces.MultiDiscrete([2, 3]), [0, 1, 1, 0, 1], {(1, 0), (1, 2)}),
+        (spaces.MultiDiscrete([2, 3]), [[0, 1, 1], [0, 0, 1]], {(0, 1), (0, 2), (1, 2)}),
+        (spaces.MultiDiscrete([3, 3]), [[0, 1, 1], [0, 0, 1]], {(1, 2), (2, 2)}),
+        (spaces.MultiBinary(2), [1, 0], {(0, 0), (1, 0)}),
+        (spaces.MultiBinary(2), [[0, 1], [1, 1]], {(1, 0), (1, 1)}),
+    ],
+    ids=str,
+)
+def test_a_random_actor_is_uniform_over_what_the_mask_allows(space, mask, allowed):
+    mask = torch.tensor(mask).expand(1, 20_000, *np.shape(mask))
+    lead, g = torch.ones((1, 20_000), dtype=torch.bool), torch.Generator().manual_seed(0)
+    dist = RandomActor(space)({"action_mask": mask}, {}, lead).dist
+    action = dist.sample(g)
+    taken, counts = action.reshape(20_000, -1).unique(dim=0, return_counts=True)
+    assert {tuple(row) for row in taken.tolist()} == allowed
+    share = counts / 20_000
+    torch.testing.assert_close(share, torch.full_like(share, 1 / len(allowed)), atol=0.02, rtol=0)
+    expected = torch.full(lead.shape, 1 / len(allowed))
+    torch.testing.assert_close(dist.log_prob(action).exp(), expected)

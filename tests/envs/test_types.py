@@ -97,7 +97,7 @@ STATES = ["state.h", "final_state.h"]
         ("log_prob", torch.Tensor.double),
         ("value", torch.Tensor.double),
         ("action", torch.Tensor.int),
-        ("action", torch.Tensor.float),  # float actions have an axis A
+        ("action", torch.Tensor.double),
         ("terminated", torch.Tensor.float),
         ("truncated", torch.Tensor.byte),
         ("valid", torch.Tensor.float),

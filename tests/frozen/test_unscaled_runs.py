@@ -71,8 +71,8 @@ def test_asking_for_scaling_when_it_is_resumed_is_refused(run):
 
 def test_a_subclass_without_a_constructor_is_upgraded_too():
     spec = checkpoint.policy_spec(next((RUN / "checkpoints").iterdir()))
-    since = ("scale_actions", "normalize_value")
-    kwargs = {k: v for k, v in spec["kwargs"].items() if k not in since}
+    new = ("scale_actions", "normalize_value", "squash", "state_dependent_std")
+    kwargs = {k: v for k, v in spec["kwargs"].items() if k not in new}
     old = {"policy_spec": {"target": "theirs.Policy", "kwargs": kwargs}}
     assert checkpoint.upgraded(old, 2)["policy_spec"]["kwargs"]["scale_actions"] is False
     discrete = {**kwargs, "act_space": {"space": "Discrete", "n": 2, "start": 0}}

@@ -18,7 +18,7 @@ class EpisodeSteps:
 
     Args:
         obs: [L, ...] observation before each action.
-        action: [L] int64 or [L, A].
+        action: [L, *action].
         keys: [L] int64, keys of the states in which the actions were taken.
         reward: [L] the environment's.
     """

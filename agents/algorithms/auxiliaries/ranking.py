@@ -87,7 +87,7 @@ class RankingBuffer:
         """Draw `count` pairs uniformly, with replacement.
 
         Returns:
-            Observations [count, ...] and actions [count] int64 or [count, A].
+            Observations [count, ...] and actions [count, *action].
         """
         assert self._store is not None, "the buffer is empty"
         rows = self.slots[torch.randint(len(self.slots), (count,), generator=generator)]
