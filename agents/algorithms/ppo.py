@@ -24,6 +24,7 @@ from firstlight.agents.learner import (
 from firstlight.agents.losses import approx_kl, clipped_policy_loss, explained_variance, value_loss
 from firstlight.agents.policy import Policy
 from firstlight.agents.returns import gae, successor_values
+from firstlight.agents.sequences import check_sequences, cut_sequences, num_sequences
 from firstlight.agents.session.guards import is_out_of_memory
 from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.seeding import generator
@@ -55,10 +56,18 @@ class PPO(Learner):
         entropy_coef: weight of the entropy bonus; a number or a schedule.
         value_coef: weight of the value loss (half squared error, summed over streams).
         max_grad_norm: maximum norm of the gradient.
+        sequence_length: under a policy with a memory, steps of a sequence that gradients go back
+            through, see `cut_sequences`; a minibatch holds whole sequences. None for the whole
+            rollout. Without a memory it has no effect.
+        burn_in: steps before those of a sequence that only warm up the memory.
         normalize_advantage: normalise the combined advantage to mean 0 and standard deviation 1 in
             each minibatch.
         auxiliaries: see `Auxiliary`.
         seed: of the order of rows.
+
+    Raises:
+        ValueError: for a `sequence_length` or a `burn_in` out of range, or a policy that an
+            auxiliary refuses.
     """
 
     def __init__(
@@ -76,14 +85,23 @@ class PPO(Learner):
         max_grad_norm: float = 0.5,
         normalize_advantage: bool = True,
         auxiliaries: Sequence[Auxiliary] = (),
+        sequence_length: int | None = None,
+        burn_in: int = 0,
         seed: int = 0,
     ):
+        if sequence_length is not None and sequence_length < 2:
+            raise ValueError(f"sequence_length is {sequence_length}, expected at least 2")
+        if burn_in < 0 or (burn_in and sequence_length is None):
+            raise ValueError(f"burn_in is {burn_in}, expected 0, or more with a sequence_length")
         self.policy = policy
         self.lr, self.entropy_coef = lr, entropy_coef
         self.num_epochs, self.minibatch_size = num_epochs, minibatch_size
         self.gae_lambda, self.clip_range, self.clip_range_vf = gae_lambda, clip_range, clip_range_vf
         self.value_coef, self.max_grad_norm = value_coef, max_grad_norm
         self.normalize_advantage, self.auxiliaries = normalize_advantage, Auxiliaries(auxiliaries)
+        self.auxiliaries.check_policy(policy)
+        self.sequence_length, self.burn_in = sequence_length, burn_in
+        self.reads_states = sequence_length is not None and bool(policy.initial_state(1))
         self.generator = generator(seed, "ppo")
         self._passes = 1
         parameters = [*policy.parameters(), *self.auxiliaries.parameters()]
@@ -111,7 +129,11 @@ class PPO(Learner):
         live = (rewards.weight != 0).float()
         logs = []
         for _ in range(self.num_epochs):
-            for part in minibatches(batch, self.minibatch_size, self.generator):
+            for part in minibatches(
+                batch, self.minibatch_size, self.generator, rollout.valid.numel()
+            ):
+                if rollout.state and int(part.valid.sum()) < 2:
+                    continue  # of sequences of crashed environments
                 logs.append(self._step(part, live, entropy_coef))
         auxiliary_logs = [
             self._descend(part, partial(self._auxiliary_loss, auxiliary))
@@ -133,8 +155,18 @@ class PPO(Learner):
         """Return the gradient steps of an update; None if an auxiliary takes steps of its own."""
         if any(auxiliary.brings_batches for auxiliary in self.auxiliaries):
             return None
-        shape = (num_steps, num_envs) if self.policy.initial_state(1) else (1, num_steps * num_envs)
-        return self.num_epochs * num_minibatches(*shape, self.minibatch_size)
+        steps = num_steps * num_envs
+        if self.policy.initial_state(1):
+            number = num_envs * num_sequences(num_steps, self.sequence_length, self.burn_in)
+            number = num_minibatches(num_steps, number, self.minibatch_size, steps=steps)
+        else:
+            number = num_minibatches(1, steps, self.minibatch_size)
+        return self.num_epochs * number
+
+    def check_sizes(self, num_steps: int, num_envs: int) -> None:
+        """Check that minibatches hold whole sequences, see `Learner.check_sizes`."""
+        if self.policy.initial_state(1):
+            check_sequences(num_steps, self.sequence_length, self.burn_in, self.minibatch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of policy, optimiser, generator and auxiliaries."""
@@ -225,9 +257,11 @@ class PPO(Learner):
     def _batch(self, rollout: Rollout, rewards: Rewards) -> Batch:
         """Arrange the rollout as single steps [1, T*N] with advantages and value targets.
 
-        Under a policy with a memory it stays N sequences [T, N], each with its state.
+        Under a policy with a memory it is cut into sequences [L, B], each with its state.
         """
         T = rollout.num_steps
+        if rollout.state:
+            self.check_sizes(T, rollout.num_envs)
         value = rollout.value[:-1]
         next_value = successor_values(
             rollout, rollout.value, final_value(self.policy, rollout), rewards.carry
@@ -250,7 +284,7 @@ class PPO(Learner):
         def rows(field: Tensor) -> Tensor:  # [T, N, ...] -> [1, T*N, ...]
             return field if rollout.state else field.flatten(0, 1)[None]
 
-        return Batch(
+        batch = Batch(
             obs=map_obs(rows, past),
             state=rollout.state,
             is_first=rows(rollout.is_first[:T]),
@@ -262,6 +296,10 @@ class PPO(Learner):
             valid=rows(rollout.valid),
             rows=rows(torch.arange(rollout.valid.numel(), device=rollout.device).view(T, -1)),
         )
+        if not rollout.state or self.sequence_length is None:
+            return batch
+        assert rollout.states is not None, "the rollout has no states: Runner(keep_states=True)"
+        return cut_sequences(batch, rollout.states, self.sequence_length, self.burn_in)
 
 
 def _valid_rows(batch: Batch) -> Callable[[Tensor], Tensor]:
