@@ -19,10 +19,13 @@ from firstlight.agents.session.callbacks import Evaluate, StopAt
 from firstlight.agents.session.progress import Progress
 from firstlight.agents.session.run_session import RunSession
 from firstlight.agents.trainer import Trainer
+from firstlight.networks.cores import GRU, LSTM
 from firstlight.networks.encoders import MLP, Grid, MultiInput, NetHack, ONINet, Pixel, TwinMLP
 from firstlight.networks.spec import rebuildable
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "MLP",
     "PPO",
     "ActorCritic",

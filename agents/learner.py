@@ -23,9 +23,23 @@ class Learner(ABC):
 
     Attributes:
         policy: updated in place.
+        reads_states: whether rollouts must hold `Rollout.states`.
     """
 
     policy: Policy
+    reads_states: bool = False
+
+    def check_sizes(self, num_steps: int, num_envs: int) -> None:
+        """Check that the learner can train on rollouts of this size.
+
+        Args:
+            num_steps: `T` of a rollout.
+            num_envs: `N` of a rollout.
+
+        Raises:
+            ValueError: if it cannot; the message names the option to change.
+        """
+        return  # any size
 
     @abstractmethod
     def update(self, rollout: Rollout, rewards: Rewards, progress: float) -> dict[str, float]:
@@ -129,6 +143,9 @@ class Auxiliary(nn.Module):
     adds_advantage: bool = False
     brings_batches: bool = False
 
+    def check_policy(self, policy: Policy) -> None:
+        """Raise ValueError for a policy that this auxiliary cannot train."""
+
     def observe(self, rollout: Rollout, progress: float) -> None:
         """Process a rollout before the policy is updated; `progress` of training is in [0, 1]."""
 
@@ -158,7 +175,9 @@ class Auxiliary(nn.Module):
         return {}
 
 
-def minibatches(batch: Batch, size: int, generator: torch.Generator) -> Iterator[Batch]:
+def minibatches(
+    batch: Batch, size: int, generator: torch.Generator, steps: int | None = None
+) -> Iterator[Batch]:
     """Split `batch` into random minibatches of about `size` steps.
 
     Their number follows from the shape of the batch and `size`, not from how many rows are valid,
@@ -170,16 +189,19 @@ def minibatches(batch: Batch, size: int, generator: torch.Generator) -> Iterator
         batch: of a rollout.
         size: steps of a minibatch, about.
         generator: draws the order.
+        steps: of the batch, for their number; default all. Fewer if some only warm up a state.
     """
     L, B = batch.valid.shape
     columns = batch.valid[0].nonzero()[:, 0] if L == 1 else torch.arange(B).to(batch.valid.device)
-    number = num_minibatches(L, B, size, len(columns))
+    number = num_minibatches(L, B, size, len(columns), steps)
     order = columns[torch.randperm(len(columns), generator=generator).to(columns.device)]
     for part in order.tensor_split(number):
         yield batch.take(part)
 
 
-def num_minibatches(L: int, B: int, size: int, columns: int | None = None) -> int:
+def num_minibatches(
+    L: int, B: int, size: int, columns: int | None = None, steps: int | None = None
+) -> int:
     """Return how many minibatches `minibatches` makes of a batch [L, B].
 
     Args:
@@ -187,10 +209,29 @@ def num_minibatches(L: int, B: int, size: int, columns: int | None = None) -> in
         B: number of sequences.
         size: steps of a minibatch, about.
         columns: how many of the sequences are used; default all.
+        steps: see `minibatches`.
     """
     columns = B if columns is None else columns
     fewest = min(size, 2)  # valid rows of a minibatch
-    return max(1, min(round(L * B / size), columns * L // fewest, columns))
+    steps = L * B if steps is None else steps
+    return max(1, min(round(steps / size), columns * L // fewest, columns))
+
+
+def check_learner(learner: Any, num_steps: int, num_envs: int) -> bool:
+    """Check the sizes of rollouts; return whether they must hold `Rollout.states`.
+
+    Args:
+        learner: one that is no `Learner` takes all sizes, and no states.
+        num_steps: `T`.
+        num_envs: `N`.
+
+    Raises:
+        ValueError: see `Learner.check_sizes`.
+    """
+    if not isinstance(learner, Learner):
+        return False
+    learner.check_sizes(num_steps, num_envs)
+    return learner.reads_states
 
 
 def final_value(policy: Policy, rollout: Rollout) -> Tensor:

@@ -136,6 +136,23 @@ class Policy(nn.Module, ABC):
         """Compute only `features(...).policy`, [T, N, H]; cheaper with a `critic_encoder`."""
         return self.features(obs, state, is_first).policy
 
+    def encode(self, obs: Obs) -> Tensor:
+        """Compute features [B, H] of single observations [B, ...], before any memory.
+
+        Raises:
+            NotImplementedError: for a policy with a memory that does not implement it.
+        """
+        count = len(next(iter(obs.values())))
+        state = self.initial_state(count)
+        if state:
+            raise NotImplementedError(
+                f"{type(self).__name__} has a memory and does not implement encode(obs), "
+                "which an auxiliary reads"
+            )
+        single = map_obs(lambda field: field[None], obs)
+        is_first = torch.ones((1, count), dtype=torch.bool, device=next(iter(obs.values())).device)
+        return self.policy_features(single, state, is_first)[0]
+
 
 @rebuildable
 class ActorCritic(Policy):
@@ -148,6 +165,10 @@ class ActorCritic(Policy):
         encoder: turns fields [B, ...] into features [B, H], with an attribute `out_dim`; shared by
             policy and values. A `TwinEncoder` returns features for each, [2, B, H].
         critic_encoder: a separate encoder for the values; default shares `encoder`.
+        core: the memory, made for features of the encoder's width, such as
+            ``GRU(encoder.out_dim)``; default none.
+        critic_core: the memory of the values, with a `critic_encoder` or a `TwinEncoder`. Given
+            together with `core` there, and never with a shared encoder, whose core serves both.
         num_streams: `K`.
         normalize_value: "none", or let the value heads predict returns in units of their running
             scale, about their running mean ("popart", van Hasselt et al. 2016) or about 0
@@ -165,7 +186,8 @@ class ActorCritic(Policy):
 
     Raises:
         ValueError: for an action space without a distribution, a mask that does not fit it, a
-            `critic_encoder` beside a `TwinEncoder`, or an unknown `normalize_value`.
+            `critic_encoder` beside a `TwinEncoder`, a `critic_core` that is missing or has no
+            encoder, or an unknown `normalize_value`.
     """
 
     def __init__(
@@ -175,6 +197,8 @@ class ActorCritic(Policy):
         *,
         encoder: nn.Module,
         critic_encoder: nn.Module | None = None,
+        core: Core | None = None,
+        critic_core: Core | None = None,
         num_streams: int = 1,
         scale_actions: bool = True,
         normalize_value: NormalizeValue = "none",
@@ -189,12 +213,17 @@ class ActorCritic(Policy):
                 f"{type(encoder).__name__} has features for the values already: "
                 "leave critic_encoder out"
             )
-        self.core: Core = Feedforward(encoder.out_dim)  # type: ignore[arg-type]
+        critic = encoder if isinstance(encoder, TwinEncoder) else critic_encoder
+        if (critic is None and critic_core is not None) or (
+            critic is not None and (core is None) != (critic_core is None)
+        ):
+            raise ValueError(
+                "critic_core is given with a core and features of the values' own, and only then"
+            )
+        self.core: Core = core or Feedforward(encoder.out_dim)  # type: ignore[arg-type]
         self.critic_core: Core | None = None
-        if isinstance(encoder, TwinEncoder):
-            self.critic_core = Feedforward(encoder.out_dim)
-        elif critic_encoder is not None:
-            self.critic_core = Feedforward(critic_encoder.out_dim)  # type: ignore[arg-type]
+        if critic is not None:
+            self.critic_core = critic_core or Feedforward(critic.out_dim)  # type: ignore[arg-type]
         self.distribution = distribution_for(
             act_space,
             obs_space,
@@ -299,10 +328,13 @@ class ActorCritic(Policy):
 
     def policy_features(self, obs: Obs, state: State, is_first: Tensor) -> Tensor:
         """Compute [T, N, H] for the policy head, without a separate critic encoder."""
-        encoded = self.encoder(_flat(obs))
-        if isinstance(self.encoder, TwinEncoder):
-            encoded = encoded[0]
-        return self.core(encoded.unflatten(0, is_first.shape), _split(state)[0], is_first)[0]
+        encoded = self.encode(_flat(obs)).unflatten(0, is_first.shape)
+        return self.core(encoded, _split(state)[0], is_first)[0]
+
+    def encode(self, obs: Obs) -> Tensor:
+        """Compute the policy encoder's features, see `Policy.encode`."""
+        encoded = self.encoder(obs)
+        return encoded[0] if isinstance(self.encoder, TwinEncoder) else encoded
 
 
 def _flat(obs: Obs) -> Obs:

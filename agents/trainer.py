@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from firstlight.agents.learner import Learner
+from firstlight.agents.learner import Learner, check_learner
 from firstlight.agents.session.collector import RolloutCollector
 from firstlight.agents.session.guards import rollback_on_failure
 from firstlight.agents.session.iteration_data import IterationData, Metrics
@@ -35,7 +35,7 @@ class Trainer:
 
     Raises:
         ValueError: for a module without a term, a policy whose number of streams is not the
-            mixer's, or a checkpoint of another run.
+            mixer's, sizes that the learner refuses, or a checkpoint of another run.
     """
 
     def __init__(
@@ -58,7 +58,8 @@ class Trainer:
         self.modules = dict(modules or {})
         self.mixer = RewardMixer.from_modules(self.modules) if mixer is None else mixer
         self.mixer.check(self.modules, self.policy.num_streams)
-        self.num_steps, self.runner = num_steps, Runner(vec, seed=seed, device=device)
+        self.num_steps, states = num_steps, check_learner(learner, num_steps, vec.num_envs)
+        self.runner = Runner(vec, seed=seed, device=device, keep_states=states)
         options: dict = {"run_dir": run_dir, "resume": resume, "barrier": barrier}
         options |= {"checkpoint_every": checkpoint_every, "stall_after": stall_after}
         self.session = RunSession(self, vec, **options)

@@ -42,6 +42,7 @@ class Runner:
         seed: of the environments and of the sampled actions.
         device: of the actor's parameters.
         keep_dist_params: fill `Rollout.dist_params`.
+        keep_states: fill `Rollout.states`.
         generator: for sampled actions, on `device`; default one derived from `seed`.
 
     Attributes:
@@ -58,10 +59,11 @@ class Runner:
         seed: int = 0,
         device: torch.device | str = "cpu",
         keep_dist_params: bool = False,
+        keep_states: bool = False,
         generator: torch.Generator | None = None,
     ):
         self.vec, self.seed, self.device = vec, seed, torch.device(device)
-        self.keep_dist_params = keep_dist_params
+        self.keep_dist_params, self.keep_states = keep_dist_params, keep_states
         check_reported(vec)
         self.resume = vec.resume
         self.generator = generator or seeding.generator(seed, "actions", self.device)
@@ -116,6 +118,7 @@ class Runner:
         if MASK in obs and not self._mask_checked:
             self._check_mask(obs[MASK][:-1], valid)
         params = [out.dist.params[0] for out in outs] if self.keep_dist_params else None
+        before = [state, *(out.state for out in outs[:-1])]
         return Rollout(
             obs=obs,
             info=info,
@@ -136,6 +139,7 @@ class Runner:
             env_ids=torch.arange(N),
             version=version,
             crashed=crashed,
+            states=_stack(before) if self.keep_states else None,
         )
 
     def restart_state(self) -> None:

@@ -126,6 +126,8 @@ class Rollout:
         version: version of the policy that acted.
         crashed: [T, N] bool, rows that count as truncated only because their environment crashed
             after them (episode statistics leave those out); None if none did.
+        states: [T, N, ...] recurrent state before each step, cleared nowhere; None unless
+            requested.
     """
 
     obs: Obs
@@ -147,6 +149,7 @@ class Rollout:
     env_ids: Tensor
     version: int = 0
     crashed: Tensor | None = None
+    states: State | None = None
 
     @property
     def num_steps(self) -> int:
@@ -205,10 +208,13 @@ class Rollout:
         """Cut out steps `start` to `stop` as a rollout.
 
         Raises:
-            ValueError: for a recurrent policy and a `start` after 0.
+            ValueError: for a recurrent policy and a `start` after 0, without `states`.
         """
-        if self.state and start > 0:
-            raise ValueError(f"start is {start}, expected 0: the rollout of a recurrent policy")
+        state = self.state
+        if state and start > 0:
+            if self.states is None:
+                raise ValueError(f"start is {start}, expected 0: the rollout of a recurrent policy")
+            state = map_obs(lambda field: field[start], self.states)
         rows, bound = slice(start, stop), slice(start, stop + 1)
         here = (self.final_at[:, 0] >= start) & (self.final_at[:, 0] < stop)
         return dataclasses.replace(
@@ -228,7 +234,9 @@ class Rollout:
             final_obs=map_obs(lambda field: field[here], self.final_obs),
             final_info=map_obs(lambda field: field[here], self.final_info),
             final_state=map_obs(lambda field: field[here], self.final_state),
+            state=state,
             crashed=None if self.crashed is None else self.crashed[rows],
+            states=None if self.states is None else map_obs(lambda f: f[rows], self.states),
         )
 
 
@@ -278,8 +286,9 @@ def check(rollout: Rollout) -> Rollout:
         ("final_info", (D,)),
         ("final_state", (D,)),
         ("state", (N,)),
+        ("states", (T, N)),
     ):
-        for name, field in getattr(rollout, group).items():
+        for name, field in (getattr(rollout, group) or {}).items():
             demand(f"{group}[{name!r}]", field, *lead, "...")
     if bool((rollout.terminated & rollout.truncated).any()):
         raise ValueError(

@@ -6,6 +6,7 @@ if __name__ != "firstlight.networks":
         "import it as 'firstlight.networks'."
     )
 
+from firstlight.networks.cores import GRU, LSTM, Core, Feedforward
 from firstlight.networks.encoders import (
     MLP,
     Encoder,
@@ -21,8 +22,12 @@ from firstlight.networks.encoders import (
 from firstlight.networks.spec import rebuildable
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "MLP",
+    "Core",
     "Encoder",
+    "Feedforward",
     "Grid",
     "MultiInput",
     "NetHack",

@@ -274,6 +274,30 @@ def make_encoder(config: Any, saved: dict[str, Any] | None, **spaces: Any) -> An
     return instantiate(config, **spaces)
 
 
+def make_cores(cfg: DictConfig, options: dict[str, Any], *encoders: Any) -> dict[str, Any]:
+    """Make a policy's memory, and another for the values if they have features of their own.
+
+    Args:
+        cfg: the composed config.
+        options: of the policy.
+        encoders: the policy's, and the values' or None.
+    """
+    from firstlight.networks.cores import Feedforward
+    from firstlight.networks.encoders import TwinEncoder
+
+    if locate(to_dict(cfg.core)["_target_"]) is Feedforward:
+        return {}
+    if "core" not in inspect.signature(locate(options["_target_"])).parameters:
+        raise BadInputError(f"{options['_target_']} takes no 'core': set core=none")
+    encoder, critic = encoders
+    cores = {"core": instantiate(cfg.core, in_dim=encoder.out_dim)}
+    if isinstance(encoder, TwinEncoder):
+        critic = encoder
+    if critic is not None:
+        cores["critic_core"] = instantiate(cfg.core, in_dim=critic.out_dim)
+    return cores
+
+
 def pick_device(name: str) -> str:
     """Resolve "auto"; raise `BadInputError` for a device that is not available."""
     import torch
@@ -306,13 +330,15 @@ def build(cfg: DictConfig, vec: VecEnv) -> Trainer:
     given = {name: options.pop(name) for name in _POLICY_OPTIONS if name in options}
     saved = saved_policy(cfg)
     encoder = make_encoder(cfg.encoder, saved.get("encoder"), **spaces)
+    critic_encoder = None
+    if critic:
+        critic_encoder = make_encoder(critic, saved.get("critic_encoder"), **spaces)
     policy = instantiate(
         options,
         **spaces,
         encoder=encoder,
-        critic_encoder=make_encoder(critic, saved.get("critic_encoder"), **spaces)
-        if critic
-        else None,
+        critic_encoder=critic_encoder,
+        **make_cores(cfg, options, encoder, critic_encoder),
         **given,
         num_streams=mixer.num_streams,
     )

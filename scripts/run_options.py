@@ -45,6 +45,8 @@ _SINCE = {
     "learner.advantage_floor": 0.0,
 }
 """Options that runs of older versions lack, and what these runs did."""
+_NEW_GROUPS = {"core._target_": "firstlight.networks.Feedforward"}
+"""The same for groups, of which today's default is what these runs did."""
 _IN_NAME = ("env", "learner", "intrinsic", "mixer", "auxiliary", "seed")
 _REQUIRED = (
     *("total_steps", "eval_episodes", "eval_max_steps", "trainer.num_steps"),
@@ -138,7 +140,8 @@ def changed_options(cfg: DictConfig, run_dir: Path, overrides: Sequence[str] = (
     for old, new in _RENAMED.items():
         if old in before:
             before[new] = before.pop(old)
-    before |= {key: old for key, old in _SINCE.items() if key in now and key not in before}
+    since = _SINCE | _NEW_GROUPS
+    before |= {key: old for key, old in since.items() if key in now and key not in before}
     named = _named(overrides)
     groups = {key.rpartition(".")[0] for key in before}
     absent = object()

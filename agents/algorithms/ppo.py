@@ -24,6 +24,7 @@ from firstlight.agents.learner import (
 from firstlight.agents.losses import approx_kl, clipped_policy_loss, explained_variance, value_loss
 from firstlight.agents.policy import Policy
 from firstlight.agents.returns import gae, successor_values
+from firstlight.agents.sequences import check_sequences, cut_sequences, num_sequences
 from firstlight.agents.session.guards import is_out_of_memory
 from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.seeding import generator
@@ -63,6 +64,10 @@ class PPO(Learner):
         entropy_coef: weight of the entropy bonus; a number or a schedule.
         value_coef: weight of the value loss (half squared error, summed over streams).
         max_grad_norm: maximum norm of the gradient.
+        sequence_length: under a policy with a memory, steps of a sequence that gradients go back
+            through, see `cut_sequences`; a minibatch holds whole sequences. None for the whole
+            rollout. Without a memory it has no effect.
+        burn_in: steps before those of a sequence that only warm up the memory.
         normalize_advantage: normalise the combined advantage to mean 0 and standard deviation 1 in
             each minibatch.
         advantage_floor: least deviation that advantages are divided by, so that those of a rollout
@@ -72,7 +77,8 @@ class PPO(Learner):
         seed: of the order of rows.
 
     Raises:
-        ValueError: for an unknown `lr_decay`.
+        ValueError: for an unknown `lr_decay`, a `sequence_length` or a `burn_in` out of range, or a
+            policy that an auxiliary refuses.
     """
 
     def __init__(
@@ -94,12 +100,18 @@ class PPO(Learner):
         normalize_advantage: bool = True,
         advantage_floor: float = 0.0,
         auxiliaries: Sequence[Auxiliary] = (),
+        sequence_length: int | None = None,
+        burn_in: int = 0,
         seed: int = 0,
     ):
         if lr_decay not in get_args(Decay):
             raise ValueError(
                 f"lr_decay is {lr_decay!r}, expected one of {', '.join(get_args(Decay))}"
             )
+        if sequence_length is not None and sequence_length < 2:
+            raise ValueError(f"sequence_length is {sequence_length}, expected at least 2")
+        if burn_in < 0 or (burn_in and sequence_length is None):
+            raise ValueError(f"burn_in is {burn_in}, expected 0, or more with a sequence_length")
         self.policy = policy
         self.lr_decay, self.adaptive_kl, self.target_kl = lr_decay, adaptive_kl, target_kl
         self.advantage_floor = advantage_floor
@@ -108,6 +120,9 @@ class PPO(Learner):
         self.gae_lambda, self.clip_range, self.clip_range_vf = gae_lambda, clip_range, clip_range_vf
         self.value_coef, self.max_grad_norm = value_coef, max_grad_norm
         self.normalize_advantage, self.auxiliaries = normalize_advantage, Auxiliaries(auxiliaries)
+        self.auxiliaries.check_policy(policy)
+        self.sequence_length, self.burn_in = sequence_length, burn_in
+        self.reads_states = sequence_length is not None and bool(policy.initial_state(1))
         self.generator = generator(seed, "ppo")
         self._passes, self._lr_factor = 1, 1.0
         parameters = [*policy.parameters(), *self.auxiliaries.parameters()]
@@ -140,7 +155,11 @@ class PPO(Learner):
         kl, epochs = 0.0, 0
         while epochs < self.num_epochs:
             before, epochs = len(logs), epochs + 1
-            for part in minibatches(batch, self.minibatch_size, self.generator):
+            for part in minibatches(
+                batch, self.minibatch_size, self.generator, rollout.valid.numel()
+            ):
+                if rollout.state and int(part.valid.sum()) < 2:
+                    continue  # of sequences of crashed environments
                 logs.append(self._step(part, live, entropy_coef, floor))
             if self.adaptive_kl is not None or self.target_kl is not None:
                 kl = torch.stack(logs[before:])[:, _LOGS.index("approx_kl")].mean().item()
@@ -174,8 +193,18 @@ class PPO(Learner):
             return None
         if any(auxiliary.brings_batches for auxiliary in self.auxiliaries):
             return None
-        shape = (num_steps, num_envs) if self.policy.initial_state(1) else (1, num_steps * num_envs)
-        return self.num_epochs * num_minibatches(*shape, self.minibatch_size)
+        steps = num_steps * num_envs
+        if self.policy.initial_state(1):
+            number = num_envs * num_sequences(num_steps, self.sequence_length, self.burn_in)
+            number = num_minibatches(num_steps, number, self.minibatch_size, steps=steps)
+        else:
+            number = num_minibatches(1, steps, self.minibatch_size)
+        return self.num_epochs * number
+
+    def check_sizes(self, num_steps: int, num_envs: int) -> None:
+        """Check that minibatches hold whole sequences, see `Learner.check_sizes`."""
+        if self.policy.initial_state(1):
+            check_sequences(num_steps, self.sequence_length, self.burn_in, self.minibatch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of policy, optimiser, generator and auxiliaries."""
@@ -290,9 +319,11 @@ class PPO(Learner):
     def _batch(self, rollout: Rollout, rewards: Rewards) -> Batch:
         """Arrange the rollout as single steps [1, T*N] with advantages and value targets.
 
-        Under a policy with a memory it stays N sequences [T, N], each with its state.
+        Under a policy with a memory it is cut into sequences [L, B], each with its state.
         """
         T = rollout.num_steps
+        if rollout.state:
+            self.check_sizes(T, rollout.num_envs)
         value = rollout.value[:-1]
         next_value = successor_values(
             rollout, rollout.value, final_value(self.policy, rollout), rewards.carry
@@ -317,7 +348,7 @@ class PPO(Learner):
         def rows(field: Tensor) -> Tensor:  # [T, N, ...] -> [1, T*N, ...]
             return field if rollout.state else field.flatten(0, 1)[None]
 
-        return Batch(
+        batch = Batch(
             obs=map_obs(rows, past),
             state=rollout.state,
             is_first=rows(rollout.is_first[:T]),
@@ -329,6 +360,10 @@ class PPO(Learner):
             valid=rows(rollout.valid),
             rows=rows(torch.arange(rollout.valid.numel(), device=rollout.device).view(T, -1)),
         )
+        if not rollout.state or self.sequence_length is None:
+            return batch
+        assert rollout.states is not None, "the rollout has no states: Runner(keep_states=True)"
+        return cut_sequences(batch, rollout.states, self.sequence_length, self.burn_in)
 
 
 def _valid_rows(batch: Batch) -> Callable[[Tensor], Tensor]:

@@ -21,8 +21,8 @@ UNUSED = "the encoder does not use it"
 def summary(trainer: Trainer) -> str:
     """Describe a trainer in one line of plain words.
 
-    Observation fields and what they go through, fields that are left out, the scale of actions,
-    when an episode is a success, info channels, and the number of gradient steps.
+    Observation fields and what they go through, fields that are left out, the scale of actions, the
+    memory, when an episode is a success, info channels, and the number of gradient steps.
 
     Args:
         trainer: built, with its environments.
@@ -37,6 +37,7 @@ def summary(trainer: Trainer) -> str:
     parts = [
         _fields(policy, vec),
         f"actions: {describe_actions(policy)}",
+        describe_memory(policy),
         f"success: {describe_success(vec)}",
         _channels(trainer),
         f"an iteration takes {number} gradient step{plural} on {env_steps:,} environment steps",
@@ -96,6 +97,13 @@ def _range(bounds: np.ndarray) -> str:
     """Format bounds as one number, or as the smallest and largest."""
     low, high = bounds.min(), bounds.max()
     return f"{low:g}" if low == high else f"[{low:g} … {high:g}]"
+
+
+def describe_memory(policy: Policy) -> str:
+    """Describe the state that a policy carries from step to step; empty without one."""
+    state = policy.initial_state(1)
+    names = [f"{name} of {' x '.join(map(str, f.shape[1:]))}" for name, f in state.items()]
+    return f"memory: {', '.join(names)}" if names else ""
 
 
 def describe_success(vec: VecEnv) -> str:

@@ -69,6 +69,12 @@ def test_asking_for_scaling_when_it_is_resumed_is_refused(run):
     assert resume(run, "policy.scale_actions=false").status == 0
 
 
+def test_giving_it_a_memory_when_it_is_resumed_is_refused(run):
+    done = resume(run, "core=gru")
+    assert done.status == 2
+    assert "core._target_=firstlight.networks.Feedforward is now" in done.err
+
+
 def test_a_subclass_without_a_constructor_is_upgraded_too():
     spec = checkpoint.policy_spec(next((RUN / "checkpoints").iterdir()))
     new = ("scale_actions", "normalize_value", "squash", "state_dependent_std")

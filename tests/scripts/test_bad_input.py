@@ -56,6 +56,11 @@ from firstlight.scripts.errors import suggestion
         (["env=chain", "intrinsic=[count]", "intrinsic.count.scope=all"], ["'all'", "episodic"]),
         (["env=chain", "intrinsic=[rnd]", "intrinsic.rnd.network=conv"], ["conv"]),
         (["env=chain", "learner.entropy_coef={_target_: nowhere.Fade}"], ["nowhere"]),
+        (["env=chain", "core=gur"], ["core=gur", "'gru'"]),
+        (["env=chain", "core=gru", "core.hidden=0"], ["hidden is 0"]),
+        (["env=chain", "core=gru", "learner.minibatch_size=64"], ["would cut the sequences"]),
+        (["env=chain", "core=gru", "learner.sequence_length=7"], ["a divisor of the 128 steps"]),
+        (["env=chain", "core=lstm", "auxiliary=rapid"], ["Rapid clones single steps"]),
     ],
     ids=lambda v: " ".join(v) if v and "=" in v[0] else "",
 )

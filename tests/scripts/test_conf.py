@@ -25,7 +25,13 @@ RUNTIME = {  # what scripts/build.py passes, because only a run knows it
     *("critic_encoder", "learner", "modules", "mixer", "run_dir", "resume", "seed", "device"),
     "in_dim",
 }
-STATED = ("learner/", "intrinsic/", "trainer/", "auxiliary/")  # groups that state the defaults
+STATED = (
+    "learner/",
+    "intrinsic/",
+    "trainer/",
+    "auxiliary/",
+    "core/",
+)  # groups that state the defaults
 OVERLAYS = ("bench", "experiment")
 FILES = sorted(CONF.rglob("*.yaml"))
 CHOICES = [
@@ -111,7 +117,17 @@ def choose(group: str, name: str) -> str:
 
 def test_every_group_has_choices():
     assert {group for group, _ in CHOICES} == {
-        *("auxiliary", "encoder", "env", "intrinsic", "learner", "mixer", "policy", "trainer")
+        *(
+            "auxiliary",
+            "core",
+            "encoder",
+            "env",
+            "intrinsic",
+            "learner",
+            "mixer",
+            "policy",
+            "trainer",
+        )
     }
     assert len(NODES) >= len(CHOICES)
 
@@ -250,6 +266,9 @@ def test_every_experiment_runs_without_its_modules(name, tmp_path):
         ["intrinsic=[rnd,count]", "mixer=heads", "encoder=mlp", "intrinsic.count.scope=episodic"],
         ["intrinsic=[count]", "intrinsic.count.keys=[position]"],
         *([f"auxiliary={name_of(path)}"] for g, path in CHOICES if g == "auxiliary"),
+        ["core=gru", "intrinsic=[rnd]", "learner.sequence_length=4", "learner.burn_in=4"],
+        ["core=lstm", "core.num_layers=2", "policy=separate"],
+        ["core=gru", "core.skip=true", "encoder=twin_mlp", "auxiliary=lucy"],
         ["auxiliary=rapid", "learner.auxiliaries.0.size=7", "policy=separate"],
         ["learner.auxiliaries=[{_target_:firstlight.agents.algorithms.auxiliaries.Rapid}]"],
     ],

@@ -38,6 +38,11 @@ class Auxiliaries(Sequence[Auxiliary]):
         for member in self.members:
             member.to(device)
 
+    def check_policy(self, policy: Policy) -> None:
+        """Raise ValueError for a policy that a member cannot train."""
+        for member in self.members:
+            member.check_policy(policy)
+
     def observe(self, rollout: Rollout, progress: float) -> None:
         """Pass a rollout to every member before the policy is updated."""
         for member in self.members:

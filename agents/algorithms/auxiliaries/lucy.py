@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from firstlight.agents.learner import Auxiliary, Batch
 from firstlight.agents.policy import Policy
 from firstlight.envs.seeding import derive
-from firstlight.envs.types import Obs, Rollout, map_obs, take
+from firstlight.envs.types import Rollout, map_obs, take
 from firstlight.intrinsic.state import isolated_rng
 from firstlight.networks.encoders import Flat
 from firstlight.networks.normalisation import RunningMoments
@@ -84,7 +84,7 @@ class RewardPrediction(Auxiliary):
             return None
         steps = self._steps
         assert batch.rows is not None, "the minibatch does not state its rows in the rollout"
-        rows = batch.rows.flatten()  # [L, B] -> [L*B]
+        rows = batch.rows[batch.valid]  # [L, B] -> [R]
         logits = self._logits(policy, steps, rows)
         label = steps.label[rows]
         weight = steps.weight[label]
@@ -98,12 +98,15 @@ class RewardPrediction(Auxiliary):
         return self._means.metrics("reward_prediction")
 
     def _logits(self, policy: Policy, steps: _Steps, rows: Tensor) -> Tensor:
-        """Compute logits [B, 3] for rows [B] int64; each distinct observation is encoded once."""
+        """Compute logits [B, 3] for rows [B] int64; each distinct observation is encoded once.
+
+        Features are those before a memory of the policy: the LSTM here is the memory.
+        """
         back = torch.arange(self.length - 1, -1, -1, device=rows.device)[:, None]
         present = back <= steps.reach[rows]  # [S, B]
         needed = (rows - back * steps.num_envs)[present]
         distinct, inverse = needed.unique(return_inverse=True)
-        features = self.mix(_features(policy, take(steps.obs, distinct)))  # [U, H]
+        features = self.mix(policy.encode(take(steps.obs, distinct)))  # [U, H]
         sequence = features.new_zeros((*present.shape, features.shape[1]))  # [S, B, H]
         sequence[present] = features[inverse]
         _, (last, _) = self.lstm(sequence)
@@ -171,11 +174,11 @@ class StateReconstruction(Auxiliary):
         """Compute the mean loss [] of a minibatch."""
         if self.coef == 0:
             return None
-        obs = map_obs(lambda field: field.flatten(0, 1), batch.obs)  # [L, B, ...] -> [L*B, ...]
+        obs = map_obs(lambda field: field[batch.valid], batch.obs)  # [L, B, ...] -> [R, ...]
         target = self.flat(obs)
         if self.moments is not None:
             target = self.moments.normalize(target, _CLIP)
-        loss = F.smooth_l1_loss(self.layers(self.mix(_features(policy, obs))), target)
+        loss = F.smooth_l1_loss(self.layers(self.mix(policy.encode(obs))), target)
         self._means.add(len(target), loss=loss)
         return self.coef * loss
 
@@ -233,11 +236,3 @@ class _RowMeans:
 
     def metrics(self, prefix: str) -> dict[str, float]:
         return {f"{prefix}/{name}": (x / self.rows).item() for name, x in self.sums.items()}
-
-
-def _features(policy: Policy, obs: Obs) -> Tensor:
-    """Compute the policy's features [B, in_dim] of observations [B, ...], each on its own."""
-    count = len(next(iter(obs.values())))
-    is_first = torch.ones((1, count), dtype=torch.bool, device=next(iter(obs.values())).device)
-    single = map_obs(lambda field: field[None], obs)
-    return policy.policy_features(single, policy.initial_state(count), is_first)[0]

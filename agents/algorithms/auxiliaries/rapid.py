@@ -95,6 +95,13 @@ class Rapid(Auxiliary):
         self._losses: list[Tensor] = []
         self._device = torch.device("cpu")
 
+    def check_policy(self, policy: Policy) -> None:
+        """Raise ValueError for a policy with a memory: stored pairs have no state before them."""
+        if policy.initial_state(1):
+            raise ValueError(
+                "Rapid clones single steps, which a policy with a memory cannot do: set core=none"
+            )
+
     @torch.no_grad()
     def observe(self, rollout: Rollout, progress: float) -> None:
         """Insert the episodes that ended in a rollout into the ranking."""

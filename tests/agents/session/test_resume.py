@@ -24,6 +24,7 @@ from firstlight.envs.vector.envpool import EnvPoolVec
 from firstlight.envs.vector.gym import GymVec
 from firstlight.envs.worlds.chain import Chain
 from firstlight.intrinsic import RND, HashCount, Heads, Linear, ReturnScale, RewardMixer, Term
+from firstlight.networks import GRU, LSTM
 from firstlight.networks.encoders import MLP
 
 N, T = 4, 16
@@ -72,7 +73,7 @@ ENVIRONMENTS = {
 }
 
 
-def trainer_of(make_vec, path, *, barrier=False, resume=False):
+def trainer_of(make_vec, path, *, core=None, barrier=False, resume=False):
     """Make a trainer of PPO, RND and counts, with a schedule for everything that may have one."""
     vec = make_vec()
     torch.manual_seed(7)
@@ -87,10 +88,20 @@ def trainer_of(make_vec, path, *, barrier=False, resume=False):
     mixer = RewardMixer(terms, Heads())
     encoder = MLP(vec.obs_space, hidden=(16,))
     policy = ActorCritic(
-        vec.obs_space, vec.act_space, encoder=encoder, num_streams=mixer.num_streams
+        vec.obs_space,
+        vec.act_space,
+        encoder=encoder,
+        core=None if core is None else core(16, hidden=8),
+        num_streams=mixer.num_streams,
     )
+    sequences = {} if core is None else {"sequence_length": 4, "burn_in": 4}
     learner = PPO(
-        policy, lr=Linear(1e-2), entropy_coef=Linear(0.05), minibatch_size=24, num_epochs=2
+        policy,
+        lr=Linear(1e-2),
+        entropy_coef=Linear(0.05),
+        minibatch_size=24,
+        num_epochs=2,
+        **sequences,
     )
     return Trainer(
         vec,
@@ -161,19 +172,28 @@ def evaluation(eval_vec):
     return Evaluate(eval_vec, every=4 * N * T, episodes=3, seed=5)
 
 
-@pytest.mark.parametrize("kind", ENVIRONMENTS)
-def test_a_resumed_run_equals_an_uninterrupted_run(kind, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "core"),
+    [
+        *((kind, None) for kind in ENVIRONMENTS),
+        ("state, next-step", LSTM),
+        ("replay, continuous", GRU),
+        ("barrier", GRU),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_run(kind, core, tmp_path):
     make_vec, barrier = ENVIRONMENTS[kind], kind == "barrier"
+    options = {"core": core, "barrier": barrier}
     eval_vec = make_vec()  # each evaluation resets it
-    whole = run_through(make_vec, tmp_path / "whole", eval_vec, barrier=barrier)
+    whole = run_through(make_vec, tmp_path / "whole", eval_vec, **options)
     for stops in (8 * N * T, 11 * N * T):  # between two checkpoints; the second part stops too
         resume = (tmp_path / "parts").exists()
-        part = trainer_of(make_vec, tmp_path / "parts", barrier=barrier, resume=resume)
+        part = trainer_of(make_vec, tmp_path / "parts", **options, resume=resume)
         with pytest.raises(StopError):
             part.run(TOTAL, [evaluation(eval_vec), stop_at(stops)])
         part.vec.close()
     torch.manual_seed(0)  # a new process has another generator state
-    last = trainer_of(make_vec, tmp_path / "parts", barrier=barrier, resume=True)
+    last = trainer_of(make_vec, tmp_path / "parts", **options, resume=True)
     assert 0 < last.session.steps < TOTAL
     last.run(TOTAL, [evaluation(eval_vec)])
     assert same(final_state(whole), final_state(last)) is None
@@ -183,6 +203,8 @@ def test_a_resumed_run_equals_an_uninterrupted_run(kind, tmp_path):
     assert read_status(tmp_path / "parts").resume == mode
     best = [checkpoint.load(tmp_path / p / "checkpoints" / "best") for p in ("whole", "parts")]
     assert same(*best) is None
+    if core is not None:
+        assert load(tmp_path / "parts").policy.initial_state(1)
     for vec in (whole.vec, last.vec, eval_vec):
         vec.close()
 

@@ -11,7 +11,7 @@ from firstlight.agents.algorithms.auxiliaries import Rapid
 from firstlight.agents.session.summary import summary
 from firstlight.envs import Chain, GymVec
 from firstlight.intrinsic import HashCount
-from firstlight.networks.cores import Core
+from firstlight.networks.cores import LSTM, Core
 from firstlight.networks.encoders import Pixel, auto
 
 
@@ -78,6 +78,8 @@ def test_it_tells_the_number_of_optimiser_steps_taken(learner, options, recurren
     trainer = make(Chain(3, length=3, autoreset=autoreset), learner=learner, **options)
     if recurrent:
         trainer.policy.core = Memory(trainer.policy.core.out_dim)
+        if isinstance(trainer.learner, PPO):
+            trainer.learner.minibatch_size = max(options["minibatch_size"], 8)  # a sequence
     optimizer, taken = trainer.learner.optimizer, []
     optimizer.register_step_post_hook(lambda *_: taken.append(1))
     trainer.run(99, [lambda run, metrics: True])  # one iteration
@@ -85,6 +87,13 @@ def test_it_tells_the_number_of_optimiser_steps_taken(learner, options, recurren
     assert len(taken) == told
     plural = "" if told == 1 else "s"
     assert f"takes {told} gradient step{plural} on 24 environment steps" in summary(trainer)
+
+
+def test_it_tells_the_size_of_a_memory():
+    trainer = make(Chain(3, length=3))
+    assert "memory" not in summary(trainer)
+    trainer.policy.core = LSTM(trainer.policy.core.out_dim, hidden=16, num_layers=2)
+    assert "; memory: hidden of 2 x 16, cell of 2 x 16; success: " in summary(trainer)
 
 
 def test_with_an_auxiliary_that_takes_steps_of_its_own_the_number_is_not_told():
