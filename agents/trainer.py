@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from firstlight.agents.learner import Learner, check_learner
+from firstlight.agents.learner import Learner, check_learner, default_num_steps
 from firstlight.agents.session.collector import RolloutCollector
 from firstlight.agents.session.guards import rollback_on_failure
 from firstlight.agents.session.iteration_data import IterationData, Metrics
@@ -28,7 +28,8 @@ class Trainer:
         learner: updates its policy.
         modules: name to reward module.
         mixer: the reward layer; by default the environment's reward and each module's own term.
-        num_steps: `T` of a rollout.
+        num_steps: `T` of a rollout; default 128, with few or many environments more or less
+            (`default_num_steps`).
         seed: of environments and actions.
         device: of policy, modules and mixer.
         run_dir, resume, checkpoint_every, barrier, stall_after: see `RunSession`.
@@ -45,7 +46,7 @@ class Trainer:
         modules: Mapping[str, IntrinsicModule] | None = None,
         mixer: RewardMixer | None = None,
         *,
-        num_steps: int = 128,
+        num_steps: int | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
         run_dir: str | Path | None = None,
@@ -58,7 +59,8 @@ class Trainer:
         self.modules = dict(modules or {})
         self.mixer = RewardMixer.from_modules(self.modules) if mixer is None else mixer
         self.mixer.check(self.modules, self.policy.num_streams)
-        self.num_steps, states = num_steps, check_learner(learner, num_steps, vec.num_envs)
+        self.num_steps = num_steps or default_num_steps(vec.num_envs)
+        states = check_learner(learner, self.num_steps, vec.num_envs)
         self.runner = Runner(vec, seed=seed, device=device, keep_states=states)
         options: dict = {"run_dir": run_dir, "resume": resume, "barrier": barrier}
         options |= {"checkpoint_every": checkpoint_every, "stall_after": stall_after}

@@ -45,14 +45,26 @@ _SINCE = {
     "learner.advantage_floor": 0.0,
 }
 """Options that runs of older versions lack, and what these runs did."""
+_DEFAULTS = ("trainer.num_steps", "learner.minibatch_size")
+"""Options whose default has changed: a resumed run keeps its own."""
 _NEW_GROUPS = {"core._target_": "firstlight.networks.Feedforward"}
 """The same for groups, of which today's default is what these runs did."""
 _IN_NAME = ("env", "learner", "intrinsic", "mixer", "auxiliary", "seed")
 _REQUIRED = (
-    *("total_steps", "eval_episodes", "eval_max_steps", "trainer.num_steps"),
+    *("total_steps", "eval_episodes", "eval_max_steps"),
     *("heat_map_seconds", "doctor_seconds"),
 )
-_POSITIVE = (*_REQUIRED, "checkpoint.every", "eval_every", "num_threads", "stall_after")
+_POSITIVE = (
+    *(*_REQUIRED, "trainer.num_steps", "checkpoint.every"),
+    *("eval_every", "num_threads", "stall_after"),
+)
+    *_REQUIRED,
+    "trainer.num_steps",
+    "checkpoint.every",
+    "eval_every",
+    "num_threads",
+    "stall_after",
+)
 _SWITCHES = ("heat_maps", "doctor")
 
 
@@ -101,6 +113,10 @@ def keep_saved_options(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
         if OmegaConf.select(cfg, key) is not None and key not in _named(overrides):
             saved = OmegaConf.select(before, key)
             OmegaConf.update(cfg, key, value if saved is None else saved)
+    for key in _DEFAULTS:
+        saved = OmegaConf.select(before, key)
+        if saved is not None and key not in _named(overrides):
+            OmegaConf.update(cfg, key, saved)
 
 
 def check_run_dir(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:

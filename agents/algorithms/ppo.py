@@ -35,6 +35,7 @@ _LOGS = ("policy_loss", "value_loss", "entropy", "loss", "approx_kl", "clipfrac"
 _AUXILIARY_LOGS = ("the loss of an auxiliary", "grad_norm")
 _LR_STEP, _LR_RANGE = 1.5, 10.0  # of the adaptive learning rate: one change, and all of them
 _TINY = 1e-30
+_MINIBATCH = (256, 2048)  # least and most rows of a minibatch whose size is not given
 Decay = Literal["none", "linear"]
 _Loss = Callable[[Batch], tuple[Tensor, Tensor]]
 """Computes the scalar to minimise and a vector of logs for a batch."""
@@ -57,7 +58,8 @@ class PPO(Learner):
             it, multiplied. It stays within a factor of 10 of `lr` and its decay.
         target_kl: leave out the other epochs after one with a larger mean KL divergence.
         num_epochs: passes over a rollout.
-        minibatch_size: approximate number of rows of a gradient step.
+        minibatch_size: approximate number of rows of a gradient step; default a quarter of the
+            rollout, but at least 256 and at most 2048.
         gae_lambda: lambda of generalised advantage estimation.
         clip_range: clipping range of the probability ratio.
         clip_range_vf: clipping range of value updates, in units of their scale; None disables it.
@@ -87,10 +89,10 @@ class PPO(Learner):
         *,
         lr: float | Schedule = 3e-4,
         lr_decay: Decay = "none",
-        adaptive_kl: float | None = None,
+        adaptive_kl: float | None = 0.01,
         target_kl: float | None = None,
         num_epochs: int = 4,
-        minibatch_size: int = 2048,
+        minibatch_size: int | None = None,
         gae_lambda: float = 0.95,
         clip_range: float = 0.2,
         clip_range_vf: float | None = None,
@@ -98,7 +100,7 @@ class PPO(Learner):
         value_coef: float = 0.5,
         max_grad_norm: float = 0.5,
         normalize_advantage: bool = True,
-        advantage_floor: float = 0.0,
+        advantage_floor: float = 1e-3,
         auxiliaries: Sequence[Auxiliary] = (),
         sequence_length: int | None = None,
         burn_in: int = 0,
@@ -152,12 +154,10 @@ class PPO(Learner):
         live = (rewards.weight != 0).float()
         floor = self.advantage_floor and self.advantage_floor * self._advantage_scale(rewards)
         logs: list[Tensor] = []
-        kl, epochs = 0.0, 0
+        kl, epochs, steps = 0.0, 0, rollout.valid.numel()
         while epochs < self.num_epochs:
             before, epochs = len(logs), epochs + 1
-            for part in minibatches(
-                batch, self.minibatch_size, self.generator, rollout.valid.numel()
-            ):
+            for part in minibatches(batch, self._minibatch_rows(steps), self.generator, steps):
                 if rollout.state and int(part.valid.sum()) < 2:
                     continue  # of sequences of crashed environments
                 logs.append(self._step(part, live, entropy_coef, floor))
@@ -196,15 +196,22 @@ class PPO(Learner):
         steps = num_steps * num_envs
         if self.policy.initial_state(1):
             number = num_envs * num_sequences(num_steps, self.sequence_length, self.burn_in)
-            number = num_minibatches(num_steps, number, self.minibatch_size, steps=steps)
+            number = num_minibatches(num_steps, number, self._minibatch_rows(steps), steps=steps)
         else:
-            number = num_minibatches(1, steps, self.minibatch_size)
+            number = num_minibatches(1, steps, self._minibatch_rows(steps))
         return self.num_epochs * number
 
     def check_sizes(self, num_steps: int, num_envs: int) -> None:
         """Check that minibatches hold whole sequences, see `Learner.check_sizes`."""
         if self.policy.initial_state(1):
-            check_sequences(num_steps, self.sequence_length, self.burn_in, self.minibatch_size)
+            rows = self._minibatch_rows(num_steps * num_envs)
+            check_sequences(num_steps, self.sequence_length, self.burn_in, rows)
+
+    def _minibatch_rows(self, steps: int) -> int:
+        """Return the rows of a minibatch of a rollout of so many steps."""
+        if self.minibatch_size is not None:
+            return self.minibatch_size
+        return min(max(steps // 4, _MINIBATCH[0]), _MINIBATCH[1])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of policy, optimiser, generator and auxiliaries."""
