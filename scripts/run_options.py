@@ -58,13 +58,6 @@ _POSITIVE = (
     *(*_REQUIRED, "trainer.num_steps", "checkpoint.every"),
     *("eval_every", "num_threads", "stall_after"),
 )
-    *_REQUIRED,
-    "trainer.num_steps",
-    "checkpoint.every",
-    "eval_every",
-    "num_threads",
-    "stall_after",
-)
 _SWITCHES = ("heat_maps", "doctor")
 
 
