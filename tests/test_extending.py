@@ -362,7 +362,7 @@ def test_a_learner_with_other_keywords_is_refused_with_the_right_override(observ
     done = command(train.main, *CHAIN, "learner._target_=observatory.Reinforce")
     assert done.status == 2
     (line,) = done.lines()
-    assert "observatory.Reinforce takes no 'burn_in'" in line
+    assert "observatory.Reinforce takes no 'adaptive_kl'" in line
     assert "~GROUP +GROUP._target_=observatory.Reinforce" in line
     assert not Path("run").exists()
 

@@ -63,7 +63,7 @@ def vec():
 def random_actions(vec, steps, seed=0):
     """Of `RandomActor`, [T, N] or [T, N, A]."""
     draws = torch.Generator().manual_seed(seed)
-    dist = RandomActor(vec.act_space)(None, {}, torch.zeros(1, vec.num_envs)).dist
+    dist = RandomActor(vec.act_space)({}, {}, torch.zeros(1, vec.num_envs)).dist
     return [dist.sample(draws)[0] for _ in range(steps)]
 
 

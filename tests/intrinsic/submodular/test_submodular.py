@@ -237,8 +237,8 @@ class Forward(RandomActor):
 
     def __call__(self, obs, state, is_first):
         out = super().__call__(obs, state, is_first)
-        sample = out.sample
-        out.sample = lambda generator: torch.tensor([0, 1, 2, 2, 2, 3, 5])[sample(generator)]
+        sample = out.dist.sample
+        out.dist.sample = lambda generator: torch.tensor([0, 1, 2, 2, 2, 3, 5])[sample(generator)]
         return out
 
 
