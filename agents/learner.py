@@ -221,7 +221,7 @@ def check_learner(learner: Any, num_steps: int, num_envs: int) -> bool:
     """Check the sizes of rollouts; return whether they must hold `Rollout.states`.
 
     Args:
-        learner: one that is no `Learner` takes all sizes, and no states.
+        learner: any object; if it is not a `Learner`, all sizes are accepted.
         num_steps: `T`.
         num_envs: `N`.
 

@@ -116,7 +116,7 @@ class Rules:
 
 
 def check_first_row(vec: Any, result: Step | tuple[Obs, Obs]) -> None:
-    """Check what the first reset of `vec`, or the step after it, returned.
+    """Check the result of the first reset of `vec`, or of the step after it.
 
     Raises:
         EnvironmentFaultError: names the field, what it is, and what was expected.

@@ -275,7 +275,7 @@ def make_encoder(config: Any, saved: dict[str, Any] | None, **spaces: Any) -> An
 
 
 def make_cores(cfg: DictConfig, options: dict[str, Any], *encoders: Any) -> dict[str, Any]:
-    """Make a policy's memory, and another for the values if they have features of their own.
+    """Make the core of a policy, and a second one for values with an encoder of their own.
 
     Args:
         cfg: the composed config.

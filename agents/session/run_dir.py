@@ -109,7 +109,7 @@ class RunDirectory:
             log.warning("status.json was not updated to %r: %s", status, failure)
 
     def close(self) -> None:
-        """Write what is buffered, close the files and free the directory for other processes."""
+        """Write buffered metrics, close the files and release the lock of the directory."""
         if self._writer is not None:
             self._writer.close()
         self._writer = None

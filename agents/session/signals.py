@@ -23,7 +23,7 @@ FORCE_SECONDS = 20.0
 
 
 class Interrupted(BaseException):
-    """Raised in the main thread to abandon what it does, because a signal asked for the end.
+    """Raised in the main thread to abandon its current work, because of a signal to end the run.
 
     Not an `Exception`, so that no environment, network or callback handles it by mistake.
     """

@@ -110,7 +110,7 @@ class Heartbeats:
 
 
 def read_stage(descriptor: int) -> str | None:
-    """Read the name of the run's stage, None between stages."""
+    """Return the name of the current stage of the run; None between stages."""
     return os.pread(descriptor, 1 << 10, 0).rstrip(b"\0").decode(errors="replace") or None
 
 

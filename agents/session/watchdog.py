@@ -214,7 +214,7 @@ class Reporter:
                 return
 
     def forget(self) -> None:
-        """Close the pipe in a forked process; the reporter remains its parent's."""
+        """Close the pipe to the reporter in a forked process; the parent process keeps using it."""
         with contextlib.suppress(OSError):
             self._pipe.close()
         self.process.returncode = 0  # nothing to wait for

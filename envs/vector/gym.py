@@ -205,7 +205,7 @@ class _SyncVector(SyncVectorEnv):
 
 
 class _AsyncVector(AsyncVectorEnv):
-    """Raises the first environment's error, without Gymnasium's log of tracebacks before it."""
+    """Gymnasium's vector, which raises an environment's error without logging its traceback."""
 
     def _raise_if_errors(self, successes: Sequence[bool]) -> None:
         failed = [self.error_queue.get() for succeeded in successes if not succeeded]

@@ -113,8 +113,8 @@ class WorkerEnvironments:
         self._views: dict[int, dict[str, np.ndarray]] = {}
 
     @property
-    def description(self) -> tuple[Any, spaces.Space, dict[str, str]]:
-        """Spaces of observations and actions and what is left out, of the first environment.
+    def spaces_and_left_out(self) -> tuple[Any, spaces.Space, dict[str, str]]:
+        """Observation space, action space and `left_out` of the first environment.
 
         Raises:
             EnvironmentFaultError: if another environment has other spaces.
@@ -133,7 +133,7 @@ class WorkerEnvironments:
 
     def attach(self) -> None:
         """Map the shared memory; its file must have its full size by now."""
-        task, (obs_space, act_space, _) = self.task, self.description
+        task, (obs_space, act_space, _) = self.task, self.spaces_and_left_out
         self.memory = SharedMemory(
             task.memory, task.num_envs, task.num_workers, obs_space, task.info_space, act_space
         )
@@ -289,7 +289,9 @@ def run_worker(pipe: Any, task: WorkerTask, channels: WorkerChannels) -> None:
     def report(failure: EnvironmentFailure) -> None:
         reply(pipe, UNREQUESTED, True, failure)
 
-    envs = serve_new(pipe, lambda: WorkerEnvironments(task, report), lambda made: made.description)
+    envs = serve_new(
+        pipe, lambda: WorkerEnvironments(task, report), lambda made: made.spaces_and_left_out
+    )
     if envs is None:
         return
     with contextlib.suppress(EOFError, OSError):  # the main process closed the pipe, or is gone

@@ -70,7 +70,7 @@ class ComponentLayout:
         self._places = torch.from_numpy(np.flatnonzero(index.ravel() < starts[-1]))
 
     def padded(self, logits: Tensor) -> Tensor:
-        """Arrange [..., S] as [..., M, n]; what is added has a probability of 0."""
+        """Arrange logits [..., S] as [..., M, n], padded with logits of probability 0."""
         if not self.equal:
             wider = F.pad(logits, (0, 1), value=_PADDED)
             logits = wider.index_select(-1, self._on(logits.device)[0])

@@ -19,7 +19,7 @@ from firstlight.networks.normalisation import ObservationNormaliser
 from firstlight.networks.spec import rebuildable
 
 UNSCALED = "unscaled bytes"
-"""Description of uint8 fields from 0 to 255 that are not divided by 255."""
+"""What `describe_fields` returns for uint8 fields that are not divided by 255."""
 
 
 class Flat(Encoder):

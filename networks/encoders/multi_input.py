@@ -20,7 +20,7 @@ from firstlight.networks.spec import rebuildable
 
 @rebuildable
 class MultiInput(Encoder):
-    """Concatenates the features of one encoder for each picture, and of one for all other fields.
+    """Encodes each picture by its own encoder, all other fields by one, and concatenates features.
 
     A picture goes through `Pixel`, a symbolic grid through `Grid`, NetHack's screen through
     `NetHack`, and everything else through one `MLP`.

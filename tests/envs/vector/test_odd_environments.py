@@ -103,7 +103,7 @@ def work(name):
     if failures:
         return failures[0].sentence
     first, *steps = map(plain, shown)
-    return [first[:2], *steps, dict(worker.description[2])]
+    return [first[:2], *steps, dict(worker.spaces_and_left_out[2])]
 
 
 def test_processes_of_gymnasium_say_the_same(soak):
