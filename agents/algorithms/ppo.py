@@ -154,18 +154,17 @@ class PPO(Learner):
         live = (rewards.weight != 0).float()
         floor = self.advantage_floor and self.advantage_floor * self._advantage_scale(rewards)
         logs: list[Tensor] = []
-        kl, epochs, steps = 0.0, 0, rollout.valid.numel()
+        before, epochs, steps = 0, 0, rollout.valid.numel()
         while epochs < self.num_epochs:
             before, epochs = len(logs), epochs + 1
             for part in minibatches(batch, self._minibatch_rows(steps), self.generator, steps):
                 if rollout.state and int(part.valid.sum()) < 2:
                     continue  # of sequences of crashed environments
                 logs.append(self._step(part, live, entropy_coef, floor))
-            if self.adaptive_kl is not None or self.target_kl is not None:
-                kl = torch.stack(logs[before:])[:, _LOGS.index("approx_kl")].mean().item()
-            if self.target_kl is not None and kl > self.target_kl:
+            if self.target_kl is not None and _mean_kl(logs[before:]) > self.target_kl:
                 break
-        self._adapt_lr(kl)
+        if self.adaptive_kl is not None:
+            self._adapt_lr(_mean_kl(logs[before:]), self.adaptive_kl)
         auxiliary_logs = [
             self._descend(part, partial(self._auxiliary_loss, auxiliary))
             for auxiliary, part in self.auxiliaries.batches()
@@ -236,13 +235,11 @@ class PPO(Learner):
         self._passes = state.get("passes", 1)
         self._lr_factor = state.get("lr_factor", 1.0)
 
-    def _adapt_lr(self, kl: float) -> None:
+    def _adapt_lr(self, kl: float, wanted: float) -> None:
         """Change the learning rate of the next update by the last epoch's mean KL divergence."""
-        if self.adaptive_kl is None:
-            return
-        if kl > 2 * self.adaptive_kl:
+        if kl > 2 * wanted:
             self._lr_factor = max(self._lr_factor / _LR_STEP, 1 / _LR_RANGE)
-        elif kl < self.adaptive_kl / 2:
+        elif kl < wanted / 2:
             self._lr_factor = min(self._lr_factor * _LR_STEP, _LR_RANGE)
 
     def _advantage_scale(self, rewards: Rewards) -> Tensor:
@@ -381,6 +378,11 @@ def _valid_rows(batch: Batch) -> Callable[[Tensor], Tensor]:
     if len(batch.valid) == 1:
         return lambda field: field.flatten(0, 1)
     return lambda field: field[batch.valid]
+
+
+def _mean_kl(logs: Sequence[Tensor]) -> float:
+    """Return the mean approximate KL divergence of gradient steps with these logs."""
+    return torch.stack([*logs])[:, _LOGS.index("approx_kl")].mean().item()
 
 
 def _check_logs(table: Tensor, names: Sequence[str] = _LOGS) -> None:

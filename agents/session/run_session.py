@@ -173,12 +173,11 @@ class RunSession:
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
             reason = self._signals.dispatching or f"{type(error).__name__}: {error}"
-            if is_out_of_memory(error):
+            out_of_memory = is_out_of_memory(error)
+            if out_of_memory:
                 self.save()
             self._write_status("interrupted" if interrupted else "failed", reason)
-            if is_out_of_memory(error) and not isinstance(
-                error, MemoryError | torch.OutOfMemoryError
-            ):
+            if out_of_memory and not isinstance(error, MemoryError | torch.OutOfMemoryError):
                 raise MemoryError(str(error)) from error  # torch has no class for it on the CPU
             raise
         finally:
