@@ -2,7 +2,7 @@
 
 import signal
 
-from processes import fork, lines, wait_for_output
+from processes import fork, lines, wait_for_output, wait_until
 
 from firstlight.agents.session.status import read_status
 
@@ -53,6 +53,7 @@ def test_stack_dumps_under_load_do_not_end_a_run(soak, tmp_path):
     process = fork("trains:train", tmp_path / "run", path=[tmp_path])
     for _ in soak.times(300, 10_000):
         wait_for_output(process, "Stacks of all threads")
+    wait_until(lambda: lines(tmp_path / "run"))
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate()
