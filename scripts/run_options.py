@@ -45,7 +45,7 @@ _SINCE = {
     "learner.advantage_floor": 0.0,
 }
 """Options that runs of older versions lack, and what these runs did."""
-_DEFAULTS = ("trainer.num_steps", "learner.minibatch_size")
+_DEFAULTS = ("trainer.num_steps", "learner.minibatch_size", "env.backend")
 """Options whose default has changed: a resumed run keeps its own."""
 _NEW_GROUPS = {"core._target_": "firstlight.networks.Feedforward"}
 """The same for groups, of which today's default is what these runs did."""

@@ -45,8 +45,7 @@ def make(
         task: such as "MiniGrid-DoorKey-8x8-v0", also those that papers use and no package
             registers, such as "MiniGrid-MultiRoom-N7-S8-v0" and "MiniGrid-KeyCorridorS8R5-v0".
         num_envs: `N`.
-        backend: "auto" is "native" for MultiRoom, where EnvPool's levels are broken, else
-            "envpool".
+        backend: "auto" is the first of the table that has the task and what is asked of it.
         view: what policies see as `image`: "partial" the 7 x 7 cells in front of the agent, "map"
             its map of the cells seen so far (`MapMemory`), "full" the whole grid.
         full_grid: add the whole grid as the side channel `full_grid`, [W, H, 3] uint8, first axis
@@ -96,9 +95,7 @@ def _choose(task: str, backend: Backend, whole: bool) -> str:
         return backend
     have = backends_of(task)
     if backend == "auto":
-        ours = "MultiRoom" in task or whole
-        backend = "native" if ours and "native" in have else "envpool"
-        backend = "python" if backend not in have or (whole and backend == "envpool") else backend
+        backend = next(b for b in have if not (whole and b == "envpool"))  # type: ignore[assignment]
     if backend not in have:
         raise ValueError(f"backend {backend!r} has no {task}; {' and '.join(have)} have it")
     if whole and backend == "envpool":
