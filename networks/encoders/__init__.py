@@ -5,6 +5,7 @@ from gymnasium import spaces
 from firstlight.networks.encoders.base import Encoder, TwinEncoder
 from firstlight.networks.encoders.fields import is_bytes
 from firstlight.networks.encoders.grid import Grid
+from firstlight.networks.encoders.impala import Impala
 from firstlight.networks.encoders.mlp import MLP, Flat, TwinMLP
 from firstlight.networks.encoders.multi_input import FieldKinds, MultiInput
 from firstlight.networks.encoders.nethack import SCREENS, NetHack
@@ -46,6 +47,7 @@ __all__ = [
     "Encoder",
     "Flat",
     "Grid",
+    "Impala",
     "MultiInput",
     "NetHack",
     "ONINet",
