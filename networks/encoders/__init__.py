@@ -2,8 +2,8 @@
 
 from gymnasium import spaces
 
+from firstlight.envs.fields import is_bytes
 from firstlight.networks.encoders.base import Encoder, TwinEncoder
-from firstlight.networks.encoders.fields import is_bytes
 from firstlight.networks.encoders.grid import Grid
 from firstlight.networks.encoders.impala import Impala
 from firstlight.networks.encoders.mlp import MLP, Flat, TwinMLP

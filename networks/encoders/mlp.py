@@ -11,9 +11,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from firstlight.envs.fields import is_bytes, is_symbolic, picture_axes
 from firstlight.envs.types import Obs
 from firstlight.networks.encoders.base import Encoder, TwinEncoder
-from firstlight.networks.encoders.fields import is_bytes, is_symbolic, picture_axes
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.normalisation import ObservationNormaliser
 from firstlight.networks.spec import rebuildable

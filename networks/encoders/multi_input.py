@@ -8,9 +8,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from firstlight.envs.fields import is_symbolic, picture_axes
 from firstlight.envs.types import Obs
 from firstlight.networks.encoders.base import Encoder
-from firstlight.networks.encoders.fields import is_symbolic, picture_axes
 from firstlight.networks.encoders.grid import Grid
 from firstlight.networks.encoders.mlp import MLP
 from firstlight.networks.encoders.nethack import FIELDS, NetHack

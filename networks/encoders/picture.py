@@ -9,9 +9,9 @@ import numpy as np
 from gymnasium import spaces
 from torch import Tensor
 
+from firstlight.envs.fields import channel_axes
 from firstlight.envs.types import Obs
 from firstlight.networks.encoders.base import Encoder
-from firstlight.networks.encoders.fields import channel_axes
 
 
 class PictureEncoder(Encoder):

@@ -8,8 +8,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from firstlight.envs.fields import LARGE
 from firstlight.envs.types import Obs
-from firstlight.networks.encoders.fields import LARGE
 from firstlight.networks.encoders.picture import PictureEncoder
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.spec import rebuildable
