@@ -159,7 +159,7 @@ def _stack_space(obs_space: spaces.Dict, name: str, count: int) -> spaces.Space:
         box.bounded_below, box.bounded_above = join(space.bounded_below), join(space.bounded_above)
         stacked = box
     elif isinstance(space, spaces.Discrete):
-        stacked = spaces.MultiDiscrete([space.n] * count, start=[space.start] * count)
+        stacked = spaces.MultiDiscrete([int(space.n)] * count, start=[int(space.start)] * count)
     elif isinstance(space, spaces.MultiDiscrete):
         nvec, start = join(space.nvec), join(space.start)
         stacked = spaces.MultiDiscrete(nvec, dtype=space.dtype, start=start)  # type: ignore[arg-type]

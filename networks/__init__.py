@@ -18,6 +18,7 @@ from firstlight.networks.encoders import (
     Pixel,
     TwinEncoder,
     TwinMLP,
+    Words,
     auto,
 )
 from firstlight.networks.spec import rebuildable
@@ -37,6 +38,7 @@ __all__ = [
     "Pixel",
     "TwinEncoder",
     "TwinMLP",
+    "Words",
     "auto",
     "rebuildable",
 ]

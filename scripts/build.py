@@ -125,7 +125,9 @@ def make_vec(config: DictConfig, **changes: Any) -> VecEnv:
 
     Args:
         config: the node `env`. An option `frame_stack` that its target does not take wraps the
-            environments in `FrameStack`: a number of frames, or all arguments of the wrapper.
+            environments in `FrameStack`: a number of frames, or all arguments of the wrapper. An
+            option `observe_text` that it does not take is that of the `GymVec` made of its
+            environments.
         changes: to that node.
     """
     options = to_dict(config) | changes
@@ -161,9 +163,13 @@ def _make_vec(options: dict[str, Any]) -> VecEnv:
     from firstlight.envs.vec import VecEnv
     from firstlight.envs.vector.gym import GymVec
 
-    make = locate(target)
-    if callable(make) and "num_envs" not in inspect.signature(make).parameters:
-        del options["num_envs"]
+    make, observe_text = locate(target), False
+    if callable(make):
+        takes = inspect.signature(make).parameters
+        if "num_envs" not in takes:
+            del options["num_envs"]
+        if "observe_text" not in takes:
+            observe_text = bool(options.pop("observe_text", False))
     try:
         made = instantiate(options)
     except BadInputError:
@@ -179,7 +185,8 @@ def _make_vec(options: dict[str, Any]) -> VecEnv:
     if isinstance(made, gymnasium.Env):
         with contextlib.suppress(Exception):  # the environments that are used tell of theirs
             made.close()
-        return GymVec([functools.partial(instantiate, options)] * num_envs)
+        factories = [functools.partial(instantiate, options)] * num_envs
+        return GymVec(factories, observe_text=observe_text)
     if not isinstance(made, VecEnv):
         old = any(f"{kind.__module__}.".startswith("gym.") for kind in type(made).__mro__)
         raise BadInputError(
