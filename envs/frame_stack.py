@@ -45,7 +45,7 @@ class FrameStack(MemoryWrapper):
 
     >>> from firstlight.envs.worlds.chain import Chain
     >>> FrameStack(Chain(4, length=3), 2, keys=["obs"]).obs_space["obs"].shape
-    (6,)
+    (8,)
     """
 
     prefix, saved_as, what = _PREFIX, "frames", "a frame stack"
