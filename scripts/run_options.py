@@ -36,6 +36,7 @@ _SINCE = {
     "policy.scale_actions": False,
     "policy.squash": False,
     "policy.state_dependent_std": False,
+    "env.observe_text": False,
     "encoder.scale_bytes": False,
     "encoder.normalize_obs": False,
     "policy.normalize_value": "none",
