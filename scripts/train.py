@@ -46,12 +46,14 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     from firstlight.agents.session.summary import summary
     from firstlight.envs.seeding import derive, seed_process
     from firstlight.scripts.build import build, make_vec
+    from firstlight.scripts.freed_memory import keep_freed_memory
 
     check_options(cfg)
     keep_saved_options(cfg, overrides)
     check_run_dir(cfg, overrides)
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
+    keep_freed_memory()
     seed_process(derive(cfg.seed, "process"))  # environments and networks of users may need it
     with ExitStack() as cleanup:  # closes the environments whatever happens
         vec = make_vec(cfg.env)

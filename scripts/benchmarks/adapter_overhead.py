@@ -19,7 +19,7 @@ from firstlight.scripts.benchmarks.stages import SETTLED, TASK, IterationClock, 
 
 SIZES = (64, 256)
 TURNS = 5  # of EnvPool alone and ours in a round
-COMMON = ("env=minigrid/doorkey_8x8", "mixer=heads")
+COMMON = ("env=minigrid/doorkey_8x8", "env.backend=envpool", "mixer=heads")
 VIEWS = {
     "view=partial": ("intrinsic=[]",),
     "view=map, the map kept but not shown": ("env.view=map", "+env.show=false", "intrinsic=[]"),

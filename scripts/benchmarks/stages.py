@@ -65,6 +65,10 @@ SETUPS: dict[str, Setup] = {
         TASK,
         lambda run_dir: ours_ppo.make(TASK, run_dir=run_dir),
     ),
+    "default": configured(TASK, "env=minigrid/doorkey_8x8", "intrinsic=[count]"),
+    "default_on_envpool": configured(
+        TASK, "env=minigrid/doorkey_8x8", "intrinsic=[count]", "env.backend=envpool"
+    ),
     "count_rnd": configured(
         TASK, "experiment=demo", "intrinsic=[count,rnd]", "intrinsic.rnd.warmup_steps=128"
     ),

@@ -9,8 +9,8 @@ from firstlight.scripts.report.markdown import markdown_table, provenance, span
 
 
 def throughput(lines: list[dict[str, Any]]) -> str:
-    """Table of training steps per second, from the latest line of each row."""
-    latest = {line["row"]: line for line in lines}
+    """Table of training steps per second, from the lines of the latest measurement."""
+    latest = {line["row"]: line for line in lines if line["commit"] == lines[-1]["commit"]}
     if not latest:
         return ""
     rates = {name: statistics.median(line["steps_per_second"]) for name, line in latest.items()}
@@ -29,7 +29,10 @@ def throughput(lines: list[dict[str, Any]]) -> str:
             "",
             "PPO with separate tanh networks of 64-64 on the flattened view of EnvPool's "
             "DoorKey-8x8, 64 environments × 128 steps, 4 epochs, minibatch 2048, after three "
-            f"rollouts to warm up; rows alternated, medians of {len(base)} rounds; the ratio is to "
+            "rollouts to warm up. The rows of *firstlight-train* have its default encoder, a count "
+            "bonus and its logs, on our own DoorKey (`env.backend=native`, the default) and on "
+            "EnvPool's. *Single-file PPO* is written for this comparison in the manner of "
+            f"CleanRL's. Rows alternated, medians of {len(base)} rounds; the ratio is to "
             f"*{best}*, round by round. {first['hardware']}, commit {first['commit']}. "
             "Command: `firstlight-bench throughput`. GPU: not measured.",
             "",

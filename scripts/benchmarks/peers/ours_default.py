@@ -1,0 +1,30 @@
+"""Our `firstlight-train` with a grid encoder and a count bonus, timed with its logging."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+
+import torch
+
+from firstlight.scripts.benchmarks.stages import SETTLED, IterationClock, configured
+
+
+def main(task: str, steps: int, threads: int, backend: str) -> None:
+    """Train and print one JSON object with steps and seconds after the first rollouts."""
+    torch.set_num_threads(threads)
+    words = ("env=minigrid/doorkey_8x8", "intrinsic=[count]", f"env.backend={backend}")
+    clock = IterationClock()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = configured(task, *words).make(f"{folder}/run")
+        rows = trainer.vec.num_envs * trainer.num_steps
+        trainer.run(SETTLED * rows + steps, [clock])
+        trainer.vec.close()
+    counted = rows * (len(clock.ticks) - SETTLED)
+    seconds = clock.ticks[-1] - clock.ticks[SETTLED - 1]
+    print(json.dumps({"steps": counted, "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
