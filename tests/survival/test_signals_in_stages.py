@@ -11,8 +11,8 @@ import safetensors.torch
 import slow_stages
 from processes import fork, lines, logged, wait_until
 
-from firstlight.agents.session import checkpoint
-from firstlight.agents.session.status import read_status
+from firstlight.agents.session.run_directory import checkpoint
+from firstlight.agents.session.run_directory.status import read_status
 
 ROLLOUT = 64  # environment steps
 COMMON = (

@@ -14,9 +14,9 @@ import pytest
 from processes import fork, wait_for_output, wait_until
 from small_trainer import make_trainer
 
+from firstlight.agents.session.run_directory.status import Status, read_status, write_status
 from firstlight.agents.session.stage_timers import OpenStage, StageTimers
 from firstlight.agents.session.stall_reporter import StatusFile
-from firstlight.agents.session.status import Status, read_status, write_status
 from firstlight.agents.session.watchdog import Watchdog, format_stacks, write_to_stderr
 
 ENDLESS = 10**9
