@@ -20,7 +20,16 @@ from firstlight.agents.session.progress import Progress
 from firstlight.agents.session.run_session import RunSession
 from firstlight.agents.trainer import Trainer
 from firstlight.networks.cores import GRU, LSTM
-from firstlight.networks.encoders import MLP, Grid, MultiInput, NetHack, ONINet, Pixel, TwinMLP
+from firstlight.networks.encoders import (
+    MLP,
+    Grid,
+    Impala,
+    MultiInput,
+    NetHack,
+    ONINet,
+    Pixel,
+    TwinMLP,
+)
 from firstlight.networks.spec import rebuildable
 
 __all__ = [
@@ -34,6 +43,7 @@ __all__ = [
     "Evaluate",
     "Grid",
     "HeatMaps",
+    "Impala",
     "Learner",
     "MultiInput",
     "NetHack",

@@ -15,6 +15,7 @@ from firstlight.agents.policy import Policy
 from firstlight.agents.session.run_directory import checkpoint
 from firstlight.agents.session.run_directory.checkpoint import CheckpointError
 from firstlight.envs.seeding import generator
+from firstlight.envs.text import TextBytes, encode_text
 from firstlight.envs.types import Obs, State
 from firstlight.networks.spec import rebuild
 
@@ -87,7 +88,8 @@ class Agent:
 
         Args:
             obs: an array, or a (nested) dict of arrays, each of its shape in `obs_space`, or all
-                with an additional first axis N. Fields that the policy does not use are ignored.
+                with an additional first axis N. A text is a str, or N of them. Fields that the
+                policy does not use are ignored.
             state: returned by the last call; None when an episode begins.
             deterministic: take the most likely action instead of a sampled one.
             is_first: [N] bool, which of N observations begin an episode; default all without a
@@ -153,6 +155,10 @@ def _flatten(obs: Any, prefix: str = "") -> dict[str, Any]:
 
 def _cast(name: str, array: np.ndarray, space: spaces.Space) -> np.ndarray:
     """Cast `array` to the dtype of training, or raise ValueError if that changes a number."""
+    if isinstance(space, TextBytes) and array.dtype.kind in "UO":
+        size = space.shape[0]
+        encoded = [encode_text(str(text), size) for text in array.flat]
+        return np.array(encoded, np.uint8).reshape(*array.shape, size)
     dtype = np.dtype(np.float32 if space.dtype == np.float64 else space.dtype)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"observation {name!r} is {array.dtype}, expected numbers")

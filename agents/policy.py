@@ -71,6 +71,17 @@ class Policy(nn.Module, ABC):
         """Describe what happens to each observation field that is used; empty if not known."""
         return {}
 
+    def prepare(self, obs: Obs) -> Obs:
+        """Compute once what `forward` would compute each time, see `Encoder.prepare`.
+
+        Args:
+            obs: fields [T, N, ...].
+
+        Returns:
+            Fields [T, N, ...] that `forward` takes in place of `obs`; by default `obs` itself.
+        """
+        return obs
+
     def observe(self, rollout: Rollout) -> None:
         """Add the observations of a rollout to running statistics; by default there are none.
 
@@ -255,6 +266,13 @@ class ActorCritic(Policy):
         forbids = MASK in self.obs_space.spaces and not isinstance(self.act_space, spaces.Box)
         return values | told[0] | ({MASK: "forbids actions"} if forbids else {})
 
+    def prepare(self, obs: Obs) -> Obs:
+        """Let the encoder prepare observations, unless the values have one of their own."""
+        if self.critic_encoder is not None or not isinstance(self.encoder, Encoder):
+            return obs
+        prepared = self.encoder.prepare(obs)
+        return {**prepared, MASK: obs[MASK]} if MASK in obs else prepared
+
     def observe(self, rollout: Rollout) -> None:
         """Add observations to the encoders' running statistics, see `Policy.observe`."""
         past = map_obs(lambda field: field[: rollout.num_steps], rollout.obs)
@@ -304,12 +322,24 @@ class ActorCritic(Policy):
     def forward(self, obs: Obs, state: State, is_first: Tensor) -> PolicyOutput:
         """Compute action distributions and values, see `Policy.forward`."""
         features = self.features(obs, state, is_first)
-        outputs = self.policy_head(features.policy)
+        outputs, value = self._heads(features)
         dist = self.distribution.make(outputs, self.log_std, obs.get(MASK))
-        value = self.value_head(features.value)
         if self.returns is not None:
             value = torch.addcmul(self.returns.mean, value, self.returns.scale)
         return PolicyOutput(dist, value, features.state)
+
+    def _heads(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Apply both heads; in one product if they read the same features."""
+        policy, value = self.policy_head, self.value_head
+        if features.policy is not features.value:
+            return policy(features.policy), value(features.value)
+        weight, bias = (
+            torch.cat([policy.weight, value.weight]),
+            torch.cat([policy.bias, value.bias]),
+        )
+        both = nn.functional.linear(features.policy, weight, bias)
+        outputs, values = both.split([len(policy.weight), len(value.weight)], -1)
+        return outputs, values
 
     def features(self, obs: Obs, state: State, is_first: Tensor) -> Features:
         """Compute the inputs of the heads, see `Policy.features`."""

@@ -10,7 +10,7 @@ import torch
 
 from firstlight.agents.learner import Learner, check_learner, default_num_steps
 from firstlight.agents.session.collector import RolloutCollector
-from firstlight.agents.session.guards import rollback_on_failure
+from firstlight.agents.session.guards import Rollback
 from firstlight.agents.session.iteration_data import IterationData, Metrics
 from firstlight.agents.session.module_group import ModuleGroup
 from firstlight.agents.session.run_session import Callback, RunSession
@@ -67,6 +67,7 @@ class Trainer:
         self.session = RunSession(self, vec, **options)
         self.module_group = ModuleGroup(self.modules, self.mixer, self.session.guard).to(device)
         self.policy.to(device)
+        self.rollback = Rollback(learner)
         self.collector = RolloutCollector(self.runner, self.session, self.module_group)
         self.session.restore()
 
@@ -98,7 +99,7 @@ class Trainer:
             bonus = self.module_group.compute(rollout, progress)
             rewards = self.mixer(rollout, bonus, progress)
             session.data = IterationData(rollout, bonus, rewards, progress)
-        with session.stage("learn"), rollback_on_failure(self.learner):
+        with session.stage("learn"), self.rollback():
             metrics = self.learner.update(rollout, rewards, progress)
         self.policy.observe(rollout)  # now: the update needs the statistics that chose the actions
         with session.stage("module_update"):

@@ -7,6 +7,7 @@ if __name__ != "firstlight.envs":
     )
 
 from firstlight.envs.check import check_vec
+from firstlight.envs.frame_stack import FrameStack
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.types import Obs, Rollout, Snapshot, State, Step, check
 from firstlight.envs.vec import VecEnv
@@ -20,6 +21,7 @@ from firstlight.envs.wrapper import VecWrapper
 
 __all__ = [
     "Chain",
+    "FrameStack",
     "GymVec",
     "Isolated",
     "Obs",

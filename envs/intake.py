@@ -19,6 +19,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
 from firstlight.envs.faults import EnvironmentFaultError, class_name, raise_for_environment
+from firstlight.envs.text import TextBytes, encode_text, is_text
 from firstlight.envs.vec import dotted, leaves, left_out
 
 _SUCCESS = ("success", "is_success")  # the first takes precedence
@@ -49,10 +50,11 @@ class EnvIntake:
         index: its number.
         obs_space: its observation space, nested as it is.
         info_space: info fields to read besides success.
+        observe_text: read texts too, as `TextBytes`.
 
     Attributes:
         space: observation space with a field for each array, under dotted names.
-        left_out: fields that are not arrays, name to reason.
+        left_out: fields that are not read, name to reason.
 
     Raises:
         EnvironmentFaultError: if no field is an array, or two have one name; from `reset` and
@@ -60,10 +62,17 @@ class EnvIntake:
     """
 
     def __init__(
-        self, name: str, index: int, obs_space: spaces.Space, info_space: spaces.Dict | None = None
+        self,
+        name: str,
+        index: int,
+        obs_space: spaces.Space,
+        info_space: spaces.Dict | None = None,
+        *,
+        observe_text: bool = False,
     ):
         self.where, self.index = f"environment {index} ({name})", index
-        found = [(dotted(path), path, space) for path, space in leaves(obs_space)]
+        fields = leaves(obs_space, texts=observe_text)
+        found = [(dotted(path), path, space) for path, space in fields]
         names = [name for name, _, _ in found]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             self.refuse(f"two fields of its observation space are called {twice[0]!r}: rename one")
@@ -71,15 +80,13 @@ class EnvIntake:
             self.refuse(
                 f"no field of its observation space {obs_space} can be a tensor: expected a Box, "
                 "Discrete, MultiDiscrete or MultiBinary, or a Dict or Tuple with one"
+                + ("; observe_text=True reads a text" if is_text(obs_space) else "")
             )
         self.space = spaces.Dict({name: space for name, _, space in found})
-        self.left_out = left_out(obs_space)
-        self._obs = [
-            (name, path, _Field(self, f"the observation {name!r}", space))
-            for name, path, space in found
-        ]
+        self.left_out = left_out(obs_space, texts=observe_text)
+        self._obs = [(n, p, _field(self, f"the observation {n!r}", space)) for n, p, space in found]
         extra = info_space.spaces if info_space else {}
-        self._info = {name: _Field(self, f"the info {name!r}", extra[name]) for name in extra}
+        self._info = {name: _field(self, f"the info {name!r}", extra[name]) for name in extra}
         self._unseen = _FIRST_ANSWERS if index == 0 else 0
 
     def reset(self, answer: Any) -> tuple[Fields, Fields]:
@@ -260,6 +267,24 @@ class _Field:
         self.intake.refuse(
             f"{self.what} is {describe(value)}, expected one in {describe_space(self.space)}{hint}"
         )
+
+
+class _TextField(_Field):
+    """Form of a text: its bytes."""
+
+    def convert(self, value: Any) -> np.ndarray:
+        """Encode a text; refuse anything else."""
+        if not isinstance(value, str):
+            self.refuse(value)
+        return encode_text(value, self.size)
+
+    def refuse(self, value: Any) -> NoReturn:
+        """Raise `EnvironmentFaultError` for a value that is no text."""
+        self.intake.refuse(f"{self.what} is {describe(value)}, expected a text")
+
+
+def _field(intake: EnvIntake, what: str, space: spaces.Space) -> _Field:
+    return (_TextField if isinstance(space, TextBytes) else _Field)(intake, what, space)
 
 
 def check_env(env: Any, index: int) -> str:

@@ -49,6 +49,11 @@ class RandomChoices:
             choice = (noise.double() * torch.tensor(self.sizes, device=device)).long()
         return choice.reshape(*lead, *self.shape)
 
+    def draw(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Draw actions; return them and their log-probabilities [...]."""
+        action = self.sample(generator)
+        return action, self.log_prob(action)
+
     def log_prob(self, action: Tensor) -> Tensor:
         """Return [...] for an `action` that is allowed."""
         if self.allowed is not None:
@@ -77,6 +82,11 @@ class RandomBox:
             noise = torch.empty(size, device=low.device).normal_(generator=generator)
             action = torch.where(self.bounded, action, noise)
         return action
+
+    def draw(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Draw actions; return them and their log-densities [...]."""
+        action = self.sample(generator)
+        return action, self.log_prob(action)
 
     def log_prob(self, action: Tensor) -> Tensor:
         """Return the log-density [...] of `action`."""

@@ -97,11 +97,10 @@ class Runner:
         for _ in range(num_steps):
             with torch.inference_mode():
                 out = self._act(actor)
-                action = out.dist.sample(self.generator)  # [1, N]
+                action, log_prob = out.dist.draw(self.generator)  # [1, N]
             actions.append(action[0].cpu())
             self._send(actions[-1])
-            with torch.inference_mode():
-                log_probs.append(out.dist.log_prob(action)[0])
+            log_probs.append(log_prob[0])
             outs.append(out)
             step = self._recv()
             steps.append(step)

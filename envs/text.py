@@ -1,4 +1,4 @@
-"""Text as integer ids, so that tensors can hold it."""
+"""Text in tensors: as the bytes of a sentence, or as its id in a table."""
 
 from __future__ import annotations
 
@@ -8,13 +8,49 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 MISSION_BYTES = 96
+TEXT_BYTES = 512
+"""Most bytes of a text in an observation; what is beyond is cut off."""
 
 
 def encode_text(text: str, size: int = MISSION_BYTES) -> np.ndarray:
     """Encode `text` as bytes [size] uint8, cut off or padded with zeros."""
     return np.frombuffer(text.encode()[:size].ljust(size, b"\0"), np.uint8)
+
+
+class TextBytes(spaces.Box):
+    """Space of the bytes of a text, [size] uint8, as `encode_text` returns them.
+
+    A Box of bytes like any other but for its class, by which an encoder knows a text.
+
+    Args:
+        size: number of bytes.
+    """
+
+    def __init__(self, size: int):
+        super().__init__(0, 255, (size,), np.uint8)
+
+    def __repr__(self) -> str:
+        return f"TextBytes({self.shape[0]})"
+
+
+def is_text(space: spaces.Space) -> bool:
+    """Whether the values of a space are texts: of Gymnasium's `Text`, or MiniGrid's missions."""
+    return space.dtype is not None and np.dtype(space.dtype).kind == "U"
+
+
+def text_bytes(space: spaces.Space) -> TextBytes:
+    """Space of the bytes of a space of texts: all of the longest text, or `TEXT_BYTES` of it.
+
+    >>> text_bytes(spaces.Text(20)), text_bytes(spaces.Text(20, charset="aé"))
+    (TextBytes(20), TextBytes(80))
+    """
+    if not isinstance(space, spaces.Text):
+        return TextBytes(TEXT_BYTES)
+    width = 1 if all(letter.isascii() for letter in space.character_set) else 4
+    return TextBytes(min(width * space.max_length, TEXT_BYTES))
 
 
 class TextTable:

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from torch import Tensor
 
-from firstlight.envs.text import TextTable
+from firstlight.envs.text import TextTable, is_text, text_bytes
 from firstlight.envs.types import Obs, Snapshot, Step
 
 _LAWFUL = {
@@ -212,11 +212,16 @@ def lawful(dtype: np.dtype) -> np.dtype:
     return np.dtype(_LAWFUL.get(dtype.name, dtype))
 
 
-def leaves(space: spaces.Space, path: tuple = ()) -> Iterator[tuple[tuple, spaces.Space]]:
+def leaves(
+    space: spaces.Space, path: tuple = (), *, texts: bool = False
+) -> Iterator[tuple[tuple, spaces.Space]]:
     """Paths and spaces of the fields of a nested space, without those that are not arrays.
 
-    >>> [path for path, _ in leaves(spaces.Tuple([spaces.Discrete(2), spaces.Text(9)]))]
-    [(0,)]
+    With `texts` also those of texts, as `TextBytes`.
+
+    >>> nested = spaces.Tuple([spaces.Discrete(2), spaces.Text(9)])
+    >>> [*leaves(nested)], [*leaves(nested, texts=True)]
+    ([((0,), Discrete(2))], [((0,), Discrete(2)), ((1,), TextBytes(9))])
     """
     items: list[tuple[Any, spaces.Space]] = []
     if isinstance(space, spaces.Dict):
@@ -227,20 +232,22 @@ def leaves(space: spaces.Space, path: tuple = ()) -> Iterator[tuple[tuple, space
         space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
     ):
         yield path, space
+    elif texts and is_text(space):
+        yield path, text_bytes(space)
     for key, inner in items:
-        yield from leaves(inner, (*path, key))
+        yield from leaves(inner, (*path, key), texts=texts)
 
 
-def left_out(space: spaces.Space, path: tuple = ()) -> dict[str, str]:
-    """Fields of a nested space that are not arrays, dotted name to reason.
+def left_out(space: spaces.Space, path: tuple = (), *, texts: bool = False) -> dict[str, str]:
+    """Fields of a nested space that `leaves` does not yield, dotted name to reason.
 
     >>> left_out(spaces.Dict({"mission": spaces.Text(9), "image": spaces.Box(0, 1, (2,))}))
     {'mission': 'text'}
     """
-    known = {path for path, _ in leaves(space, path)}
+    known = {path for path, _ in leaves(space, path, texts=texts)}
     if isinstance(space, spaces.Dict | spaces.Tuple):
         named = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-        found = [left_out(inner, (*path, key)) for key, inner in named]
+        found = [left_out(inner, (*path, key), texts=texts) for key, inner in named]
         return {name: reason for one in found for name, reason in one.items()}
     reasons = [reason for kind, reason in _REASONS.items() if isinstance(space, kind)]
     return {} if path in known else {dotted(path): (reasons or [f"a {type(space).__name__}"])[0]}

@@ -14,7 +14,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from firstlight.envs.action_spaces import MASK
 from firstlight.envs.seeding import generator
+from firstlight.envs.text import TextBytes
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.memory_kernels import count_visits, hash_words, move_entries
 from firstlight.intrinsic.state import GrowingBuffers, grow_rows
@@ -53,7 +55,7 @@ class StateKeys(GrowingBuffers):
         obs_space: observation space of the policy.
         info_space: space of the info channels; needed for float channels.
         keys: names of the fields that define a state, from `obs_space` or else from the rollout's
-            info; default all of `obs_space`.
+            info; default all of `obs_space` but texts and the mask of actions.
         bits: length of the SimHash code of all float fields together.
         bins: number of bins per bounded float dimension.
         seed: of A.
@@ -77,7 +79,8 @@ class StateKeys(GrowingBuffers):
         seed: int = 0,
     ):
         super().__init__()
-        self.names = tuple(k for k in obs_space if k != "action_mask") if keys is None else (*keys,)
+        default = (k for k, s in obs_space.items() if k != MASK and not isinstance(s, TextBytes))
+        self.names = tuple(default if keys is None else keys)
         if not self.names:
             raise ValueError("keys is empty, expected at least one field")
         self.from_obs = {name for name in self.names if name in obs_space.spaces}

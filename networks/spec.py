@@ -20,6 +20,7 @@ import numpy as np
 from gymnasium import spaces
 from torch import nn
 
+from firstlight.envs.text import TextBytes
 from firstlight.networks.moved import current
 
 T = TypeVar("T")
@@ -233,6 +234,8 @@ def _encode_space(space: spaces.Space) -> dict[str, Any]:
             "shape": list(space.shape),
             "dtype": np.dtype(space.dtype).name,
         }
+    if type(space) is TextBytes:
+        return {**kind, "size": int(space.shape[0])}
     if type(space) is spaces.Discrete:
         return {**kind, "n": int(space.n), "start": int(space.start)}
     if type(space) is spaces.MultiDiscrete:
@@ -263,6 +266,8 @@ def _decode_space(spec: dict[str, Any]) -> spaces.Space:
             return box
         case "Discrete" | "MultiBinary" | "Text":
             return getattr(spaces, kind)(**given)
+        case "TextBytes":
+            return TextBytes(given["size"])
         case "MultiDiscrete":
             nvec, start = np.array(given["nvec"]), np.array(given["start"])
             return spaces.MultiDiscrete(nvec, dtype=np.dtype(given["dtype"]).type, start=start)

@@ -121,8 +121,40 @@ def check_targets(config: Any, packages: Sequence[str]) -> None:
 
 
 def make_vec(config: DictConfig, **changes: Any) -> VecEnv:
-    """Make the environments; a target that makes one Gymnasium environment is called repeatedly."""
+    """Make the environments; a target that makes one Gymnasium environment is called repeatedly.
+
+    Args:
+        config: the node `env`. An option `frame_stack` that its target does not take wraps the
+            environments in `FrameStack`: a number of frames, or all arguments of the wrapper. An
+            option `observe_text` that it does not take is that of the `GymVec` made of its
+            environments.
+        changes: to that node.
+    """
     options = to_dict(config) | changes
+    make = locate(str(options["_target_"]))
+    if not callable(make) or "frame_stack" in inspect.signature(make).parameters:
+        return _make_vec(options)
+    frames = options.pop("frame_stack", None)
+    vec = _make_vec(options)
+    return vec if frames is None else _stack_frames(vec, frames)
+
+
+def _stack_frames(vec: VecEnv, frames: Any) -> VecEnv:
+    """Wrap environments in a `FrameStack`; close them if that is not possible."""
+    from firstlight.envs.frame_stack import FrameStack
+
+    arguments = frames if isinstance(frames, dict) else {"count": frames}
+    try:
+        inspect.signature(FrameStack).bind(vec, **arguments)
+        if type(arguments["count"]) is not int:
+            raise TypeError("count is no whole number")
+        return FrameStack(vec, **arguments)
+    except (ValueError, TypeError) as error:
+        vec.close()
+        raise BadInputError(f"env.frame_stack={frames}: {error}") from error
+
+
+def _make_vec(options: dict[str, Any]) -> VecEnv:
     num_envs = options.setdefault("num_envs", 16)
     if not isinstance(num_envs, int) or num_envs < 1:
         raise BadInputError(f"env.num_envs={num_envs}: expected a whole number, at least 1")
@@ -131,9 +163,13 @@ def make_vec(config: DictConfig, **changes: Any) -> VecEnv:
     from firstlight.envs.vec import VecEnv
     from firstlight.envs.vector.gym import GymVec
 
-    make = locate(target)
-    if callable(make) and "num_envs" not in inspect.signature(make).parameters:
-        del options["num_envs"]
+    make, observe_text = locate(target), False
+    if callable(make):
+        takes = inspect.signature(make).parameters
+        if "num_envs" not in takes:
+            del options["num_envs"]
+        if "observe_text" not in takes:
+            observe_text = bool(options.pop("observe_text", False))
     try:
         made = instantiate(options)
     except BadInputError:
@@ -149,7 +185,8 @@ def make_vec(config: DictConfig, **changes: Any) -> VecEnv:
     if isinstance(made, gymnasium.Env):
         with contextlib.suppress(Exception):  # the environments that are used tell of theirs
             made.close()
-        return GymVec([functools.partial(instantiate, options)] * num_envs)
+        factories = [functools.partial(instantiate, options)] * num_envs
+        return GymVec(factories, observe_text=observe_text)
     if not isinstance(made, VecEnv):
         old = any(f"{kind.__module__}.".startswith("gym.") for kind in type(made).__mro__)
         raise BadInputError(

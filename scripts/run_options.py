@@ -36,6 +36,7 @@ _SINCE = {
     "policy.scale_actions": False,
     "policy.squash": False,
     "policy.state_dependent_std": False,
+    "env.observe_text": False,
     "encoder.scale_bytes": False,
     "encoder.normalize_obs": False,
     "policy.normalize_value": "none",
@@ -45,7 +46,7 @@ _SINCE = {
     "learner.advantage_floor": 0.0,
 }
 """Options that runs of older versions lack, and what these runs did."""
-_DEFAULTS = ("trainer.num_steps", "learner.minibatch_size")
+_DEFAULTS = ("trainer.num_steps", "learner.minibatch_size", "env.backend")
 """Options whose default has changed: a resumed run keeps its own."""
 _NEW_GROUPS = {"core._target_": "firstlight.networks.Feedforward"}
 """The same for groups, of which today's default is what these runs did."""

@@ -9,9 +9,11 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from firstlight.agents.algorithms.auxiliaries.auxiliary_group import Auxiliaries
+from firstlight.agents.algorithms.ppo_loss import LOGS, Rows, categorical_loss, plain_loss
+from firstlight.agents.clipped_adam import ClippedAdam
 from firstlight.agents.learner import (
     Auxiliary,
     Batch,
@@ -21,7 +23,7 @@ from firstlight.agents.learner import (
     num_minibatches,
     resolve_schedule,
 )
-from firstlight.agents.losses import approx_kl, clipped_policy_loss, explained_variance, value_loss
+from firstlight.agents.losses import explained_variance
 from firstlight.agents.policy import Policy
 from firstlight.agents.returns import gae, successor_values
 from firstlight.agents.sequences import check_sequences, cut_sequences, num_sequences
@@ -30,8 +32,9 @@ from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.seeding import generator
 from firstlight.envs.types import Rollout, map_obs
 from firstlight.intrinsic.mixer import Rewards, Schedule
+from firstlight.networks.distributions import Categorical
 
-_LOGS = ("policy_loss", "value_loss", "entropy", "loss", "approx_kl", "clipfrac", "grad_norm")
+_LOGS = (*LOGS, "grad_norm")
 _AUXILIARY_LOGS = ("the loss of an auxiliary", "grad_norm")
 _LR_STEP, _LR_RANGE = 1.5, 10.0  # of the adaptive learning rate: one change, and all of them
 _TINY = 1e-30
@@ -129,9 +132,7 @@ class PPO(Learner):
         self._passes, self._lr_factor = 1, 1.0
         parameters = [*policy.parameters(), *self.auxiliaries.parameters()]
         self._parameters = list(dict.fromkeys(parameters))
-        self.optimizer = torch.optim.Adam(
-            self._parameters, lr=resolve_schedule(lr, 0.0), eps=1e-5, fused=True
-        )
+        self.optimizer = ClippedAdam(self._parameters, lr=resolve_schedule(lr, 0.0))
 
     def update(self, rollout: Rollout, rewards: Rewards, progress: float = 0.0) -> dict[str, float]:
         """Update the policy from one rollout, see `Learner.update`.
@@ -275,8 +276,7 @@ class PPO(Learner):
             self._passes = 2  # from now on
             log.warning("out of memory: minibatches are processed in %d parts", self._passes)
             logs = self._backward(batch, loss)
-        norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
-        self.optimizer.step()
+        norm = self.optimizer.clipped_step(self.max_grad_norm)
         return torch.cat([logs, norm[None]])
 
     def _backward(self, batch: Batch, loss: _Loss) -> Tensor:
@@ -305,19 +305,30 @@ class PPO(Learner):
         """Compute the loss of a batch and its logs."""
         rows = _valid_rows(batch)
         out = self.policy(batch.obs, batch.state, batch.is_first)
-        logratio = rows(out.dist.log_prob(batch.action) - batch.log_prob)
-        policy_loss = clipped_policy_loss(logratio, rows(batch.advantage), self.clip_range)
         scale = self.policy.value_scale
-        value, target, old = (rows(v) / scale for v in (out.value, batch.target, batch.value))
-        v_loss = value_loss(value, target, old, live, self.clip_range_vf)
-        entropy = rows(out.dist.entropy()).mean()
-        loss = policy_loss + self.value_coef * v_loss - entropy_coef * entropy
+        data = Rows(
+            action=rows(batch.action),
+            log_prob=rows(batch.log_prob),
+            advantage=rows(batch.advantage),
+            target=rows(batch.target) / scale,
+            old_value=rows(batch.value) / scale,
+            live=live,
+            clip_range=self.clip_range,
+            clip_range_vf=self.clip_range_vf,
+            value_coef=self.value_coef,
+            entropy_coef=entropy_coef,
+        )
+        value = rows(out.value) / scale
+        if isinstance(out.dist, Categorical) and value.device.type == "cpu":
+            loss, logs = categorical_loss(rows(out.dist.logits), value, data)
+        else:
+            log_prob, entropy = out.dist.log_prob(batch.action), out.dist.entropy()
+            loss, logs = plain_loss(rows(log_prob), rows(entropy), value, data)
         extra = self.auxiliaries.loss(self.policy, batch)
-        loss = loss if extra is None else loss + extra
-        with torch.no_grad():
-            clipfrac = ((logratio.exp() - 1).abs() > self.clip_range).float().mean()
-            kl = approx_kl(logratio)
-            return loss, torch.stack([policy_loss, v_loss, entropy, loss, kl, clipfrac])
+        if extra is not None:
+            loss = loss + extra
+            logs[LOGS.index("loss")] = loss.detach()
+        return loss, logs
 
     @torch.no_grad()
     def _batch(self, rollout: Rollout, rewards: Rewards) -> Batch:
@@ -349,11 +360,13 @@ class PPO(Learner):
         for extra in self.auxiliaries.advantages(rollout, forward):
             advantage = advantage + extra
 
+        prepared = self.policy.prepare(past)
+
         def rows(field: Tensor) -> Tensor:  # [T, N, ...] -> [1, T*N, ...]
             return field if rollout.state else field.flatten(0, 1)[None]
 
         batch = Batch(
-            obs=map_obs(rows, past),
+            obs=map_obs(rows, past | prepared if self.auxiliaries else prepared),
             state=rollout.state,
             is_first=rows(rollout.is_first[:T]),
             action=rows(rollout.action),

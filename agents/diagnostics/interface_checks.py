@@ -13,9 +13,9 @@ from torch import Tensor
 from firstlight.agents.diagnostics.doctor import Finding
 from firstlight.agents.policy import Policy
 from firstlight.agents.session.summary import UNUSED, unused_fields
+from firstlight.envs.fields import is_bytes, is_symbolic, picture_axes
 from firstlight.envs.types import Obs, Rollout
 from firstlight.envs.vec import NOT_CHOSEN, TEXT, VecEnv
-from firstlight.networks.encoders.fields import is_bytes, is_symbolic, picture_axes
 from firstlight.networks.encoders.mlp import UNSCALED
 
 CLIPPED = 0.9

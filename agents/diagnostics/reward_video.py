@@ -218,7 +218,9 @@ class _Deterministic:
 
     def __call__(self, obs: Obs, state: State, is_first: Tensor) -> Any:
         out = self.policy(obs, state, is_first)
-        dist = SimpleNamespace(sample=lambda _: out.dist.mode(), log_prob=out.dist.log_prob)
+        action = out.dist.mode()
+        drawn = action, out.dist.log_prob(action)
+        dist = SimpleNamespace(draw=lambda _: drawn)
         return SimpleNamespace(dist=dist, value=out.value, state=out.state)
 
 

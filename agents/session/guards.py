@@ -60,23 +60,62 @@ def check_state(name: str, state: Any, *, infinite: bool = False) -> None:
         NonFiniteError: naming the first such tensor.
     """
     for path, tensor in _tensors(state, name):
-        if not tensor.is_floating_point():
-            continue
+        if not tensor.is_floating_point() or torch.isfinite(tensor.sum()):
+            continue  # a sum of finite numbers may be infinite, but not the other way round
         if bool(tensor.isnan().any() if infinite else ~torch.isfinite(tensor).all()):
             raise NonFiniteError(f"{path} holds a {'NaN' if infinite else 'number not finite'}")
 
 
-@contextmanager
-def rollback_on_failure(learner: Learner) -> Iterator[None]:
-    """Restore the learner's previous state if its update is not finite or memory runs out."""
-    before = copy.deepcopy(learner.state_dict())
-    try:
-        yield
-        check_state("learner", learner.state_dict())
-    except Exception as error:
-        if isinstance(error, NonFiniteError) or is_out_of_memory(error):
-            learner.load_state_dict(before)
-        raise
+class Rollback:
+    """Restores a learner's previous state if an update is not finite or memory runs out.
+
+    The state is copied into the memory of the copy before.
+
+    Args:
+        learner: whose `state_dict` is kept.
+    """
+
+    def __init__(self, learner: Learner):
+        self.learner = learner
+        self._before: dict[str, Any] = {}
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Make an update inside."""
+        self._before = copied(self.learner.state_dict(), self._before)
+        try:
+            yield
+            check_state("learner", self.learner.state_dict())
+        except Exception as error:
+            if isinstance(error, NonFiniteError) or is_out_of_memory(error):
+                self.learner.load_state_dict(self._before)
+                self._before = {}  # its tensors may be the learner's now
+            raise
+
+
+def copied(state: Any, old: Any = None) -> Any:
+    """Return a deep copy of a nested state.
+
+    Args:
+        state: dicts, lists and tuples of tensors and of anything else.
+        old: an earlier copy, whose tensors are overwritten where device, dtype and shape fit.
+    """
+    if isinstance(state, Tensor):
+        if isinstance(old, Tensor) and _is_alike(state, old):
+            return old.copy_(state)
+        return state.detach().clone()
+    if isinstance(state, Mapping):
+        before = old if isinstance(old, Mapping) else {}
+        return {key: copied(item, before.get(key)) for key, item in state.items()}
+    if type(state) in (list, tuple):
+        same = isinstance(old, list | tuple) and len(old) == len(state)
+        pairs = zip(state, old if same else [None] * len(state), strict=True)
+        return type(state)(copied(item, before) for item, before in pairs)
+    return copy.deepcopy(state)
+
+
+def _is_alike(one: Tensor, other: Tensor) -> bool:
+    return (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -22,6 +22,7 @@ def make(
     view: View = "partial",
     full_grid: bool = False,
     text: bool = False,
+    mission: bool = False,
     caption: Callable[[Event], str] | None = None,
     max_steps: int | None = None,
     num_threads: int = 0,
@@ -45,13 +46,13 @@ def make(
         task: such as "MiniGrid-DoorKey-8x8-v0", also those that papers use and no package
             registers, such as "MiniGrid-MultiRoom-N7-S8-v0" and "MiniGrid-KeyCorridorS8R5-v0".
         num_envs: `N`.
-        backend: "auto" is "native" for MultiRoom, where EnvPool's levels are broken, else
-            "envpool".
+        backend: "auto" is the first of the table that has the task and what is asked of it.
         view: what policies see as `image`: "partial" the 7 x 7 cells in front of the agent, "map"
             its map of the cells seen so far (`MapMemory`), "full" the whole grid.
         full_grid: add the whole grid as the side channel `full_grid`, [W, H, 3] uint8, first axis
             from left to right as in MiniGrid's images. Not with EnvPool, which does not expose it.
         text: add `text_id` and `mission_id`, see `captions.Captions`.
+        mission: policies also see the task's sentence, as the field `mission`, see `TextBytes`.
         caption: with `text`, describes what happened in a step; default `captions.describe`.
         max_steps: of an episode; default as in the papers.
         num_threads: threads of EnvPool.
@@ -73,10 +74,18 @@ def make(
     map_options = {k: options.pop(k) for k in ("size", "show") if view == "map" and k in options}
     if chosen == "envpool":
         threads = {"num_threads": num_threads, "isolated": isolated}
-        vec = _envpool(task, num_envs, text, max_steps, {**threads, **options})
+        vec = _envpool(task, num_envs, text or mission, max_steps, {**threads, **options})
     else:
-        wanted = {"view": "full" if view == "full" else "partial", "full_grid": full_grid}
-        vec = _own(chosen, task, num_envs, {**wanted, "mission": text, **options}, max_steps)
+        wanted: dict[str, Any] = {
+            "view": "full" if view == "full" else "partial",
+            "full_grid": full_grid,
+        }
+        wanted |= {"mission": text or mission}
+        vec = _own(chosen, task, num_envs, {**wanted, **options}, max_steps)
+    if mission:
+        from firstlight.envs.minigrid.mission import MissionText
+
+        vec = MissionText(vec)
     if text:
         from firstlight.envs.minigrid.captions import Captions, describe
 
@@ -96,9 +105,7 @@ def _choose(task: str, backend: Backend, whole: bool) -> str:
         return backend
     have = backends_of(task)
     if backend == "auto":
-        ours = "MultiRoom" in task or whole
-        backend = "native" if ours and "native" in have else "envpool"
-        backend = "python" if backend not in have or (whole and backend == "envpool") else backend
+        backend = next(b for b in have if not (whole and b == "envpool"))  # type: ignore[assignment]
     if backend not in have:
         raise ValueError(f"backend {backend!r} has no {task}; {' and '.join(have)} have it")
     if whole and backend == "envpool":
@@ -108,7 +115,7 @@ def _choose(task: str, backend: Backend, whole: bool) -> str:
 
 
 def _envpool(
-    task: str, num_envs: int, text: bool, max_steps: int | None, options: dict[str, Any]
+    task: str, num_envs: int, mission: bool, max_steps: int | None, options: dict[str, Any]
 ) -> VecEnv:
     from firstlight.envs.minigrid.tasks import TASKS
     from firstlight.envs.vector import envpool
@@ -122,7 +129,7 @@ def _envpool(
     return envpool.make(
         name,
         num_envs=num_envs,
-        obs_keys=("image", "direction", *(["mission"] if text else [])),
+        obs_keys=("image", "direction", *(["mission"] if mission else [])),
         info_keys=("agent_pos",),
         success_threshold=0.0,
         **options,

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from firstlight.envs.minigrid.cells import BOX, DOOR, GOAL, LAVA, LOCKED, OPEN, VIEW, name_of
-from firstlight.envs.text import TextTable
+from firstlight.envs.text import TextBytes, TextTable
 from firstlight.envs.types import Obs, Snapshot, Step
 from firstlight.envs.vec import VecEnv
 from firstlight.envs.wrapper import VecWrapper
@@ -78,7 +78,7 @@ class Captions(VecWrapper):
 
     Args:
         vec: with the view as `image`, and `mission` [96] uint8 in its observation or side channels,
-            from where it is removed.
+            from where it is removed, unless it is a text of the observation.
         caption: describes an event; default `describe`.
         texts: table to add to; default that of `vec`, or a new one.
 
@@ -97,7 +97,9 @@ class Captions(VecWrapper):
         super().__init__(vec)
         self.caption = caption
         self.text_table = texts or vec.text_table or TextTable()
-        self.obs_space = spaces.Dict(_without_mission(vec.obs_space.spaces))
+        known = vec.obs_space.spaces
+        self._observed = isinstance(known.get("mission"), TextBytes)
+        self.obs_space = spaces.Dict(known if self._observed else _without_mission(known))
         ids = {"text_id": _IDS, "mission_id": _IDS}
         self.info_space = spaces.Dict(_without_mission(vec.info_space.spaces) | ids)
         self._missions: dict[bytes, int] = {}
@@ -191,7 +193,7 @@ class Captions(VecWrapper):
             self._missions[row] = self.text_table.intern(sentence)
         mission_id = torch.tensor([self._missions[row] for row in rows], dtype=torch.int64)
         info = _without_mission(info) | {"text_id": text_id, "mission_id": mission_id}
-        return _without_mission(obs), info
+        return (obs if self._observed else _without_mission(obs)), info
 
 
 def _may_have_event(before: np.ndarray, action: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -33,9 +33,9 @@ Factory = Callable[[], gymnasium.Env]
 class GymVec(VecEnv):
     """Gymnasium environments stepped together; every episode has its own seed.
 
-    Fields that are not arrays, such as text, are left out; a plain Box or Discrete observation
-    becomes the field ``"obs"``, nested fields get dotted names, dtypes become those of `lawful`.
-    The side channel ``"success"`` has the environment's ``info["success"]`` or
+    Fields that are not arrays are left out, also texts unless they are asked for; a plain Box or
+    Discrete observation becomes the field ``"obs"``, nested fields get dotted names, dtypes become
+    those of `lawful`. The side channel ``"success"`` has the environment's ``info["success"]`` or
     ``info["is_success"]`` (-1 if it has none). What the environments return is read by
     `EnvIntake`, which says what is accepted.
 
@@ -45,6 +45,7 @@ class GymVec(VecEnv):
         success_threshold: see `VecEnv`.
         info_space: further info fields that become side channels, spaces of one environment.
         reported: see `VecEnv`.
+        observe_text: observe texts too, as the bytes of `TextBytes`, which `encoder=auto` reads.
 
     Raises:
         EnvironmentFaultError: if an environment, or what it returns, breaks Gymnasium's API.
@@ -66,12 +67,16 @@ class GymVec(VecEnv):
         success_threshold: float | None = None,
         info_space: spaces.Dict | None = None,
         reported: Sequence[str] = (),
+        observe_text: bool = False,
     ):
         if isinstance(factories, VectorEnv):
             check_env(factories, 0)
         self.num_envs, self.success_threshold = len(factories), success_threshold
         self.reported = tuple(reported)
-        recorded = [RecorderFactory(make, i, info_space) for i, make in enumerate(factories)]
+        recorded = [
+            RecorderFactory(make, i, info_space, observe_text=observe_text)
+            for i, make in enumerate(factories)
+        ]
         self._vec: Any = _vector(recorded, asynchronous)
         if asynchronous:
             Finalize(None, _end_at_exit, args=(weakref.ref(self._vec),), exitpriority=100)
@@ -277,6 +282,7 @@ def make(
     num_envs: int = 16,
     asynchronous: bool = False,
     success_threshold: float | None = None,
+    observe_text: bool = False,
     **options: Any,
 ) -> GymVec:
     """Make `num_envs` copies of a registered Gymnasium environment.
@@ -286,10 +292,14 @@ def make(
         num_envs: `N`.
         asynchronous: step each environment in its own process.
         success_threshold: see `VecEnv`.
+        observe_text: see `GymVec`.
         **options: keywords of the environment.
     """
     check_registered(id)
     factory = RegisteredEnv(id, options)
     return GymVec(
-        [factory] * num_envs, asynchronous=asynchronous, success_threshold=success_threshold
+        [factory] * num_envs,
+        asynchronous=asynchronous,
+        success_threshold=success_threshold,
+        observe_text=observe_text,
     )

@@ -55,6 +55,7 @@ class PoolVec(VecEnv):
         success_threshold: see `VecEnv`.
         info_space: info fields that become side channels, spaces of one environment.
         reported: see `VecEnv`.
+        observe_text: see `GymVec`.
         start_method: of multiprocessing.
 
     >>> import contextlib, functools, gymnasium
@@ -78,6 +79,7 @@ class PoolVec(VecEnv):
         success_threshold: float | None = None,
         info_space: spaces.Dict | None = None,
         reported: Sequence[str] = (),
+        observe_text: bool = False,
         start_method: Literal["forkserver", "spawn"] = "forkserver",
     ):
         for name, count in (("num_envs", num_envs), ("num_workers", num_workers)):
@@ -91,8 +93,11 @@ class PoolVec(VecEnv):
         if start_method == "forkserver":
             context.set_forkserver_preload([__name__])  # so that torch is imported once
         file, shares = memfd(), np.array_split(np.arange(num_envs), self.num_workers)
+        number = self.num_workers
         tasks = [
-            WorkerTask(make, w, range(ids[0], ids[-1] + 1), num_envs, self.num_workers, extra, file)
+            WorkerTask(
+                make, w, range(ids[0], ids[-1] + 1), num_envs, number, extra, file, observe_text
+            )
             for w, ids in enumerate(shares)
         ]
         self._pool = WorkerPool(context, tasks, timeout, max_restarts)
@@ -277,6 +282,7 @@ def make(
     timeout: float = 60.0,
     max_restarts: int = 100,
     success_threshold: float | None = None,
+    observe_text: bool = False,
     **options: Any,
 ) -> PoolVec:
     """Make `num_envs` copies of a registered Gymnasium environment in a pool of processes.
@@ -288,6 +294,7 @@ def make(
         timeout: time limit for one step of all environments of a worker, in seconds.
         max_restarts: number of failures that may happen.
         success_threshold: see `VecEnv`.
+        observe_text: see `GymVec`.
         **options: keywords of the environment.
     """
     check_registered(id)
@@ -298,4 +305,5 @@ def make(
         timeout=timeout,
         max_restarts=max_restarts,
         success_threshold=success_threshold,
+        observe_text=observe_text,
     )

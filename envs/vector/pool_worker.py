@@ -62,6 +62,7 @@ class WorkerTask:
     num_workers: int
     info_space: spaces.Dict
     memory: FileHandle
+    observe_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,10 @@ class WorkerEnvironments:
                 env.close()
 
     def _make_env(self, i: int) -> Recorder:
-        return make_recorder(self.task.make, i, self.task.info_space, owns_process=True)
+        task = self.task
+        return make_recorder(
+            task.make, i, task.info_space, observe_text=task.observe_text, owns_process=True
+        )
 
     def _set_current(self, i: int) -> None:
         self.memory.current[self.task.index] = i

@@ -36,6 +36,7 @@ class Recorder(gymnasium.Wrapper):
         env: environment that gets a seed at every reset.
         index: number of this environment in its vector environment.
         info_space: info fields to read besides success.
+        observe_text: read texts in observations too, see `EnvIntake`.
         owns_process: seed the process's global generators at every reset with the episode's seed;
             only for a process that does nothing else than step environments.
 
@@ -53,11 +54,14 @@ class Recorder(gymnasium.Wrapper):
         index: int = 0,
         info_space: spaces.Dict | None = None,
         *,
+        observe_text: bool = False,
         owns_process: bool = False,
     ):
         name = check_env(env, index)
         super().__init__(env)
-        self._intake = EnvIntake(name, index, env.observation_space, info_space)
+        self._intake = EnvIntake(
+            name, index, env.observation_space, info_space, observe_text=observe_text
+        )
         self.observation_space = self._intake.space
         self.left_out = self._intake.left_out
         self._where, self._owns_process = self._intake.where, owns_process
@@ -155,6 +159,7 @@ class RecorderFactory:
         factory: makes one environment.
         index: see `Recorder`.
         info_space: see `Recorder`.
+        observe_text: see `Recorder`.
     """
 
     def __init__(
@@ -162,8 +167,11 @@ class RecorderFactory:
         factory: Callable[[], gymnasium.Env],
         index: int,
         info_space: spaces.Dict | None = None,
+        *,
+        observe_text: bool = False,
     ):
         self.factory, self.index, self.info_space = factory, index, info_space
+        self.observe_text = observe_text
         self.home = os.getpid()
 
     def __call__(self) -> Recorder:
@@ -171,7 +179,13 @@ class RecorderFactory:
         in_child = os.getpid() != self.home
         if in_child:
             prepare_child_process()
-        return make_recorder(self.factory, self.index, self.info_space, owns_process=in_child)
+        return make_recorder(
+            self.factory,
+            self.index,
+            self.info_space,
+            observe_text=self.observe_text,
+            owns_process=in_child,
+        )
 
 
 def make_recorder(
@@ -179,6 +193,7 @@ def make_recorder(
     index: int,
     info_space: spaces.Dict | None = None,
     *,
+    observe_text: bool = False,
     owns_process: bool = False,
 ) -> Recorder:
     """Make an environment in a `Recorder`; see there for arguments and errors."""
@@ -186,7 +201,7 @@ def make_recorder(
         env = factory()
     except Exception as error:
         raise_for_environment(error, f"environment {index}", f"while {name_of(factory)} made it")
-    return Recorder(env, index, info_space, owns_process=owns_process)
+    return Recorder(env, index, info_space, observe_text=observe_text, owns_process=owns_process)
 
 
 def digest(value: Any, before: int = 0) -> int:

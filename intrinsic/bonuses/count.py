@@ -37,7 +37,7 @@ class HashCount(IntrinsicModule):
         info_space: space of the info channels; needed to count float channels.
         scope: which count to use.
         keys: names of the fields that define a state, from `obs_space` or else from the rollout's
-            info (for example "position"); default all of `obs_space`.
+            info (for example "position"); default all of `obs_space` but texts.
         bits: length of a SimHash code, ``sign(A x)``, of the float fields.
         bins: number of bins per bounded float dimension, without `bits`.
         seed: of A.

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from firstlight.envs.seeding import derive
+from firstlight.envs.text import TextBytes
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.mixer.terms import Term
@@ -44,10 +45,11 @@ class RND(IntrinsicModule):
 
     Args:
         obs_space: observation space of the policy.
-        keys: names of the fields to use; default all.
+        keys: names of the fields to use; default all but texts.
         network: "conv" for one field of pixels (uint8, [C, H, W] or [H, W, C]; the last channel, or
-            the last three if C is a multiple of three), "mlp" for all fields flattened, "auto" for
-            "conv" if there is a field of pixels, which is then the only one used.
+            the last three if C is a multiple of three; of stacked frames [S, ...] the last one),
+            "mlp" for all fields flattened, "auto" for "conv" if there is a field of pixels, which
+            is then the only one used.
         embedding_dim: outputs of both networks.
         hidden: width of the fully connected hidden layers; default 512 as published for "conv",
             128 for "mlp".
@@ -99,7 +101,8 @@ class RND(IntrinsicModule):
         self.ranks = dict(zip(self.names, map(len, shapes), strict=True))
         shape: tuple[int, ...] = (sum(map(math.prod, shapes)),)
         if self.pixels:
-            self.channels_last, shape = _layout(shapes[0])
+            self.stacked = len(shapes[0]) == 4
+            self.channels_last, shape = _layout(shapes[0][-3:])
         width = hidden or (512 if self.pixels else 128)
         with isolated_rng(derive(seed, "rnd")):
             self.target = _network(shape, width, embedding_dim, extra_layers=0)
@@ -157,6 +160,7 @@ class RND(IntrinsicModule):
         shape = self.moments.mean.shape
         if self.pixels:
             frame = obs[self.names[0]]
+            frame = frame[..., -1, :, :, :] if self.stacked else frame
             frame = frame.movedim(-1, -3) if self.channels_last else frame
             return frame[..., -shape[0] :, :, :].clone(memory_format=torch.contiguous_format)
         columns = []
@@ -181,7 +185,10 @@ def _choose(
     obs_space: spaces.Dict, keys: Sequence[str] | None, network: str
 ) -> tuple[tuple[str, ...], bool]:
     """Names of the fields to use, and whether it is one field of pixels."""
-    names = tuple(n for n in obs_space if n != "action_mask") if keys is None else tuple(keys)
+    default = (
+        n for n in obs_space if n != "action_mask" and not isinstance(obs_space[n], TextBytes)
+    )
+    names = tuple(default if keys is None else keys)
     if network not in ("auto", "conv", "mlp"):
         raise ValueError(f"network is {network!r}, expected 'auto', 'conv' or 'mlp'")
     if not names or not set(names) <= set(obs_space):
@@ -199,9 +206,9 @@ def _choose(
 
 def _is_image(space: spaces.Space) -> bool:
     shape = space.shape or ()
-    return (
-        space.dtype == np.uint8 and len(shape) == 3 and min(_layout(shape)[1][1:]) >= SMALLEST_IMAGE
-    )
+    if space.dtype != np.uint8 or len(shape) not in (3, 4):
+        return False
+    return min(_layout(shape[-3:])[1][1:]) >= SMALLEST_IMAGE
 
 
 def _layout(shape: tuple[int, ...]) -> tuple[bool, tuple[int, int, int]]:

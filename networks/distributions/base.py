@@ -36,6 +36,14 @@ class Distribution(ABC):
     def entropy(self) -> Tensor:
         """Return the entropy [...] in nats."""
 
+    def draw(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Draw one action each. Returns them and their log-probabilities [...].
+
+        The action is the one that `sample` would draw.
+        """
+        action = self.sample(generator)
+        return action, self.log_prob(action)
+
     def fisher_diagonal(self) -> Tensor:
         """Return the Fisher matrix over `params`, which must be diagonal, as [..., P].
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from firstlight.networks.distributions.base import Distribution
+from firstlight.networks.distributions.draw_kernel import draw_categorical
 
 _MASKED, _PADDED = -1e20, -1e30
 """Logits without probability; float32's minimum would overflow in the gradient of an entropy."""
@@ -27,12 +28,32 @@ class Categorical(Distribution):
     def __init__(self, logits: Tensor, allowed: Tensor | None = None):
         if allowed is not None:
             logits = logits.masked_fill(~allowed, torch.finfo(logits.dtype).min)
-        self.params = torch.log_softmax(logits, -1)
+        self.logits = logits
+        self._log_probs: Tensor | None = None
+
+    @property
+    def params(self) -> Tensor:  # type: ignore[override]
+        """Log-probabilities [..., A]."""
+        if self._log_probs is None:
+            self._log_probs = torch.log_softmax(self.logits, -1)
+        return self._log_probs
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw [...] int64, by an exponential race."""
+        """Draw [...] int64: on the CPU from the cumulative probabilities, else by a race."""
+        if self.logits.device.type == "cpu":
+            return self.draw(generator)[0]
         race = torch.empty_like(self.params).exponential_(generator=generator)
         return self.params.exp().div_(race).argmax(-1)
+
+    def draw(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Draw actions, see `Distribution.draw`; on the CPU without gradients."""
+        if self.logits.device.type != "cpu":
+            return super().draw(generator)
+        *lead, number = self.logits.shape
+        uniform = torch.rand(lead, generator=generator)
+        logits = self.logits.detach().float().reshape(-1, number)
+        action, log_prob = draw_categorical(logits.numpy(), uniform.view(-1).numpy())
+        return torch.from_numpy(action).view(lead), torch.from_numpy(log_prob).view(lead)
 
     def mode(self) -> Tensor:
         """Return [...] int64."""
@@ -155,7 +176,11 @@ class JointCategorical(Distribution):
     ):
         self.sizes, self.shape = tuple(sizes), shape
         self.combination = Categorical(logits, allowed)
-        self.params = self.combination.params
+
+    @property
+    def params(self) -> Tensor:  # type: ignore[override]
+        """Log-probabilities [..., S]."""
+        return self.combination.params
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw [..., *shape] int64."""
@@ -167,7 +192,7 @@ class JointCategorical(Distribution):
 
     def log_prob(self, action: Tensor) -> Tensor:
         """Return [...] for `action` [..., *shape] int64."""
-        flat = action.reshape(*self.params.shape[:-1], len(self.sizes))
+        flat = action.reshape(*self.combination.logits.shape[:-1], len(self.sizes))
         index = flat[..., 0]
         for m, size in enumerate(self.sizes[1:], 1):
             index = index * size + flat[..., m]

@@ -2,14 +2,16 @@
 
 from gymnasium import spaces
 
+from firstlight.envs.fields import is_bytes
 from firstlight.networks.encoders.base import Encoder, TwinEncoder
-from firstlight.networks.encoders.fields import is_bytes
 from firstlight.networks.encoders.grid import Grid
+from firstlight.networks.encoders.impala import Impala
 from firstlight.networks.encoders.mlp import MLP, Flat, TwinMLP
 from firstlight.networks.encoders.multi_input import FieldKinds, MultiInput
 from firstlight.networks.encoders.nethack import SCREENS, NetHack
 from firstlight.networks.encoders.oni import ONINet
 from firstlight.networks.encoders.pixel import Pixel
+from firstlight.networks.encoders.words import Words
 
 
 def auto(obs_space: spaces.Dict, *, normalize_obs: bool = False) -> Encoder:
@@ -24,13 +26,15 @@ def auto(obs_space: spaces.Dict, *, normalize_obs: bool = False) -> Encoder:
     """
     kinds = FieldKinds(obs_space)
     if {"glyphs", "blstats"} <= obs_space.spaces.keys():
-        others = [*kinds.grids, *kinds.pictures, *kinds.rest]
+        others = [*kinds.grids, *kinds.pictures, *kinds.texts, *kinds.rest]
         # its other views of the screen repeat the glyphs: `NetHack` refuses them, with a sentence
         return (
             NetHack(obs_space)
             if set(others) <= set(SCREENS)
             else MultiInput(obs_space, normalize_obs=normalize_obs)
         )
+    if kinds.texts:
+        return MultiInput(obs_space, normalize_obs=normalize_obs)
     if not kinds.grids and not kinds.pictures:
         return MLP(obs_space, normalize_obs=normalize_obs)
     plain = not any(is_bytes(obs_space[name]) for name in kinds.rest)
@@ -46,11 +50,13 @@ __all__ = [
     "Encoder",
     "Flat",
     "Grid",
+    "Impala",
     "MultiInput",
     "NetHack",
     "ONINet",
     "Pixel",
     "TwinEncoder",
     "TwinMLP",
+    "Words",
     "auto",
 ]

@@ -24,6 +24,19 @@ class Encoder(nn.Module, ABC):
     def forward(self, obs: Obs) -> Tensor:
         """Encode fields [B, ...] as features [B, out_dim]."""
 
+    def prepare(self, obs: Obs) -> Obs:
+        """Compute once what `forward` would compute each time, without parameters or statistics.
+
+        A learner calls it once for a rollout, whose rows it encodes several times.
+
+        Args:
+            obs: fields [T, N, ...].
+
+        Returns:
+            Fields [T, N, ...] that `forward` takes in place of `obs`; by default `obs` itself.
+        """
+        return obs
+
     def observe(self, obs: Obs, valid: Tensor) -> None:
         """Add the observations of a rollout to running statistics; by default there are none.
 

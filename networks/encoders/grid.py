@@ -24,11 +24,12 @@ from firstlight.envs.minigrid.cells import (
 )
 from firstlight.envs.types import Obs
 from firstlight.networks.encoders.base import Encoder
-from firstlight.networks.encoders.grid_kernels import SumRows, lookup_rows
+from firstlight.networks.encoders.grid_kernels import SumRows, encode_grids, lookup_rows
 from firstlight.networks.encoders.mlp import Flat
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.spec import rebuildable
 
+_ROWS, _COUNTS = "grid rows", "grid counts"  # fields that `Grid.prepare` makes of a grid
 _DOOR_STATES, _DIRECTIONS = 3, 4
 _PLAIN, _COLOURED = (EMPTY, WALL, GOAL, LAVA), (FLOOR, KEY, BALL, BOX)
 
@@ -86,31 +87,78 @@ class Grid(Encoder):
         self.bias = nn.Parameter(torch.zeros(hidden))
         self.rest = Flat(spaces.Dict(rest)) if rest else None
         self.rest_linear = orthogonal(nn.Linear(self.rest.out_dim, hidden)) if self.rest else None
+        discrete = [space for space in rest.values() if isinstance(space, spaces.Discrete)]
+        starts = [0, *itertools.accumulate(int(space.n) for space in discrete)]
+        self._ids = {  # name to the row of a value 0, where rows can replace the linear layer
+            name: start - int(space.start)  # type: ignore[attr-defined]
+            for (name, space), start in zip(rest.items(), starts, strict=False)
+            if len(discrete) == len(rest)
+        }
         self.linear = orthogonal(nn.Linear(hidden, hidden))
         self.out_dim = hidden
 
     def forward(self, obs: Obs) -> Tensor:
-        """Encode fields [B, ...] as [B, hidden]."""
-        image = obs[self.key].flatten(1, 2)  # [B, H, W, 3] -> [B, cells, 3]
-        total = self._sum_cpu(image) if image.device.type == "cpu" else self._sum(image)
-        if self.rest is not None and self.rest_linear is not None:
-            total = total + self.rest_linear(self.rest(obs))
-        return torch.relu(self.linear(torch.relu(total)))
+        """Encode fields [B, ...] as [B, hidden]; `prepare` may have processed them."""
+        on_cpu = self.table.device.type == "cpu"
+        summed = self._sum_cpu(obs) if on_cpu else self._sum(obs)
+        return torch.relu_(self.linear(summed))
+
+    def prepare(self, obs: Obs) -> Obs:
+        """Look up the rows of grids, see `Encoder.prepare`."""
+        image = obs[self.key]
+        if image.device.type != "cpu":
+            return obs
+        rows, counts = self._lookup(image.flatten(0, -4))
+        lead, rest = image.shape[:-3], {} if self.rest is None else self.rest.fields
+        return {
+            _ROWS: rows.view(*lead, -1),
+            _COUNTS: counts.view(lead),
+            **{name: obs[name] for name in rest},
+        }
 
     def describe_fields(self) -> dict[str, str]:
         """Describe what happens to each field, see `Encoder.describe_fields`."""
         rest = {} if self.rest is None else self.rest.describe_fields()
         return {self.key: f"symbolic grid of {self.cells} cells, one-hot", **rest}
 
-    def _sum_cpu(self, image: Tensor) -> Tensor:
-        chosen = lookup_rows(image.contiguous().numpy(), self.lut.numpy(), self.num_ids)
-        return SumRows.apply(*map(torch.from_numpy, chosen), self.table, self.bias)
+    def _lookup(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the rows [B, R] and counts [B] of grids [B, H, W, 3] on the CPU."""
+        cells = image.flatten(1, 2).contiguous().numpy()
+        rows, counts = lookup_rows(cells, self.lut.numpy(), self.num_ids)
+        return torch.from_numpy(rows), torch.from_numpy(counts)
 
-    def _sum(self, image: Tensor) -> Tensor:
+    def _sum_cpu(self, obs: Obs) -> Tensor:
+        """Compute the rectified sums [B, hidden] with compiled loops."""
+        base, ids, id_table = self._rest_of(obs)
+        if _ROWS in obs or torch.is_grad_enabled():
+            found = (obs[_ROWS], obs[_COUNTS]) if _ROWS in obs else self._lookup(obs[self.key])
+            return SumRows.apply(*found, self.table, base, ids, id_table)
+        cells = obs[self.key].flatten(1, 2).contiguous().numpy()
+        tables = (x.detach().numpy() for x in (self.table, base, ids, id_table))
+        return torch.from_numpy(encode_grids(cells, self.lut.numpy(), self.num_ids, *tables))
+
+    def _rest_of(self, obs: Obs) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what other fields [B, ...] add: a base, and ids with their table, see `gather`."""
+        batch = len(next(iter(obs.values())))
+        if self.rest is None or self.rest_linear is None:
+            return self.bias[None], torch.zeros((batch, 0), dtype=torch.int64), self.table[:0]
+        if not self._ids:
+            base = self.bias + self.rest_linear(self.rest(obs))
+            return base, torch.zeros((batch, 0), dtype=torch.int64), self.table[:0]
+        columns = [obs[name][:, None] + start for name, start in self._ids.items()]
+        ids = columns[0] if len(columns) == 1 else torch.cat(columns, 1)
+        base = (self.bias + self.rest_linear.bias)[None]
+        return base, ids, self.rest_linear.weight.T.contiguous()
+
+    def _sum(self, obs: Obs) -> Tensor:
+        """Compute the rectified sums [B, hidden] with torch, on any device."""
+        image = obs[self.key].flatten(1, 2)  # [B, H, W, 3] -> [B, cells, 3]
         obj, colour, state = image.long().unbind(-1)
         ids = self.lut[obj & 15, colour & 7, state & 3].long()  # [B, cells, 2]
         cell = torch.arange(self.cells, device=image.device)[:, None]
         rows = torch.where(ids >= 0, ids + cell * self.num_ids, 0).flatten(1)  # [B, cells * 2]
         seen = (ids >= 0).flatten(1).to(self.table.dtype)
-        summed = nn.functional.embedding_bag(rows, self.table, mode="sum", per_sample_weights=seen)
-        return summed + self.bias
+        total = nn.functional.embedding_bag(rows, self.table, mode="sum", per_sample_weights=seen)
+        if self.rest is not None and self.rest_linear is not None:
+            total = total + self.rest_linear(self.rest(obs))
+        return torch.relu_(total + self.bias)

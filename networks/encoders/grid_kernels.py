@@ -6,7 +6,9 @@ a fixed order that does not depend on the number of threads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numba
@@ -26,7 +28,7 @@ def lookup(image, lut, num_ids, rows, counts):
         image: [B, C, 3] uint8.
         lut: [16, 8, 4, F] int32, -1 for none; none for object 0, a cell out of view.
         num_ids: rows of a cell.
-        rows: [B, C * F] int32, of which the first `counts` are filled.
+        rows: [B, C * F] integers, of which the first `counts` are filled.
         counts: [B] int32, filled.
     """
     numbers = lut.reshape(512, lut.shape[3])
@@ -46,16 +48,50 @@ def lookup(image, lut, num_ids, rows, counts):
 
 
 @numba.njit(cache=True, nogil=True)
-def gather(rows, counts, table, bias, out, start, stop):
-    """``out[b] = bias + sum of table[rows[b, :counts[b]]]`` for b in [start, stop)."""
+def encode(image, lut, num_ids, table, base, ids, id_table, out, start, stop):
+    """`lookup` and `gather` at once, for grids [start, stop) that are encoded only once."""
+    numbers = lut.reshape(512, lut.shape[3])
     total = np.empty(table.shape[1], np.float32)
     for b in range(start, stop):
-        total[:] = bias
+        total[:] = base[b] if base.shape[0] > 1 else base[0]
+        for c in range(image.shape[1]):
+            obj = np.int64(image[b, c, 0] & 15)
+            if obj != 0:
+                code = obj << 5 | np.int64(image[b, c, 1] & 7) << 2 | np.int64(image[b, c, 2] & 3)
+                for f in range(numbers.shape[1]):
+                    k = numbers[code, f]
+                    if k >= 0:
+                        k += c * num_ids
+                        for h in range(total.shape[0]):
+                            total[h] += table[k, h]
+        for i in range(ids.shape[1]):
+            k = ids[b, i]
+            for h in range(total.shape[0]):
+                total[h] += id_table[k, h]
+        for h in range(total.shape[0]):
+            out[b, h] = max(total[h], np.float32(0.0))
+
+
+@numba.njit(cache=True, nogil=True)
+def gather(rows, counts, table, base, ids, id_table, out, start, stop):
+    """Sum the rows of each grid in [start, stop), and apply a ReLU.
+
+    ``out[b] = max(base[b] + sum of table[rows[b, :counts[b]]] + sum of id_table[ids[b]], 0)``,
+    with ``base[0]`` for all if it has one row.
+    """
+    total = np.empty(table.shape[1], np.float32)
+    for b in range(start, stop):
+        total[:] = base[b] if base.shape[0] > 1 else base[0]
         for i in range(counts[b]):
             k = rows[b, i]
             for h in range(total.shape[0]):  # a plain loop vectorises, `total += row` does not
                 total[h] += table[k, h]
-        out[b] = total
+        for i in range(ids.shape[1]):
+            k = ids[b, i]
+            for h in range(total.shape[0]):
+                total[h] += id_table[k, h]
+        for h in range(total.shape[0]):
+            out[b, h] = max(total[h], np.float32(0.0))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -69,9 +105,23 @@ def scatter(rows, counts, grad, table_grad, start, stop):
                     table_grad[k, h] += grad[b, h]
 
 
-def _split(count: int, work) -> None:
-    """Run ``work(start, stop)`` over [0, count), in one part for each thread of torch."""
-    parts = torch.get_num_threads()
+@numba.njit(cache=True, nogil=True)
+def scatter_ids(ids, grad, id_grad):
+    """``id_grad[k] += grad[b]`` for every k of ``ids[b]``."""
+    for b in range(grad.shape[0]):
+        for i in range(ids.shape[1]):
+            k = ids[b, i]
+            for h in range(grad.shape[1]):
+                id_grad[k, h] += grad[b, h]
+
+
+def _split(count: int, work: Callable[[int, int], None], many: bool | None = None) -> None:
+    """Run ``work(start, stop)`` over [0, count), in one part for each thread of torch.
+
+    In one part in all if it is not `many`; default whether `count` is at least `_MIN_ROWS`.
+    """
+    many = count >= _MIN_ROWS if many is None else many
+    parts = torch.get_num_threads() if many else 1
     bounds = [count * i // parts for i in range(parts + 1)]
     rest = [_pool.submit(work, bounds[i], bounds[i + 1]) for i in range(1, parts)]
     work(bounds[0], bounds[1])
@@ -80,57 +130,77 @@ def _split(count: int, work) -> None:
 
 
 def lookup_rows(image: np.ndarray, lut: np.ndarray, num_ids: int) -> tuple[np.ndarray, np.ndarray]:
-    """Find rows [B, C * F] and counts [B] for grids [B, C, 3] uint8, see `lookup`."""
-    rows = np.empty((len(image), image.shape[1] * lut.shape[3]), np.int32)
-    counts = np.empty(len(image), np.int32)
+    """Find rows [B, R] and counts [B] for grids [B, C, 3] uint8, see `lookup`."""
+    C = image.shape[1]
+    dtype = np.int16 if C * num_ids <= np.iinfo(np.int16).max else np.int32
+    rows, counts = np.empty((len(image), C * lut.shape[3]), dtype), np.empty(len(image), np.int32)
     lookup(image, lut, num_ids, rows, counts)
-    return rows, counts
+    return rows[:, : counts.max(initial=0)].copy(), counts
 
 
-def gather_rows(
-    rows: np.ndarray, counts: np.ndarray, table: np.ndarray, bias: np.ndarray
+def encode_grids(
+    image: np.ndarray,
+    lut: np.ndarray,
+    num_ids: int,
+    table: np.ndarray,
+    base: np.ndarray,
+    ids: np.ndarray,
+    id_table: np.ndarray,
 ) -> np.ndarray:
-    """Sum rows [B, R], of which counts [B] are used, of a table [K, H], and a bias [H]: [B, H]."""
-    out = np.empty((len(rows), table.shape[1]), np.float32)
-    if len(rows) < _MIN_ROWS:
-        gather(rows, counts, table, bias, out, 0, len(rows))
-    else:
-        _split(len(rows), lambda i, j: gather(rows, counts, table, bias, out, i, j))
-    return out
-
-
-def scatter_rows(
-    rows: np.ndarray, counts: np.ndarray, grad: np.ndarray, num_rows: int
-) -> np.ndarray:
-    """Compute the gradient [K, H] of the table from the gradient [B, H] of the sums.
-
-    Each thread has its own rows of the table, so no two write to the same one.
-    """
-    out = np.zeros((num_rows, grad.shape[1]), np.float32)
-    if len(rows) < _MIN_ROWS:
-        scatter(rows, counts, grad, out, 0, num_rows)
-    else:
-        _split(num_rows, lambda i, j: scatter(rows, counts, grad, out, i, j))
+    """Compute the rectified sums [B, H] for grids [B, C, 3], see `encode`."""
+    out = np.empty((len(image), table.shape[1]), np.float32)
+    _split(len(image), partial(encode, image, lut, num_ids, table, base, ids, id_table, out))
     return out
 
 
 class SumRows(torch.autograd.Function):
-    """Computes ``bias + sum of table rows``, with gradients for table and bias.
+    """Computes rectified sums of table rows, with gradients for the tables and the base.
 
-    ``apply(rows, counts, table, bias)`` takes the arguments of `gather` as tensors, returns [B, H].
+    ``apply(rows, counts, table, base, ids, id_table)`` takes the arguments of `gather` as tensors
+    and returns [B, H]. Each thread has its own rows of the table's gradient.
     """
 
     @staticmethod
     def forward(  # noqa: D102
-        ctx: Any, rows: Tensor, counts: Tensor, table: Tensor, bias: Tensor
+        ctx: Any,
+        rows: Tensor,
+        counts: Tensor,
+        table: Tensor,
+        base: Tensor,
+        ids: Tensor,
+        id_table: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(rows, counts)
-        ctx.num_rows = table.shape[0]
-        chosen = rows.numpy(), counts.numpy()
-        return torch.from_numpy(gather_rows(*chosen, table.detach().numpy(), bias.detach().numpy()))
+        ctx.sizes = len(table), len(id_table)
+        ctx.same_base = len(base) == 1
+        out = torch.empty(len(rows), table.shape[1])
+        arguments = (x.detach().numpy() for x in (rows, counts, table, base, ids, id_table, out))
+        _split(len(rows), partial(gather, *arguments))
+        ctx.save_for_backward(rows, counts, ids, out)
+        return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor]:  # noqa: D102
-        rows, counts = (saved.numpy() for saved in ctx.saved_tensors)
-        table_grad = scatter_rows(rows, counts, grad.contiguous().numpy(), ctx.num_rows)
-        return None, None, torch.from_numpy(table_grad), grad.sum(0)
+    def backward(  # noqa: D102
+        ctx: Any, grad: Tensor
+    ) -> tuple[None, None, Tensor, Tensor, None, Tensor]:
+        rows, counts, ids, out = ctx.saved_tensors
+        grad = torch.ops.aten.threshold_backward(grad, out, 0.0).contiguous()
+        table_grad, id_grad = (torch.zeros(size, grad.shape[1]) for size in ctx.sizes)
+        arguments = (x.numpy() for x in (rows, counts, grad, table_grad))
+        _split(len(table_grad), partial(scatter, *arguments), many=len(rows) >= _MIN_ROWS)
+        scatter_ids(ids.numpy(), grad.numpy(), id_grad.numpy())
+        base_grad = grad.sum(0, keepdim=True) if ctx.same_base else grad
+        return None, None, table_grad, base_grad, None, id_grad
+
+
+def sum_rows(rows: np.ndarray, counts: np.ndarray, table: Tensor, base: Tensor) -> Tensor:
+    """Compute ``relu(base + sum of table rows)``, [B, H].
+
+    Args:
+        rows: [B, R] int32, indices of rows.
+        counts: [B] int32, how many of them are used.
+        table: [K, H].
+        base: [B, H], or [1, H] for the same of all.
+    """
+    ids = torch.zeros((len(rows), 0), dtype=torch.int64)
+    found = torch.from_numpy(rows), torch.from_numpy(counts)
+    return SumRows.apply(*found, table, base, ids, table[:0])

@@ -11,9 +11,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from firstlight.envs.fields import is_bytes, is_symbolic, picture_axes
+from firstlight.envs.text import TextBytes
 from firstlight.envs.types import Obs
 from firstlight.networks.encoders.base import Encoder, TwinEncoder
-from firstlight.networks.encoders.fields import is_bytes, is_symbolic, picture_axes
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.normalisation import ObservationNormaliser
 from firstlight.networks.spec import rebuildable
@@ -26,7 +27,7 @@ class Flat(Encoder):
     """Concatenates all fields into one float vector; Discrete fields become one-hot.
 
     Args:
-        obs_space: of one environment. The field "action_mask" is left out.
+        obs_space: of one environment. The field "action_mask" and texts are left out.
         scale_bytes: divide uint8 fields with bounds 0 and 255 by 255, except MiniGrid's codes.
         normalize_obs: normalise fields of floats, except pictures, by the running mean and
             deviation of each number, and clip them at 10.
@@ -37,7 +38,9 @@ class Flat(Encoder):
     ):
         super().__init__()
         self.fields = {
-            name: space for name, space in obs_space.spaces.items() if name != "action_mask"
+            name: space
+            for name, space in obs_space.spaces.items()
+            if name != "action_mask" and not isinstance(space, TextBytes)
         }
         self.out_dim = sum(_width(name, space) for name, space in self.fields.items())
         self.scaled = {
@@ -67,6 +70,9 @@ class Flat(Encoder):
                 field = torch.cat(hot, 1)
             numbers = field[:, None].flatten(1).float()  # a scalar field is [B]
             parts.append(numbers / 255 if name in self.scaled else numbers)
+        if not parts:
+            some = next(iter(obs.values()))
+            return torch.zeros(len(some), 0, device=some.device)
         flat = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         return flat if self.normaliser is None else self.normaliser(flat)
 
@@ -120,6 +126,9 @@ class MLP(Encoder):
         hidden: width of each layer.
         activation: class of the nonlinearity after each layer.
         scale_bytes, normalize_obs: see `Flat`.
+
+    Raises:
+        ValueError: if there is no field to flatten.
     """
 
     def __init__(
@@ -133,6 +142,10 @@ class MLP(Encoder):
     ):
         super().__init__()
         self.flat = Flat(obs_space, scale_bytes=scale_bytes, normalize_obs=normalize_obs)
+        if not self.flat.fields:
+            raise ValueError(
+                f"an MLP reads none of the observations {[*obs_space]}: MultiInput does"
+            )
         widths = [self.flat.out_dim, *hidden]
         layers: list[nn.Module] = []
         for i, o in itertools.pairwise(widths):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from firstlight.envs.types import Obs
 from firstlight.networks.encoders.base import Encoder
-from firstlight.networks.encoders.grid_kernels import SumRows
+from firstlight.networks.encoders.grid_kernels import sum_rows
 from firstlight.networks.encoders.nethack_kernels import BestWindows, number_glyphs, patch_rows
 from firstlight.networks.encoders.nethack_parts import STATISTICS, STONE, X, Y, crop, statistics
 from firstlight.networks.initialisation import orthogonal
@@ -169,17 +169,17 @@ class _Patches(nn.Module):
             shape=self.shape,
         )
         table = tabulate(rows, self.conv.weight).flatten(0, 1)  # [G * P, C]
-        seen = SumRows.apply(*map(torch.from_numpy, found), table, self.conv.bias)
+        seen = sum_rows(*found, table, self.conv.bias[None])
         return self._join(seen.view(len(glyphs), len(self.weight)))
 
     def convolve(self, embedded: Tensor) -> Tensor:
         """Compute the same from the embeddings [B, H, W, E] of all cells."""
         padded = nn.functional.pad(embedded.permute(0, 3, 1, 2), self.padding)  # [B, E, H, W]
-        seen = self.conv(padded).permute(0, 2, 3, 1)  # [B, C, h, w] -> [B, h, w, C]
+        seen = torch.relu_(self.conv(padded)).permute(0, 2, 3, 1)  # [B, C, h, w] -> [B, h, w, C]
         return self._join(seen.flatten(1))
 
     def _join(self, seen: Tensor) -> Tensor:
-        return torch.relu(torch.addmm(self.bias, torch.relu_(seen), self.weight))
+        return torch.relu(torch.addmm(self.bias, seen, self.weight))
 
 
 class _Characters(nn.Module):

@@ -59,12 +59,10 @@ class Balance:
         self.value = self.obs @ TABLE
         return self
 
-    def sample(self, generator):
+    def draw(self, generator):
         pole, place = self.obs[..., 2] + self.obs[..., 3], self.obs[..., 0]
-        return ((pole > 0) ^ (torch.sin(1e4 * place) > 0.5)).long()
-
-    def log_prob(self, action):
-        return torch.zeros(action.shape)
+        action = ((pole > 0) ^ (torch.sin(1e4 * place) > 0.5)).long()
+        return action, torch.zeros(action.shape)
 
 
 def alone(rollout, n, rows):

@@ -88,11 +88,9 @@ class Counter:
             dist=self, value=count[None, :, None].float(), state={"count": count + 1}
         )
 
-    def sample(self, generator):
-        return torch.randint(0, self.num_actions, self.lead, generator=generator)
-
-    def log_prob(self, action):
-        return action.float()
+    def draw(self, generator):
+        action = torch.randint(0, self.num_actions, self.lead, generator=generator)
+        return action, action.float()
 
 
 def make_policy(vec, seed=0, num_streams=2):

@@ -27,7 +27,11 @@ ITERATIONS = 10
 COMMON = ("trainer.num_steps=64", "env.num_envs=8", "device=cpu", "seed=5", "run_dir=unused")
 CASES = {
     "chain": ("env=chain", "intrinsic=[rnd]", "intrinsic.rnd.warmup_steps=16"),
-    "envpool_doorkey": ("env=minigrid/doorkey_8x8", "intrinsic=[count,rnd]"),
+    "envpool_doorkey": (
+        *("env=minigrid/doorkey_8x8", "env.backend=envpool"),
+        "intrinsic=[count,rnd]",
+    ),
+    "doorkey": ("env=minigrid/doorkey_8x8", "intrinsic=[count]"),
     "multiroom_with_map": (
         *("env=minigrid/multiroom_n4_s5", "env.backend=native", "env.view=map"),
         *("intrinsic=[map_change,submodular]", "mixer=sum"),

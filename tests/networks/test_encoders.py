@@ -112,13 +112,13 @@ def test_every_cell_in_real_levels_has_an_id():
 
 
 def one_hot_sum(grid, images):
-    """Compute bias + sum over cells of onehot(cell, ids) @ table, as one matrix product."""
+    """Compute relu(bias + sum over cells of onehot(cell, ids) @ table), as one matrix product."""
     _, count = cell_ids()
     hot = torch.zeros(len(images), H * W * count)
     for b, cell in product(range(len(images)), range(H * W)):
         for number in numbers_of(images[b].reshape(H * W, 3)[cell].tolist()):
             hot[b, cell * count + number] = 1
-    return hot @ grid.table + grid.bias
+    return torch.relu(hot @ grid.table + grid.bias)
 
 
 @pytest.mark.parametrize("batch", [1, 5, 300])  # the last one is split over threads
@@ -131,7 +131,7 @@ def test_both_paths_equal_a_product_with_one_hot_codes(batch, path):
     weight = torch.randn(batch, 8)
     expected = one_hot_sum(grid, images)
     wanted = torch.autograd.grad((expected * weight).sum(), [grid.table, grid.bias])
-    got = getattr(grid, path)(images.flatten(1, 2))
+    got = getattr(grid, path)({"image": images})
     grads = torch.autograd.grad((got * weight).sum(), [grid.table, grid.bias])
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
     for grad, other in zip(grads, wanted, strict=True):
@@ -161,17 +161,17 @@ def test_numba_and_torch_agree_through_the_whole_encoder():
 def test_unseen_cells_contribute_nothing(path):
     torch.manual_seed(0)
     grid = Grid(grid_space(), hidden=8)
-    nn.init.normal_(grid.bias)
-    dark = torch.zeros(2, H * W, 3, dtype=torch.uint8)
-    total = getattr(grid, path)(dark)
+    nn.init.constant_(grid.bias, 9.0)  # so that no sum is negative
+    dark = torch.zeros(2, H, W, 3, dtype=torch.uint8)
+    total = getattr(grid, path)({"image": dark})
     assert torch.equal(total, grid.bias.expand(2, 8))
     total.sum().backward()
     assert grid.table.grad.abs().sum() == 0
     codes = torch.tensor(valid_codes(), dtype=torch.uint8)[: H * W]
     lit = dark.clone()
-    lit[0, 5] = codes[5]
+    lit.flatten(1, 2)[0, 5] = codes[5]
     with torch.no_grad():
-        rows = getattr(grid, path)(lit) - grid.bias
+        rows = getattr(grid, path)({"image": lit}) - grid.bias
     wanted = sum(grid.table[5 * grid.num_ids + number] for number in numbers_of(codes[5].tolist()))
     torch.testing.assert_close(rows[0], wanted.detach())
     assert rows[1].abs().sum() == 0
@@ -182,10 +182,10 @@ def test_features_depend_on_position_colour_and_state():
     torch.manual_seed(0)
     grid = Grid(grid_space(), hidden=32)
     codes = valid_codes()
-    images = torch.zeros(len(codes) * H * W, H * W, 3, dtype=torch.uint8)
+    images = torch.zeros(len(codes) * H * W, H, W, 3, dtype=torch.uint8)
     for i, (code, cell) in enumerate(product(codes, range(H * W))):
-        images[i, cell] = torch.tensor(code, dtype=torch.uint8)
-    out = grid._sum_cpu(images)
+        images[i].flatten(0, 1)[cell] = torch.tensor(code, dtype=torch.uint8)
+    out = grid._sum_cpu({"image": images})
     apart = torch.cdist(out, out) + 1e9 * torch.eye(len(out))
     assert apart.min() > 1e-3
 
@@ -216,7 +216,7 @@ def restored_threads():
 def test_the_number_of_threads_changes_no_bit():
     torch.manual_seed(0)
     grid = Grid(grid_space(), hidden=24)
-    images = random_images(1000).flatten(1, 2)
+    images = {"image": random_images(1000)}
     weight = torch.randn(1000, 24)
     outs, grads = [], []
     for threads in (1, 2, 3):
@@ -237,47 +237,93 @@ def kernels(request, monkeypatch):
         use_python_kernels(monkeypatch, grid_kernels)
 
 
-def kernel_inputs(batch, seed=0):
+def kernel_inputs(batch, seed=0, same_base=True):
     """Make up to 6 of 30 table rows each, in increasing order; the rest must not be read."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, 7, batch).astype(np.int32)
     rows = np.full((batch, 6), 10**6, np.int32)
     for b, count in enumerate(counts):
         rows[b, :count] = np.sort(rng.choice(30, count, replace=False))
-    table, grad = (rng.normal(size=(n, 4)).astype(np.float32) for n in (30, batch))
-    return rows, counts, table, rng.normal(size=4).astype(np.float32), grad
+    table, base, id_table = (
+        rng.normal(size=(n, 4)).astype(np.float32) for n in (30, 1 if same_base else batch, 5)
+    )
+    return rows, counts, table, base, rng.integers(0, 5, (batch, 2)), id_table
+
+
+def plain_sums(rows, counts, table, base, ids, id_table):
+    """Rectified sums by plain loops, in float64."""
+    sums = np.zeros((len(rows), 4)) + base
+    for b in range(len(rows)):
+        for k in rows[b, : counts[b]]:
+            sums[b] += table[k]
+        for k in ids[b]:
+            sums[b] += id_table[k]
+    return np.maximum(sums, 0)
 
 
 @pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize("batch", [0, 1, 40])
-def test_kernels_equal_plain_loops(batch):
-    rows, counts, table, bias, grad = kernel_inputs(batch, seed=batch)
-    out, table_grad = np.full((batch, 4), 7, np.float32), np.zeros((30, 4), np.float32)
-    grid_kernels.gather(rows, counts, table, bias, out, 0, batch)
-    grid_kernels.scatter(rows, counts, grad, table_grad, 0, 30)
-    sums, grads = np.tile(bias.astype(np.float64), (batch, 1)), np.zeros((30, 4))
+@pytest.mark.parametrize("same_base", [True, False])
+@pytest.mark.parametrize("batch", [0, 1, 40, 300])
+def test_sums_and_their_gradients_equal_plain_loops(batch, same_base):
+    """Of 300 rows, the work is split over threads."""
+    inputs = kernel_inputs(batch, seed=batch, same_base=same_base)
+    rows, counts, _, base, ids, _ = inputs
+    tensors = [torch.from_numpy(x) for x in inputs]
+    for learnt in (2, 3, 5):
+        tensors[learnt].requires_grad_()
+    out = grid_kernels.SumRows.apply(*tensors)
+    sums = plain_sums(*inputs)
+    np.testing.assert_allclose(out.detach(), sums, atol=1e-5)
+    grad = np.random.default_rng(9).normal(size=(batch, 4)).astype(np.float32)
+    out.backward(torch.from_numpy(grad))
+    through = grad * (sums > 0)
+    wanted = np.zeros((30, 4)), np.zeros((5, 4))
     for b in range(batch):
-        for i in range(counts[b]):
-            sums[b] += table[rows[b, i]]
-            grads[rows[b, i]] += grad[b]
-    np.testing.assert_allclose(out, sums, atol=1e-5)
-    np.testing.assert_allclose(table_grad, grads, atol=1e-5)
-    np.testing.assert_array_equal(grid_kernels.gather_rows(rows, counts, table, bias), out)
-    np.testing.assert_array_equal(grid_kernels.scatter_rows(rows, counts, grad, 30), table_grad)
+        for k in rows[b, : counts[b]]:
+            wanted[0][k] += through[b]
+        for k in ids[b]:
+            wanted[1][k] += through[b]
+    base_grad = through.sum(0, keepdims=True) if len(base) == 1 else through
+    for learnt, expected in ((2, wanted[0]), (5, wanted[1]), (3, base_grad)):
+        np.testing.assert_allclose(tensors[learnt].grad, expected, atol=1e-4)
 
 
 @pytest.mark.usefixtures("kernels")
 def test_kernels_write_only_their_range():
-    rows, counts, table, bias, grad = kernel_inputs(10)
+    inputs = kernel_inputs(10)
     out, table_grad = np.full((10, 4), 7, np.float32), np.zeros((30, 4), np.float32)
-    grid_kernels.gather(rows, counts, table, bias, out, 3, 6)
+    grid_kernels.gather(*inputs, out, 3, 6)
     assert (out[:3] == 7).all()
     assert (out[6:] == 7).all()
     assert not (out[3:6] == 7).all(1).any()
-    grid_kernels.scatter(rows, counts, grad, table_grad, 10, 15)
+    grid_kernels.scatter(*inputs[:2], np.ones((10, 4), np.float32), table_grad, 10, 15)
     assert table_grad[10:15].any()
     table_grad[10:15] = 0
     assert not table_grad.any()
+
+
+@pytest.mark.parametrize(
+    "others",
+    [{}, {"direction": spaces.Discrete(4, start=2), "held": spaces.Discrete(3)},
+     {"direction": spaces.Discrete(4), "speed": spaces.Box(-1, 1, (2,))}],
+    ids=["alone", "discrete", "mixed"],
+)  # fmt: skip
+def test_prepared_grids_and_grids_without_gradients_have_the_same_features(others):
+    torch.manual_seed(0)
+    grid = Grid(grid_space(**others), hidden=8)
+    obs = {"image": random_images(12).unflatten(0, (3, 4))}
+    for name, space in others.items():
+        space.seed(1)
+        values = np.stack([space.sample() for _ in range(12)])
+        obs[name] = torch.from_numpy(values).unflatten(0, (3, 4))
+    prepared = grid.prepare(obs)
+    assert all(field.shape[:2] == (3, 4) for field in prepared.values())
+    whole, known = ({k: v.flatten(0, 1) for k, v in o.items()} for o in (obs, prepared))
+    expected = grid(whole)
+    torch.testing.assert_close(grid(known), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(grid(whole), expected)
+    torch.testing.assert_close(torch.relu(grid.linear(grid._sum(whole))), expected)
 
 
 @pytest.mark.usefixtures("kernels")

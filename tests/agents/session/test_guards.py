@@ -11,7 +11,7 @@ from firstlight.agents.algorithms import ppo
 from firstlight.agents.algorithms.ppo import PPO
 from firstlight.agents.evaluation import evaluate
 from firstlight.agents.policy import ActorCritic
-from firstlight.agents.session.guards import MAX_FAILURES
+from firstlight.agents.session.guards import MAX_FAILURES, Rollback, copied
 from firstlight.agents.session.run_directory import checkpoint
 from firstlight.agents.session.run_directory.status import read_status
 from firstlight.agents.trainer import Trainer
@@ -282,3 +282,42 @@ def test_only_losses_and_gradients_must_be_finite():
     table[1, ppo._LOGS.index("value_loss")] = torch.inf
     with pytest.raises(NonFiniteError, match="value_loss is inf in gradient step 1"):
         ppo._check_logs(table)
+
+
+def test_a_copy_of_a_state_is_deep_and_reuses_memory_where_it_fits():
+    state = {"a": torch.arange(3.0), "b": [{"c": torch.ones(2, 2)}, 5], "d": None}
+    first = copied(state)
+    kept = first["a"], first["b"][0]["c"]
+    state["a"] += 1
+    state["b"][0]["c"] = torch.zeros(3)
+    assert first["a"].tolist() == [0, 1, 2]
+    second = copied(state, first)
+    assert second["a"] is kept[0]
+    assert second["a"].tolist() == [1, 2, 3]
+    assert second["b"][0]["c"].tolist() == [0, 0, 0]
+    assert kept[1].tolist() == [[1, 1], [1, 1]]  # another shape needs other memory
+    assert (second["b"][1], second["d"]) == (5, None)
+
+
+def test_after_a_rollback_the_next_one_restores_its_own_update():
+    """The state that was given back is the learner's: a later copy must not write into it."""
+    policy = torch.nn.Linear(2, 2)
+
+    class Kept:
+        def state_dict(self):
+            return {"policy": self.weight}
+
+        def load_state_dict(self, state):
+            self.weight = state["policy"]
+
+    learner = Kept()
+    learner.weight = policy.weight.detach().clone()
+    rollback = Rollback(learner)
+    for _ in range(2):
+        before = learner.weight.clone()
+        with pytest.raises(NonFiniteError), rollback():
+            learner.weight = torch.full((2, 2), torch.nan)
+        assert torch.equal(learner.weight, before)
+    with rollback():
+        learner.weight = learner.weight + 1
+    assert torch.equal(learner.weight, before + 1)
