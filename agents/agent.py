@@ -12,8 +12,8 @@ from gymnasium import spaces
 from torch import nn
 
 from firstlight.agents.policy import Policy
-from firstlight.agents.session import checkpoint
-from firstlight.agents.session.checkpoint import CheckpointError
+from firstlight.agents.session.run_directory import checkpoint
+from firstlight.agents.session.run_directory.checkpoint import CheckpointError
 from firstlight.envs.seeding import generator
 from firstlight.envs.text import TextBytes, encode_text
 from firstlight.envs.types import Obs, State

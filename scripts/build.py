@@ -284,7 +284,7 @@ def make_learner(config: DictConfig, policy: Any, seed: int, **known: Any) -> Le
 
 def saved_policy(cfg: DictConfig) -> dict[str, Any]:
     """Return the arguments in the description of the policy that a run is resumed with; or none."""
-    from firstlight.agents.session import checkpoint
+    from firstlight.agents.session.run_directory import checkpoint
 
     if cfg.resume != "auto" or cfg.run_dir is None:
         return {}

@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
     """Evaluate a checkpoint; prints one JSON object as its last line."""
     from firstlight.agents.agent import load
     from firstlight.agents.evaluation import evaluate
-    from firstlight.agents.session.files import to_json
+    from firstlight.agents.session.run_directory.files import to_json
     from firstlight.envs.seeding import derive
     from firstlight.scripts.build import make_modules, make_vec
     from firstlight.scripts.report.episode_video import write_video

@@ -95,7 +95,7 @@ def keep_saved_options(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
         cfg: changed in place, if ``cfg.run_dir`` holds a run.
         overrides: the command's overrides; an option that they name is left as it is.
     """
-    from firstlight.agents.session.run_dir import RunDirectory
+    from firstlight.agents.session.run_directory.run_dir import RunDirectory
 
     path = Path(cfg.run_dir)
     if not (path / "config.yaml").exists():
@@ -115,7 +115,7 @@ def keep_saved_options(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
 
 def check_run_dir(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
     """Raise `BadInputError` if ``cfg.run_dir`` holds a run that must not be continued."""
-    from firstlight.agents.session.run_dir import RunDirectory
+    from firstlight.agents.session.run_directory.run_dir import RunDirectory
 
     if cfg.resume == "auto":
         check_same_run(cfg, overrides)
@@ -198,7 +198,7 @@ def run_name(
 
 def is_finished(cfg: DictConfig) -> bool:
     """Whether ``cfg.run_dir`` holds a finished run that needs no more steps."""
-    from firstlight.agents.session.status import read_status
+    from firstlight.agents.session.run_directory.status import read_status
 
     status = read_status(cfg.run_dir)
     if status is None or status.status != "finished":

@@ -90,7 +90,7 @@ def load_persistent_state(run: Path, which: str, vec: VecEnv) -> None:
 
 
 def _load_checkpoint(run: Path, which: str) -> tuple[Path, dict[str, Any]]:
-    from firstlight.agents.session import checkpoint
+    from firstlight.agents.session.run_directory import checkpoint
 
     folder = run / "checkpoints"
     path = checkpoint.best(folder) if which == "best" else None

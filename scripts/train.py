@@ -41,8 +41,8 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     import torch
 
     from firstlight.agents.session.callbacks import Evaluate, StopAt
-    from firstlight.agents.session.files import write_text
     from firstlight.agents.session.progress import Progress
+    from firstlight.agents.session.run_directory.files import write_text
     from firstlight.agents.session.summary import summary
     from firstlight.envs.seeding import derive, seed_process
     from firstlight.scripts.build import build, make_vec

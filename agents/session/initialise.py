@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from firstlight.agents.session import checkpoint
-from firstlight.agents.session.checkpoint import CheckpointError
+from firstlight.agents.session.run_directory import checkpoint
+from firstlight.agents.session.run_directory.checkpoint import CheckpointError
 from firstlight.intrinsic.base import IntrinsicModule
 
 POLICY = "policy"

@@ -20,7 +20,7 @@ from firstlight.agents.policy import Policy
 from firstlight.agents.session.episodes import EpisodeStatistics
 from firstlight.agents.session.guards import UpdateGuard, check_state, is_out_of_memory
 from firstlight.agents.session.iteration_data import IterationData, Metrics
-from firstlight.agents.session.run_dir import RunDirectory
+from firstlight.agents.session.run_directory.run_dir import RunDirectory
 from firstlight.agents.session.signals import Interrupted, Signals
 from firstlight.agents.session.stage_timers import StageTimers
 from firstlight.agents.session.watchdog import Watchdog

@@ -156,7 +156,7 @@ def _shifted(walk: tuple[np.ndarray, np.ndarray], noise: np.random.Generator) ->
 
 def main() -> None:
     """Draw the paths of a run and print their values."""
-    from firstlight.agents.session.files import to_json
+    from firstlight.agents.session.run_directory.files import to_json
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("run", type=Path, help="a run directory")

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from firstlight.agents import MLP, PPO, ActorCritic, SubPO, Trainer
 from firstlight.agents.agent import Agent
 from firstlight.agents.algorithms.auxiliaries import Rapid
-from firstlight.agents.session import checkpoint
+from firstlight.agents.session.run_directory import checkpoint
 from firstlight.agents.session.summary import describe_actions
 from firstlight.envs import GymVec, RandomActor, Runner
 from firstlight.envs.faults import EnvironmentFaultError

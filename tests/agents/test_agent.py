@@ -10,8 +10,8 @@ from torch import nn
 
 from firstlight.agents.agent import Agent, load
 from firstlight.agents.policy import ActorCritic
-from firstlight.agents.session import checkpoint
-from firstlight.agents.session.checkpoint import CheckpointError
+from firstlight.agents.session.run_directory import checkpoint
+from firstlight.agents.session.run_directory.checkpoint import CheckpointError
 from firstlight.networks.distributions import Categorical, DiagGaussian
 from firstlight.networks.encoders import MLP
 from firstlight.networks.spec import SpecError, describe, rebuildable

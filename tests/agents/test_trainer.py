@@ -11,9 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from firstlight.agents.algorithms.ppo import PPO
 from firstlight.agents.evaluation import Evaluation
 from firstlight.agents.policy import ActorCritic
-from firstlight.agents.session import checkpoint
 from firstlight.agents.session.callbacks import Evaluate, StopAt
-from firstlight.agents.session.status import read_status
+from firstlight.agents.session.run_directory import checkpoint
+from firstlight.agents.session.run_directory.status import read_status
 from firstlight.agents.trainer import Trainer
 from firstlight.envs.worlds.chain import Chain
 from firstlight.intrinsic import HashCount, Heads, Linear, ReturnScale, RewardMixer, Sum, Term

@@ -12,7 +12,7 @@ from command_line import command
 from omegaconf import OmegaConf
 
 from firstlight.agents import load
-from firstlight.agents.session import checkpoint
+from firstlight.agents.session.run_directory import checkpoint
 from firstlight.scripts import train
 
 RUN = Path(__file__).parent / "run_format_2"

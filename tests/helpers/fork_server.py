@@ -5,6 +5,7 @@ is JSON with `call` ("module:function"), `argv`, `env` and `path`, and comes wit
 descriptors: for the output of the process, and for its exit status.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -80,6 +81,7 @@ def preload():
         importlib.import_module(module)
     Plugins.instance()  # looks through all installed packages
     hash_rows([torch.zeros(1)], 1)  # numba loads its compiler for the first compiled function
+    gc.freeze()  # else every process collects and copies all this at its end, for two seconds
 
 
 if __name__ == "__main__":

@@ -183,6 +183,13 @@ def children(pid):
     return [*found, *(n for child in found for n in children(child))]
 
 
+def handles(pid, number):
+    """Whether a process has a handler of its own for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (mask,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
 def lines(run_dir):
     """Lines of metrics.jsonl."""
     path = Path(run_dir) / "metrics.jsonl"

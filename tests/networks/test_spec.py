@@ -203,14 +203,14 @@ def test_foreign_targets_are_refused(target):
 @pytest.mark.parametrize(
     "target",
     [
-        "firstlight.agents.session.files.os.system",
-        "firstlight.agents.session.files.os",
-        "firstlight.agents.session.files.Path",
-        "firstlight.agents.session.files.write_text",
-        "firstlight.agents.session.checkpoint.CheckpointError",
+        "firstlight.agents.session.run_directory.files.os.system",
+        "firstlight.agents.session.run_directory.files.os",
+        "firstlight.agents.session.run_directory.files.Path",
+        "firstlight.agents.session.run_directory.files.write_text",
+        "firstlight.agents.session.run_directory.checkpoint.CheckpointError",
         "firstlight.networks.spec.nn",
         "firstlight.nowhere.Class",
-        "firstlight.agents.session.files.Nothing",
+        "firstlight.agents.session.run_directory.files.Nothing",
     ],
 )
 def test_only_rebuildable_classes_are_imported_and_only_from_their_own_module(target, tmp_path):

@@ -15,6 +15,7 @@ from firstlight.envs import Chain
 def make_chain(num_envs, length=3):
     return Chain(num_envs, length=length)
 """
+FILES = "firstlight.agents.session.run_directory.files"
 FILE = {"path": "written", "text": ""}
 
 
@@ -46,12 +47,12 @@ def test_a_foreign_target_is_refused_until_allowed(run, monkeypatch):
     ("key", "node"),
     [
         ("intrinsic.more", {"_target_": "subprocess.run", "args": "touch written", "shell": True}),
-        ("intrinsic.more", {"_target_": "firstlight.agents.session.files.write_text", **FILE}),
+        ("intrinsic.more", {"_target_": f"{FILES}.write_text", **FILE}),
         ("intrinsic.count.keys", [{"_target_": "os.mkdir", "_args_": ["written"]}]),
         ("learner.lr", {"_target_": "os.mkdir", "path": "written"}),
-        ("env", {"_target_": "firstlight.agents.session.files.os.mkdir", "_args_": ["written"]}),
-        ("env", {"_target_": "firstlight.agents.session.files.Path", "path": "written"}),
-        ("env", {"_target_": "firstlight.agents.session.files.write_text", **FILE}),
+        ("env", {"_target_": f"{FILES}.os.mkdir", "_args_": ["written"]}),
+        ("env", {"_target_": f"{FILES}.Path", "path": "written"}),
+        ("env", {"_target_": f"{FILES}.write_text", **FILE}),
         ("env._target_", "${oc.env:HOME}"),
         ("env.length", "${oc.decode:'3'}"),
         ("env", {"_target_": "firstlight.envs.video.Path"}),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from command_line import command
 
-from firstlight.agents.session import checkpoint
+from firstlight.agents.session.run_directory import checkpoint
 from firstlight.scripts import evaluate, train
 
 READER = '''

@@ -6,8 +6,8 @@ import subprocess
 import pytest
 from processes import CHAIN, ENDLESS, finish, lines, start, wait_for_lines, wait_until
 
-from firstlight.agents.session import checkpoint
-from firstlight.agents.session.status import read_status
+from firstlight.agents.session.run_directory import checkpoint
+from firstlight.agents.session.run_directory.status import read_status
 
 
 @pytest.fixture

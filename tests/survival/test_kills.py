@@ -21,7 +21,7 @@ from processes import (
     wait_until,
 )
 
-from firstlight.agents.session import checkpoint
+from firstlight.agents.session.run_directory import checkpoint
 
 
 def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(soak, tmp_path):
@@ -50,7 +50,7 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(soak, tmp_pat
 SAVES = """
 import sys
 import torch
-from firstlight.agents.session import checkpoint
+from firstlight.agents.session.run_directory import checkpoint
 
 def save_for_ever():
     folder, first = sys.argv[1], int(sys.argv[2])

@@ -7,7 +7,7 @@ import sys
 import submitit
 from processes import CHAIN, children, finish, logged, module_path, wait_for_lines, wait_until
 
-from firstlight.agents.session.status import read_status
+from firstlight.agents.session.run_directory.status import read_status
 
 
 class Job:

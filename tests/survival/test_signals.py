@@ -20,9 +20,9 @@ from processes import (
     wait_until,
 )
 
-from firstlight.agents.session import checkpoint
+from firstlight.agents.session.run_directory import checkpoint
+from firstlight.agents.session.run_directory.status import read_status
 from firstlight.agents.session.signals import Signals
-from firstlight.agents.session.status import read_status
 
 
 @pytest.mark.parametrize(

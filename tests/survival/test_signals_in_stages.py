@@ -1,5 +1,6 @@
 """Signals in every stage of a run: ended in time, saved, and resumed as if nothing had happened."""
 
+import contextlib
 import os
 import random
 import signal
@@ -9,10 +10,19 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import slow_stages
-from processes import fork, lines, logged, wait_until
+from processes import (
+    WORKERS,
+    fork,
+    handles,
+    lines,
+    logged,
+    shared_memory,
+    wait_for_end_of_group,
+    wait_until,
+)
 
-from firstlight.agents.session import checkpoint
-from firstlight.agents.session.status import read_status
+from firstlight.agents.session.run_directory import checkpoint
+from firstlight.agents.session.run_directory.status import read_status
 
 ROLLOUT = 64  # environment steps
 COMMON = (
@@ -174,6 +184,41 @@ def test_the_doctor_ends_on_a_signal(name, tmp_path):
     out, _ = process.communicate()
     assert process.returncode == {"SIGTERM": 143, "SIGINT": 130}[name], out
     assert "Traceback" not in out
+
+
+def test_a_signal_at_any_moment_of_the_doctor_leaves_nothing_behind(soak, tmp_path):
+    temporary, run_dir, shared = tmp_path / "temporary", tmp_path / "run", shared_memory()
+    temporary.mkdir()
+    words = [*WORKERS, "intrinsic=[count]", "intrinsic.count.bits=32", "total_steps=100_000"]
+    command = [*words, "doctor=true", "doctor_seconds=1", f"run_dir={run_dir}"]
+
+    def start_doctor():
+        process = train(*command, TMPDIR=str(temporary))
+        wait_until(lambda: process.poll() is not None or handles(process.pid, signal.SIGTERM))
+        return process, time.monotonic()
+
+    process, began = start_doctor()  # not disturbed, to know how long it takes
+    out, _ = process.communicate()
+    assert process.returncode in (0, 1), out
+    whole, dice, slowest, interrupted = time.monotonic() - began, random.Random(2), 0.0, 0
+    for _ in soak.times(3, 20):
+        process, _ = start_doctor()
+        time.sleep(dice.uniform(0, whole))  # it builds, trains, checks seeds, prints
+        name = dice.choice(["SIGTERM", "SIGINT"])
+        sent = time.monotonic()
+        with contextlib.suppress(ProcessLookupError):  # as a terminal does: to the workers as well
+            os.killpg(process.pid, signal.Signals[name])
+        out, _ = process.communicate()
+        slowest = max(slowest, time.monotonic() - sent)
+        if "first update with every source" not in out:  # else its work was done already
+            assert process.returncode == {"SIGTERM": 143, "SIGINT": 130}[name], out
+            assert "Traceback" not in out
+            interrupted += 1
+        wait_for_end_of_group(process.pid)
+        assert not run_dir.exists()
+        assert list(temporary.iterdir()) == []
+    wait_until(lambda: shared_memory() <= shared)
+    soak.found |= {"slowest_seconds": round(slowest, 2), "interrupted": interrupted}
 
 
 def test_two_commands_never_write_into_one_directory(soak, tmp_path):

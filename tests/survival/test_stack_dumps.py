@@ -4,7 +4,7 @@ import signal
 
 from processes import fork, lines, wait_for_output, wait_until
 
-from firstlight.agents.session.status import read_status
+from firstlight.agents.session.run_directory.status import read_status
 
 TRAINS = """
 import sys

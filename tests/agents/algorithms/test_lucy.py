@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from firstlight.agents import MLP, PPO, ActorCritic, Trainer
 from firstlight.agents.algorithms.auxiliaries import RewardPrediction, StateReconstruction
-from firstlight.agents.session import checkpoint
+from firstlight.agents.session.run_directory import checkpoint
 from firstlight.envs import Chain, GymVec, Runner
 from firstlight.intrinsic import RewardMixer
 

@@ -11,7 +11,7 @@ from nested import differing
 
 from firstlight.agents import MLP, PPO, ActorCritic, Trainer
 from firstlight.agents.algorithms.auxiliaries import Rapid
-from firstlight.agents.session import checkpoint
+from firstlight.agents.session.run_directory import checkpoint
 from firstlight.envs import Chain, GymVec, Runner
 from firstlight.intrinsic import Linear, RewardMixer
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from firstlight.agents import MLP, PPO, ActorCritic, SubPO, Trainer, load
-from firstlight.agents.session import checkpoint
+from firstlight.agents.session.run_directory import checkpoint
 from firstlight.envs import Chain, GymVec, Runner
 from firstlight.intrinsic import HashCount, Heads, RewardMixer, Sum, Term
 from firstlight.networks.normalisation import ReturnNormaliser

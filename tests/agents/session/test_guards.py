@@ -11,9 +11,9 @@ from firstlight.agents.algorithms import ppo
 from firstlight.agents.algorithms.ppo import PPO
 from firstlight.agents.evaluation import evaluate
 from firstlight.agents.policy import ActorCritic
-from firstlight.agents.session import checkpoint
 from firstlight.agents.session.guards import MAX_FAILURES, Rollback, copied
-from firstlight.agents.session.status import read_status
+from firstlight.agents.session.run_directory import checkpoint
+from firstlight.agents.session.run_directory.status import read_status
 from firstlight.agents.trainer import Trainer
 from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.vector.gym import GymVec

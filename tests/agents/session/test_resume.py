@@ -14,9 +14,9 @@ from gymnasium import spaces
 from firstlight.agents.agent import load
 from firstlight.agents.algorithms.ppo import PPO
 from firstlight.agents.policy import ActorCritic
-from firstlight.agents.session import checkpoint
 from firstlight.agents.session.callbacks import Evaluate
-from firstlight.agents.session.status import read_status
+from firstlight.agents.session.run_directory import checkpoint
+from firstlight.agents.session.run_directory.status import read_status
 from firstlight.agents.trainer import Trainer
 from firstlight.envs import nethack
 from firstlight.envs.nethack import minihack

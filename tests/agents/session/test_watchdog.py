@@ -14,9 +14,9 @@ import pytest
 from processes import fork, wait_for_output, wait_until
 from small_trainer import make_trainer
 
+from firstlight.agents.session.run_directory.status import Status, read_status, write_status
 from firstlight.agents.session.stage_timers import OpenStage, StageTimers
 from firstlight.agents.session.stall_reporter import StatusFile
-from firstlight.agents.session.status import Status, read_status, write_status
 from firstlight.agents.session.watchdog import Watchdog, format_stacks, write_to_stderr
 
 ENDLESS = 10**9
@@ -27,11 +27,12 @@ class Printed:
     """What the watchdogs have printed so far."""
 
     def __init__(self, capfd):
-        self._capfd, self.text = capfd, ""
+        self._capfd, self.text, self._lock = capfd, "", threading.Lock()
 
     def read(self):
-        self.text += self._capfd.readouterr().err
-        return self.text
+        with self._lock:  # threads that read at once must not lose what the other one read
+            self.text += self._capfd.readouterr().err
+            return self.text
 
     def wait_for(self, text, times=1):
         wait_until(lambda: self.read().count(text) >= times)
@@ -79,9 +80,11 @@ def test_runs_within_runs_and_in_other_threads_report_their_own_stages(printed, 
     folders = [tmp_path / name for name in ("outer", "inner", "thread")]
     outer, inner, other = (make_trainer(stall_after=0.05, run_dir=f) for f in folders)
 
+    stages = dict(zip(folders, ("trains", "stalls", "stalls"), strict=True))
+
     def stalls(run, metrics):
-        for folder in folders:
-            printed.wait_for(f" of the run in {folder} has lasted", times=2)
+        for folder, stage in stages.items():
+            printed.wait_for(f"stage '{stage}' of the run in {folder} has lasted", times=2)
         return True
 
     def trains(run, metrics):
@@ -92,9 +95,7 @@ def test_runs_within_runs_and_in_other_threads_report_their_own_stages(printed, 
     thread.start()
     outer.run(ENDLESS, [trains])
     thread.join()
-    for stage, folder in zip(("trains", "stalls", "stalls"), folders, strict=True):
-        assert f"stage '{stage}' of the run in {folder} has lasted" in printed.text
-        assert read_status(folder).status == "finished"
+    assert {read_status(folder).status for folder in folders} == {"finished"}
 
 
 def test_only_the_innermost_stage_counts_and_only_since_a_stage_in_it_ended(printed):

@@ -1,5 +1,6 @@
 """Levels, rules and views of `GridWorld` equal those of the Python package."""
 
+import sys
 import warnings
 from collections import deque
 
@@ -8,8 +9,14 @@ import numpy as np
 import pytest
 import torch
 from minigrid.core.grid import Grid
-from uncompiled import compiled, passes_uncompiled
+from python_kernels import use_python_kernels
 
+from firstlight.envs.minigrid import (
+    gridworld,
+    gridworld_kernels,
+    levels_kernels,
+    roomgrid_kernels,
+)
 from firstlight.envs.minigrid.cells import (
     BALL,
     BLUE,
@@ -48,6 +55,14 @@ PLAYED = (
     "MiniGrid-ObstructedMaze-2Dlhb-v1",
     "MiniGrid-BlockedUnlockPickup-v0",
     "MiniGrid-Unlock-v0",
+)
+KERNELS = (gridworld, gridworld_kernels, levels_kernels, roomgrid_kernels)
+UNCOMPILED = (
+    "MiniGrid-MultiRoom-N2-S4-v0",
+    "MiniGrid-DoorKey-5x5-v0",
+    "MiniGrid-KeyCorridorS3R1-v0",
+    "MiniGrid-ObstructedMaze-1Q-v0",
+    "MiniGrid-ObstructedMaze-1Q-v1",
 )
 LEFT, RIGHT, FORWARD, PICKUP, DROP, TOGGLE, DONE = range(7)
 
@@ -130,21 +145,27 @@ def same(obs, info, n, their_obs, their_info):
     return all(np.array_equal(field, both[name]) for name, field in ours.items())
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_kernel_levels_equal_the_packages_for_equal_draws(task, soak):
+def compare_levels(task, seeds):
+    """Assert that levels equal the package's. Returns their number, and that of different ones."""
     N = 2 if task in SHORT else 10
     vec = GridWorld(task, num_envs=N, full_grid=True, mission=True)
     env = theirs(task)
     assert vec.max_steps == env.unwrapped.max_steps
     different = set()
-    for seed in soak.times(1, 100):
+    for seed in seeds:
         obs, info = vec.reset(seed)
         for n in range(N):
             assert same(obs, info, n, *level(vec, n, 0, env)), (seed, n)
             different.add(info["full_grid"][n].numpy().tobytes())
     assert len(different) > 0.9 * N  # levels differ from each other
-    soak.found = {"levels": N * soak.repeats, "different": len(different)}
     assert not same(obs, info, 0, *level(vec, 0, 1, env))
+    return N * len(seeds), len(different)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_levels_equal_the_packages_for_equal_draws(task, soak):
+    levels, different = compare_levels(task, soak.times(1, 100))
+    soak.found = {"levels": levels, "different": different}
 
 
 @pytest.mark.parametrize("task", PLAYED)
@@ -264,7 +285,7 @@ def test_every_multiroom_level_can_be_solved_in_time(task, soak):
     assert 0.4 < np.mean(best) < 0.9
 
 
-def test_kernel_light_equals_the_packages():
+def test_light_equals_the_packages():
     numbers = np.random.default_rng(0)
     for _ in range(100):
         clear = numbers.random((VIEW, VIEW)) < numbers.choice((0.5, 0.8, 0.95))
@@ -278,7 +299,7 @@ def test_kernel_light_equals_the_packages():
         assert np.array_equal(ours, expected)
 
 
-def test_kernel_draws_equal_plain_python_and_are_uniform():
+def test_draws_equal_plain_python_and_are_uniform():
     state = np.zeros(1, np.uint64)
     with np.errstate(over="ignore"):
         begin_draws(state, 7, 3)
@@ -290,10 +311,13 @@ def test_kernel_draws_equal_plain_python_and_are_uniform():
     assert ((counts - 1000) ** 2 / 1000).sum() < 22.5  # chi-square, 6 degrees, p = 0.001
 
 
-@compiled
-def test_kernel_tests_pass_uncompiled():
-    chosen = "kernel_light or kernel_draws or (kernel_levels and (N2 or 5x5 or S3R1 or 1Q))"
-    passes_uncompiled(__file__, chosen, count=7)
+def test_the_kernels_pass_as_plain_python(monkeypatch):
+    for module in (*KERNELS, sys.modules[__name__]):
+        use_python_kernels(monkeypatch, module)
+    with np.errstate(over="ignore"):
+        test_draws_equal_plain_python_and_are_uniform()
+        for task in UNCOMPILED:
+            compare_levels(task, [0])
 
 
 def test_unpack_inverts_pack():

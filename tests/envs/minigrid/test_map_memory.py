@@ -11,7 +11,7 @@ import pytest
 import torch
 from slow_map import SlowMap, busy, envpool_of
 
-from firstlight.agents.session import checkpoint
+from firstlight.agents.session.run_directory import checkpoint
 from firstlight.envs.minigrid.map_memory import CHANNELS, MapMemory
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.types import Step, check

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from firstlight.agents.session import files
+from firstlight.agents.session.run_directory import files
 
 
 def test_json_is_strict_and_survives_a_round_trip(tmp_path):

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from firstlight.agents.session import checkpoint
-from firstlight.agents.session.metrics_writer import MetricsWriter
-from firstlight.agents.session.run_lock import HOLDER, LOCK, RunLock
-from firstlight.agents.session.status import write_status
+from firstlight.agents.session.run_directory import checkpoint
+from firstlight.agents.session.run_directory.metrics_writer import MetricsWriter
+from firstlight.agents.session.run_directory.run_lock import HOLDER, LOCK, RunLock
+from firstlight.agents.session.run_directory.status import write_status
 from firstlight.envs.files import replacing
 
 log = logging.getLogger(__name__)

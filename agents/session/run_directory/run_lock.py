@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from firstlight.agents.session.files import write_json
+from firstlight.agents.session.run_directory.files import write_json
 
 LOCK, HOLDER = "run.lock", "run_lock.json"
 """Names of the files in a run directory: the lock itself, and who has it."""

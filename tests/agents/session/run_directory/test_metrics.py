@@ -8,9 +8,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from firstlight.agents.session import metrics_writer as metrics
 from firstlight.agents.session.episodes import Episode, EpisodeStatistics
-from firstlight.agents.session.metrics_writer import MetricsWriter
+from firstlight.agents.session.run_directory import metrics_writer as metrics
+from firstlight.agents.session.run_directory.metrics_writer import MetricsWriter
 from firstlight.envs.types import Rollout
 
 NUM_ENVS = 5

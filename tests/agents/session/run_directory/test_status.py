@@ -4,7 +4,12 @@ import json
 
 import pytest
 
-from firstlight.agents.session.status import STATUSES, Status, read_status, write_status
+from firstlight.agents.session.run_directory.status import (
+    STATUSES,
+    Status,
+    read_status,
+    write_status,
+)
 
 
 @pytest.mark.parametrize("status", STATUSES)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from firstlight.agents.session import checkpoint
-from firstlight.agents.session.checkpoint import CheckpointError
+from firstlight.agents.session.run_directory import checkpoint
+from firstlight.agents.session.run_directory.checkpoint import CheckpointError
 
 
 def state_of(number):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from firstlight.agents.session.files import to_json, write_text
+from firstlight.agents.session.run_directory.files import to_json, write_text
 
 _ROOM = 1 << 20  # bytes free before TensorBoard is tried again
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from firstlight.agents.session.files import write_json
+from firstlight.agents.session.run_directory.files import write_json
 
 STATUSES = ("running", "finished", "interrupted", "failed")
 

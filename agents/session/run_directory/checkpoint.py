@@ -29,7 +29,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from firstlight.agents.session.files import sync, to_json, write_bytes
+from firstlight.agents.session.run_directory.files import sync, to_json, write_bytes
 from firstlight.networks.spec import with_new_keywords
 
 FORMAT = 3

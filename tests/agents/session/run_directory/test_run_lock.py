@@ -5,9 +5,9 @@ import os
 import pytest
 from small_trainer import make_trainer
 
-from firstlight.agents.session import run_lock
-from firstlight.agents.session.run_dir import RunDirectory
-from firstlight.agents.session.run_lock import RunLock, RunLockedError
+from firstlight.agents.session.run_directory import run_lock
+from firstlight.agents.session.run_directory.run_dir import RunDirectory
+from firstlight.agents.session.run_directory.run_lock import RunLock, RunLockedError
 
 
 @pytest.fixture

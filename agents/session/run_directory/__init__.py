@@ -1,0 +1,1 @@
+"""Files of a run: the directory and its lock, checkpoints, metrics, status, atomic writes."""
