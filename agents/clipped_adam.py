@@ -35,14 +35,15 @@ class ClippedAdam(torch.optim.Adam):
         """
         used = [p for p in self._parameters if p.grad is not None]
         if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in used):
-            norm = nn.utils.clip_grad_norm_(self._parameters, max_norm)
+            total = nn.utils.clip_grad_norm_(self._parameters, max_norm)
             self.step()
             self.zero_grad()
-            return norm
+            return total
         group = self.param_groups[0]
         gradients = [p.grad.contiguous().view(-1) for p in used]  # type: ignore[union-attr]
         norm = math.sqrt(sum(torch.dot(gradient, gradient).item() for gradient in gradients))
         factor = min(1.0, max_norm / (norm + 1e-6))
+        beta1, beta2 = group["betas"]
         for parameter, gradient in zip(used, gradients, strict=True):
             state = self.state[parameter]
             if not state:
@@ -56,7 +57,8 @@ class ClippedAdam(torch.optim.Adam):
                 state["exp_avg"].view(-1).numpy(),
                 state["exp_avg_sq"].view(-1).numpy(),
                 factor,
-                *group["betas"],
+                beta1,
+                beta2,
                 group["lr"],
                 group["eps"],
                 state["step"].item(),

@@ -85,16 +85,19 @@ class _CategoricalLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, value: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        arrays = (
-            field.detach().contiguous().numpy()
-            for field in (
-                logits, value, rows.action, rows.log_prob, rows.advantage,
-                rows.target, rows.old_value, rows.live,
-            )
-        )  # fmt: skip
-        clip_range_vf = np.inf if rows.clip_range_vf is None else rows.clip_range_vf
         logs, *gradients = _categorical_loss(
-            *arrays, rows.clip_range, clip_range_vf, rows.value_coef, rows.entropy_coef
+            _array(logits),
+            _array(value),
+            _array(rows.action),
+            _array(rows.log_prob),
+            _array(rows.advantage),
+            _array(rows.target),
+            _array(rows.old_value),
+            _array(rows.live),
+            rows.clip_range,
+            np.inf if rows.clip_range_vf is None else rows.clip_range_vf,
+            rows.value_coef,
+            rows.entropy_coef,
         )
         ctx.save_for_backward(*map(torch.from_numpy, gradients))
         table = torch.from_numpy(logs)
@@ -105,6 +108,10 @@ class _CategoricalLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
         logits, value = ctx.saved_tensors
         return grad * logits, grad * value, None
+
+
+def _array(field: Tensor) -> np.ndarray:
+    return field.detach().contiguous().numpy()
 
 
 @numba.njit(cache=True, nogil=True)
@@ -121,7 +128,8 @@ def _categorical_loss(
     low, high = np.float32(1.0 - clip_range), np.float32(1.0 + clip_range)
     clip_vf, by_entropy = np.float32(clip_range_vf), np.float32(entropy_coef)
     by_error = np.float32(value_coef) * each
-    policy_loss, v_loss, entropies, kl, clipped = 0.0, 0.0, 0.0, 0.0, 0.0
+    none = np.float64(0.0)
+    policy_loss, v_loss, entropies, kl, clipped = none, none, none, none, none  # sums
     for r in range(R):
         largest = logits[r, 0]
         for a in range(1, A):

@@ -104,12 +104,13 @@ def _choose(task: str, backend: Backend, whole: bool) -> str:
     if backend == "native" and task in TASKS:
         return backend
     have = backends_of(task)
-    if backend == "auto":
-        backend = next(b for b in have if not (whole and b == "envpool"))  # type: ignore[assignment]
-    if backend not in have:
+    fit = [name for name in have if not (whole and name == "envpool")]
+    if backend == "auto" and fit:
+        return fit[0]
+    if backend != "auto" and backend not in have:
         raise ValueError(f"backend {backend!r} has no {task}; {' and '.join(have)} have it")
-    if whole and backend == "envpool":
-        others = " and ".join(name for name in have if name != "envpool")
+    if whole and backend != "python":
+        others = " and ".join(name for name in have if name != "envpool") or "no other"
         raise ValueError(f"EnvPool does not expose the whole grid of {task}; {others} can")
     return backend
 

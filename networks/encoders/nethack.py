@@ -169,6 +169,7 @@ class _Patches(nn.Module):
             shape=self.shape,
         )
         table = tabulate(rows, self.conv.weight).flatten(0, 1)  # [G * P, C]
+        assert self.conv.bias is not None
         seen = sum_rows(*found, table, self.conv.bias[None])
         return self._join(seen.view(len(glyphs), len(self.weight)))
 
