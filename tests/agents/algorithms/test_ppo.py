@@ -246,7 +246,7 @@ def test_the_combination_lock_is_solved_only_with_a_bonus(bonus, seed):
         modules["bonus"] = HashCount(vec.obs_space)
     if bonus == "rnd":
         small = {"embedding_dim": 32, "warmup_steps": 64, "num_epochs": 1}
-        modules["bonus"] = RND(vec.obs_space, lr=1e-3, seed=seed, **small)
+        modules["bonus"] = RND(vec.obs_space, lr=3e-4, seed=seed, **small)
     changes = {"weight": 0.5, "episodic": False}
     terms = {n: dataclasses.replace(m.default_term(), **changes) for n, m in modules.items()}
     mixer = RewardMixer(terms, Heads())
