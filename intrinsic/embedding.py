@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,8 +63,8 @@ def embed(network: Callable[[Obs], Tensor], obs: Mapping[str, Tensor], lead: int
     """
     shape = next(iter(obs.values())).shape[:lead]
     rows = {name: field.flatten(0, lead - 1) for name, field in obs.items()}
-    starts = range(0, max(math.prod(shape), 1), CHUNK)
-    parts = [network(map_obs(lambda f, s=s: f[s : s + CHUNK], rows)) for s in starts]
+    cut = {name: field.split(CHUNK) for name, field in rows.items()}
+    parts = [network(dict(zip(cut, fields, strict=True))) for fields in zip(*cut.values())]
     return torch.cat(parts).unflatten(0, shape)
 
 
