@@ -34,8 +34,8 @@ class DeepSea(ArrayBacked):
     Args:
         num_envs: `N` of the shape law.
         size: rows, columns and steps of an episode.
-        view: "one_hot" is the published observation, a picture [size, size] of zeros with a 1 at
-            the diver, and zeros alone after the last step; "coordinates" are row / size and
+        view: "one_hot" is the published observation, zeros with a 1 at the diver's cell, and zeros
+            alone after the last step, here flat, uint8 [size * size]; "coordinates" are row / size and
             column / size, float32 [2].
         stochastic: with noise, see above.
         move_cost: of N moves to the right.
@@ -75,7 +75,7 @@ class DeepSea(ArrayBacked):
             right = numbers.binomial(1, 0.5, (size, size)).astype(np.int64)
         self.right = torch.from_numpy(right)  # [row, column], the action that means right
         seen = (
-            spaces.Box(0, 1, (size, size), np.uint8)
+            spaces.Box(0, 1, (size * size,), np.uint8)
             if view == "one_hot"
             else spaces.Box(0, 1, (2,), np.float32)
         )
@@ -138,9 +138,8 @@ class DeepSea(ArrayBacked):
         if self.view == "coordinates":
             obs = position.float() / self.size
         else:
-            obs = torch.zeros(len(ids), self.size + 1, self.size, dtype=torch.uint8)
-            obs[torch.arange(len(ids)), row, column] = 1
-            obs = obs[:, :-1].contiguous()  # nothing is seen below the last row
+            cell = torch.arange(self.size**2)
+            obs = (cell == (row * self.size + column)[:, None]).to(torch.uint8)  # [M, size²]
         return {"obs": obs}, {"position": position, "success": self._found[ids].to(torch.int8)}
 
     def _draw(self, valid: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class Plain:
         picture = np.zeros((self.size, self.size), int)
         if self.row < self.size:
             picture[self.row, self.column] = 1
-        return picture.tolist()
+        return picture.ravel().tolist()
 
     def step(self, action):
         """Return observation, reward, ended, valid, is_first, hidden last observation."""
@@ -137,7 +137,7 @@ def test_coordinates_show_row_and_column():
         picture, step = one.step(action), other.step(action)
         assert torch.equal(step.obs["obs"], step.info["position"].float() / 4)
         assert torch.equal(picture.info["position"], step.info["position"])
-        where = picture.obs["obs"].nonzero()[:, 1:]
+        where = picture.obs["obs"].unflatten(1, (4, 4)).nonzero()[:, 1:]
         assert torch.equal(where, step.info["position"])
     assert step.final_obs["obs"].shape == (0, 2)
 
