@@ -35,8 +35,8 @@ class DeepSea(ArrayBacked):
         num_envs: `N` of the shape law.
         size: rows, columns and steps of an episode.
         view: "one_hot" is the published observation, zeros with a 1 at the diver's cell, and zeros
-            alone after the last step, here flat, uint8 [size * size]; "coordinates" are row / size and
-            column / size, float32 [2].
+            alone after the last step, here flat, uint8 [size * size]; "coordinates" are row / size
+            and column / size, float32 [2].
         stochastic: with noise, see above.
         move_cost: of N moves to the right.
         mapping_seed: of the actions that mean right; None for action 1 in each cell.
