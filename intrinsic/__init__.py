@@ -13,7 +13,7 @@ from firstlight.intrinsic.bonuses.rnd import RND
 from firstlight.intrinsic.bonuses.submodular import Submodular
 from firstlight.intrinsic.check import check_module
 from firstlight.intrinsic.mixer import Heads, Linear, RewardMixer, Rewards, Streams, Sum, Term
-from firstlight.intrinsic.norm import ReturnScale, RewardScale
+from firstlight.intrinsic.norm import RecentScale, ReturnScale, RewardScale
 
 __all__ = [
     "RND",
@@ -22,6 +22,7 @@ __all__ = [
     "IntrinsicModule",
     "Linear",
     "MapChange",
+    "RecentScale",
     "ReturnScale",
     "RewardMixer",
     "RewardScale",

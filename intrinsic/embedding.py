@@ -64,7 +64,8 @@ def embed(network: Callable[[Obs], Tensor], obs: Mapping[str, Tensor], lead: int
     shape = next(iter(obs.values())).shape[:lead]
     rows = {name: field.flatten(0, lead - 1) for name, field in obs.items()}
     cut = {name: field.split(CHUNK) for name, field in rows.items()}
-    parts = [network(dict(zip(cut, fields, strict=True))) for fields in zip(*cut.values())]
+    chunks = (dict(zip(cut, fields, strict=True)) for fields in zip(*cut.values(), strict=True))
+    parts = [network(chunk) for chunk in chunks]
     return torch.cat(parts).unflatten(0, shape)
 
 

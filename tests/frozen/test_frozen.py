@@ -25,9 +25,17 @@ HASHES = HERE / "hashes.json"
 RUN = HERE / "run_0_1"
 ITERATIONS = 10
 COMMON = ("trainer.num_steps=64", "env.num_envs=8", "device=cpu", "seed=5", "run_dir=unused")
+RND = (  # the defaults of version 0.1
+    *("intrinsic.rnd.network=published", "intrinsic.rnd.embedding_dim=512"),
+    *("intrinsic.rnd.lr=1e-4", "intrinsic.rnd.num_epochs=4", "mixer.terms.rnd.weight=1.0"),
+    "+mixer.terms.rnd.transform={_target_: firstlight.intrinsic.ReturnScale}",
+)
 CASES = {
-    "chain": ("env=chain", "intrinsic=[rnd]", "intrinsic.rnd.warmup_steps=16"),
-    "envpool_doorkey": ("env=minigrid/doorkey_8x8", "intrinsic=[count,rnd]"),
+    "chain": ("env=chain", "intrinsic=[rnd]", *RND, "intrinsic.rnd.warmup_steps=16"),
+    "envpool_doorkey": (
+        *("env=minigrid/doorkey_8x8", "intrinsic=[count,rnd]"),
+        *(*RND, "intrinsic.rnd.warmup_steps=6400"),
+    ),
     "multiroom_with_map": (
         *("env=minigrid/multiroom_n4_s5", "env.backend=native", "env.view=map"),
         *("intrinsic=[map_change,submodular]", "mixer=sum"),
