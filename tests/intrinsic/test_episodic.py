@@ -216,8 +216,9 @@ def test_reset_clears_only_the_given_environments(make):
         memory.reset(*reset)
         return both(memory, later, x, x[1:])
 
-    untouched, one, every = second(reset=[torch.tensor([], dtype=torch.int64)]), *(
-        second(reset=r) for r in ([torch.tensor([1])], [])
+    untouched, one, every = (
+        second(reset=[torch.tensor([], dtype=torch.int64)]),
+        *(second(reset=r) for r in ([torch.tensor([1])], [])),
     )
     empty = both(make(), later, x, x[1:])
     assert torch.equal(one[:, 0], untouched[:, 0])
