@@ -98,11 +98,15 @@ class Distillation(IntrinsicModule):
         encoder = make_encoder(self._obs_space, self._encoder, self.names)
         return Encoded(encoder, self.width, self.embedding_dim, extra_layers=extra_layers)
 
+    def inputs(self, obs: Mapping[str, Tensor]) -> Obs:
+        """Fields [*lead, ...] as inputs [*lead, ...] of `apply_network`."""
+        fields = {name: obs[name] for name in self.names}
+        return fields if self.encoded else {"x": self._view(fields)}
+
     def successors(self, rollout: Rollout) -> Obs:
         """True successors as inputs [T, N, ...] of `apply_network`."""
         obs, final = rollout.obs, rollout.final_obs
-        fields = {name: rollout.successors(obs[name], final[name]) for name in self.names}
-        return fields if self.encoded else {"x": self._view(fields)}
+        return self.inputs({n: rollout.successors(obs[n], final[n]) for n in self.names})
 
     def apply_network(self, network: nn.Module, inputs: Obs) -> Tensor:
         """Apply a network to inputs [B, ...]; returns [B, E]."""

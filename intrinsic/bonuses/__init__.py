@@ -1,8 +1,11 @@
 """Bonuses, one method per file."""
 
+from firstlight.intrinsic.bonuses.ngu import NGU
 from firstlight.intrinsic.bonuses.count import HashCount
+from firstlight.intrinsic.bonuses.e3b import E3B
 from firstlight.intrinsic.bonuses.map_change import MapChange
+from firstlight.intrinsic.bonuses.noveld import NovelD
 from firstlight.intrinsic.bonuses.rnd import RND
 from firstlight.intrinsic.bonuses.submodular import Submodular
 
-__all__ = ["RND", "HashCount", "MapChange", "Submodular"]
+__all__ = ["NGU", "E3B", "RND", "HashCount", "MapChange", "NovelD", "Submodular"]
