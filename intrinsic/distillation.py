@@ -90,13 +90,17 @@ class Distillation(IntrinsicModule):
         self._encoder = encoder or functools.partial(auto, normalize_obs=normalize_obs)
         self.width = hidden or (512 if self.pixels else 64 if self.encoded else 128)
 
-    def make_network(self, *, extra_layers: int) -> nn.Module:
-        """Build a network with `extra_layers` more hidden layers than a target has."""
+    def make_network(self, *, extra_layers: int, outputs: int | None = None) -> nn.Module:
+        """Build a network with `extra_layers` more hidden layers than a target has.
+
+        It has `outputs` outputs, by default `embedding_dim`.
+        """
+        outputs = outputs or self.embedding_dim
         if not self.encoded:
             shape = tuple(self.moments.mean.shape)
-            return _network(shape, self.width, self.embedding_dim, extra_layers=extra_layers)
+            return _network(shape, self.width, outputs, extra_layers=extra_layers)
         encoder = make_encoder(self._obs_space, self._encoder, self.names)
-        return Encoded(encoder, self.width, self.embedding_dim, extra_layers=extra_layers)
+        return Encoded(encoder, self.width, outputs, extra_layers=extra_layers)
 
     def inputs(self, obs: Mapping[str, Tensor]) -> Obs:
         """Fields [*lead, ...] as inputs [*lead, ...] of `apply_network`."""

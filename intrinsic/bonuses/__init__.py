@@ -1,11 +1,27 @@
 """Bonuses, one method per file."""
 
-from firstlight.intrinsic.bonuses.ngu import NGU
 from firstlight.intrinsic.bonuses.count import HashCount
+from firstlight.intrinsic.bonuses.disagreement import Disagreement
+from firstlight.intrinsic.bonuses.drnd import DRND
 from firstlight.intrinsic.bonuses.e3b import E3B
+from firstlight.intrinsic.bonuses.icm import ICM
 from firstlight.intrinsic.bonuses.map_change import MapChange
+from firstlight.intrinsic.bonuses.ngu import NGU
 from firstlight.intrinsic.bonuses.noveld import NovelD
+from firstlight.intrinsic.bonuses.re3 import RE3
 from firstlight.intrinsic.bonuses.rnd import RND
 from firstlight.intrinsic.bonuses.submodular import Submodular
 
-__all__ = ["NGU", "E3B", "RND", "HashCount", "MapChange", "NovelD", "Submodular"]
+__all__ = [
+    "DRND",
+    "E3B",
+    "ICM",
+    "NGU",
+    "RE3",
+    "RND",
+    "Disagreement",
+    "HashCount",
+    "MapChange",
+    "NovelD",
+    "Submodular",
+]

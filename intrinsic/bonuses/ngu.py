@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-
 import torch
 from gymnasium import spaces
 from torch import Tensor
@@ -207,5 +206,3 @@ class NGU(IntrinsicModule):
             new = found.double().mean().to(self.mean_distance.device)
             share = 1 - self.decay if self.mean_distance > 0 else 1.0
             self.mean_distance = torch.lerp(self.mean_distance, new, share)
-
-
