@@ -93,7 +93,12 @@ def test_the_bonus_by_counts_equals_plain_loops(alpha, power):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"novelty": "count"}, {"first_visit": False, "lr": 0.01}, {"alpha": 0.1, "network": "published"}],
+    [
+        {},
+        {"novelty": "count"},
+        {"first_visit": False, "lr": 0.01},
+        {"alpha": 0.1, "network": "published"},
+    ],
 )
 def test_it_is_a_module(options):
     check_module(NovelD(Chain().obs_space, **SMALL, **options))
