@@ -129,6 +129,7 @@ class NGU(IntrinsicModule):
                 lr=rnd_lr,
                 num_epochs=num_epochs,
                 num_minibatches=num_minibatches,
+                minibatch_size=None,
                 update_proportion=update_proportion,
                 normalize_obs=normalize_obs,
                 warmup_steps=warmup_steps,
@@ -147,15 +148,14 @@ class NGU(IntrinsicModule):
         self._seen = (distances[..., -1], error)
         bonus = episodic.to(rollout.device)
         if error is not None:
-            factor = 1 + self.errors(error, rollout)
-            bonus = bonus * factor.clamp(1.0, self.max_lifelong)
+            bonus = bonus * self._lifelong(error)
         return torch.where(rollout.valid, bonus, 0.0)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn. Returns the mean "distance", the action "loss" in nats, and "rnd_loss"."""
         if self._seen is not None:
             distance, error = self._seen
-            self._add_distances(distance)
+            self._add_distances(distance, rollout.valid)
             if error is not None:
                 self.errors.update(error, rollout)
             self._seen = None
@@ -173,7 +173,7 @@ class NGU(IntrinsicModule):
             self.rnd.warmup(rollout)
             self.errors.update(self.rnd.compute(rollout), rollout)
         self.memory.reset()
-        self._add_distances(self._distances(rollout)[..., -1])
+        self._add_distances(self._distances(rollout)[..., -1], rollout.valid)
         self.memory.reset()
 
     def reset(self, env_ids: Tensor | None = None) -> None:
@@ -199,9 +199,16 @@ class NGU(IntrinsicModule):
         known = (similarity > self.max_similarity) | distances[..., 0].isinf()
         return torch.where(known, 0.0, 1 / similarity)
 
-    def _add_distances(self, distance: Tensor) -> None:
-        """Add distances [T, N] of the k-th neighbours to their running mean."""
-        found = distance[distance.isfinite() & (distance > 0)]
+    def _lifelong(self, error: Tensor) -> Tensor:
+        """The lifelong factor [T, N] for prediction errors [T, N]; 1 before any are known."""
+        if self.errors.weight == 0:
+            return torch.ones_like(error)
+        mean, std = self.errors.mean.float(), self.errors.var.sqrt().float()
+        return (1 + (error - mean) / (std + self.errors.epsilon)).clamp(1.0, self.max_lifelong)
+
+    def _add_distances(self, distance: Tensor, valid: Tensor) -> None:
+        """Add distances [T, N] of the k-th neighbours, where valid, to their running mean."""
+        found = distance[valid.cpu() & distance.isfinite()]
         if len(found):
             new = found.double().mean().to(self.mean_distance.device)
             share = 1 - self.decay if self.mean_distance > 0 else 1.0
