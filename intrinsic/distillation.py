@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from firstlight.envs.types import Obs, Rollout, map_obs
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.embedding import MakeEncoder, make_encoder
-from firstlight.networks.encoders import auto
+from firstlight.networks.encoders import Encoder, auto
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.normalisation import RunningMoments
 
@@ -154,10 +154,10 @@ class Encoded(nn.Module):
         extra_layers: number of hidden layers with ReLU.
     """
 
-    def __init__(self, encoder: nn.Module, width: int, embedding_dim: int, *, extra_layers: int):
+    def __init__(self, encoder: Encoder, width: int, embedding_dim: int, *, extra_layers: int):
         super().__init__()
-        self.encoder = encoder
-        size, layers = int(encoder.out_dim), []
+        self.encoder: Encoder = encoder
+        size, layers = encoder.out_dim, list[nn.Module]()
         for _ in range(extra_layers):
             layers += [orthogonal(nn.Linear(size, width)), nn.ReLU()]
             size = width
