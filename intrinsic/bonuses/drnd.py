@@ -42,7 +42,8 @@ class DRND(Distillation):
         shared: the targets are the outputs of one network, of `num_targets` times as many, which
             costs a fraction; False for separate networks, as published.
         alpha: weight of b1; 0.9 as published.
-        reduction: of b1 over the outputs; "sum" as published makes b1 by far the larger one.
+        reduction: of b1 over the outputs, "sum" as published or "mean". With the sum b1 is by far
+            the larger one; b2 alone tells new states from old ones less clearly.
         least: lower bound of the quotient in b2; 1e-3 in the authors' code.
         lr: Adam's step size.
         num_epochs: passes over a rollout in one `update`.
@@ -66,14 +67,14 @@ class DRND(Distillation):
         keys: Sequence[str] | None = None,
         network: Network = "auto",
         encoder: MakeEncoder | None = None,
-        embedding_dim: int = 32,
+        embedding_dim: int = 64,
         hidden: int | None = None,
         num_targets: int = 10,
         shared: bool = True,
         alpha: float = 0.9,
-        reduction: Reduction = "mean",
+        reduction: Reduction = "sum",
         least: float = 1e-3,
-        lr: float = 3e-3,
+        lr: float = 1e-3,
         num_epochs: int = 1,
         num_minibatches: int = 4,
         minibatch_size: int | None = 256,
