@@ -103,7 +103,8 @@ class ForwardModels(nn.Module):
 
         def apply(x: Tensor, layer: int) -> Tensor:
             weight, bias = layers[layer]
-            return torch.baddbmm(bias, torch.cat([x, taken], -1), weight)
+            of_x, of_action = weight.split([x.shape[-1], taken.shape[-1]], 1)
+            return torch.baddbmm(torch.baddbmm(bias, taken, of_action), x, of_x)
 
         x = F.leaky_relu(apply(embedding.expand(self.num_models, -1, -1), 0))
         for block in range(1, len(layers) - 1, 2):

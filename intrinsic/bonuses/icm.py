@@ -68,11 +68,11 @@ class ICM(IntrinsicModule):
         num_blocks: int = 0,
         beta: float = 0.2,
         stop_gradient: bool = False,
-        lr: float = 1e-3,
+        lr: float = 3e-3,
         num_epochs: int = 1,
-        num_minibatches: int = 4,
-        minibatch_size: int | None = 256,
-        update_proportion: float = 1.0,
+        num_minibatches: int = 8,
+        minibatch_size: int | None = None,
+        update_proportion: float = 0.25,
         seed: int = 0,
     ):
         super().__init__()

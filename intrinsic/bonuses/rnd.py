@@ -64,9 +64,9 @@ class RND(Distillation):
         hidden: int | None = None,
         lr: float = 3e-3,
         num_epochs: int = 1,
-        num_minibatches: int = 4,
-        minibatch_size: int | None = 256,
-        update_proportion: float = 1.0,
+        num_minibatches: int = 8,
+        minibatch_size: int | None = None,
+        update_proportion: float = 0.25,
         obs_clip: float = 5.0,
         normalize_obs: bool = True,
         warmup_steps: int = 128,
@@ -118,15 +118,20 @@ class RND(Distillation):
         successors = self.successors(rollout)
         self.observe((self.target, self.predictor), successors, rollout.valid)
         inputs = select(successors, rollout.valid)  # [T, N, ...] -> [B, ...]
-        target = embed(lambda x: self.apply_network(self.target, x), inputs)  # [B, E]
+        whole = None if self.encoded else embed(self._targets, inputs)  # [B, E]
 
         def loss(rows: Tensor) -> Tensor:
-            return F.mse_loss(
-                self.apply_network(self.predictor, select(inputs, rows)), target[rows]
-            )
+            batch = select(inputs, rows)
+            target = self._targets(batch) if whole is None else whole[rows]
+            return F.mse_loss(self.apply_network(self.predictor, batch), target)
 
-        mean_loss = self.fitter.fit(len(target), loss)
+        mean_loss = self.fitter.fit(int(rollout.valid.sum()), loss)
         return {"loss": mean_loss, "obs_std": self.moments.var.sqrt().mean().item()}
+
+    @torch.no_grad()
+    def _targets(self, inputs: Obs) -> Tensor:
+        """Outputs [B, E] of the frozen network."""
+        return self.apply_network(self.target, inputs)
 
     def warmup(self, rollout: Rollout) -> None:
         """Initialise the moments with a random agent's observations."""

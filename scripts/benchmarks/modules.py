@@ -77,9 +77,9 @@ CASES: dict[str, tuple[str, Callable[[str], VecEnv]]] = {
 # Our predictor has two layers more: `hidden` 256 is the same width, 148 as many multiplications.
 _PAPER: dict[str, Any] = {
     **{"network": "published", "embedding_dim": 512, "lr": 1e-4, "num_epochs": 4},
-    "minibatch_size": None,
+    **{"num_minibatches": 4, "update_proportion": 1.0},
 }
-_ALIKE: dict[str, Any] = {"network": "published", "embedding_dim": 128, "minibatch_size": None}
+_ALIKE: dict[str, Any] = {"network": "published", "embedding_dim": 128, "update_proportion": 1.0}
 _IMAGE: dict[str, Any] = {"keys": ["image"], **_ALIKE}
 
 ROWS: dict[str, Row] = {

@@ -159,7 +159,7 @@ def test_moments_start_from_warmup_and_change_in_update():
 
 def test_the_first_loss_is_the_bonus_under_the_new_moments():
     """Burda et al. count the rollout after its bonus is computed and before they learn from it."""
-    module, rollout = RND(VECTOR, **SMALL, num_epochs=1, num_minibatches=1), random_vectors()
+    module, rollout = RND(VECTOR, **SMALL, num_minibatches=1, update_proportion=1), random_vectors()
     later = copy.deepcopy(module)
     later.warmup(rollout)
     expected = float(later.compute(rollout).mean())
