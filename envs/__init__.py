@@ -15,12 +15,14 @@ from firstlight.envs.vector.gym import GymVec
 from firstlight.envs.vector.isolated import Isolated, WorkerDiedError
 from firstlight.envs.vector.pool import PoolVec
 from firstlight.envs.worlds.chain import Chain
+from firstlight.envs.worlds.deepsea import DeepSea
 from firstlight.envs.worlds.race import Race
 from firstlight.envs.worlds.walks import Walks
 from firstlight.envs.wrapper import VecWrapper
 
 __all__ = [
     "Chain",
+    "DeepSea",
     "FrameStack",
     "GymVec",
     "Isolated",

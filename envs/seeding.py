@@ -25,6 +25,21 @@ def derive_many(seed: int, name: str, count: int, *numbers: int) -> np.ndarray:
     return (sequence.generate_state(count, np.uint32) >> 1).astype(np.int64)
 
 
+def splitmix(state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Advance generators of random numbers, one for each row (SplitMix64, Steele et al. 2014).
+
+    Args:
+        state: [N] int64.
+
+    Returns:
+        Next states [N] int64, and random numbers [N] float64 in [0, 1).
+    """
+    after = state.view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    z = (after ^ (after >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return after.view(np.int64), ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) / 2.0**53
+
+
 def generator(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
     """Create a torch generator for the part called `name`."""
     return torch.Generator(device).manual_seed(derive(seed, name))

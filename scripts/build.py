@@ -220,6 +220,7 @@ def make_modules(
             node,
             obs_space=vec.obs_space,
             info_space=vec.info_space,
+            act_space=vec.act_space,
             vec=vec,
             seed=derive(seed, name),
         )

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from firstlight.envs.seeding import derive_many
+from firstlight.envs.seeding import derive_many, splitmix
 from firstlight.envs.types import Obs
 from firstlight.envs.worlds.array_backed import ArrayBacked, Autoreset
 
@@ -141,8 +141,8 @@ class Walks(ArrayBacked):
 
     def _slipped(self, action: Tensor, valid: Tensor) -> Tensor:
         """Replace some of the actions [N]; the noise of rows that are not `valid` is kept."""
-        noise, slips = _splitmix(self._noise.numpy())
-        after, which = _splitmix(noise)
+        noise, slips = splitmix(self._noise.numpy())
+        after, which = splitmix(noise)
         self._noise = torch.where(valid, torch.from_numpy(after), self._noise)
         other = torch.from_numpy((which * len(MOVES)).astype(np.int64))
         return torch.where(torch.from_numpy(slips < self.slip), other, action)
@@ -172,11 +172,3 @@ def _walls(plan: Sequence[str]) -> np.ndarray:
     if not plan or not plan[0] or len({*map(len, plan)}) > 1 or set("".join(plan)) - set("#."):
         raise ValueError(f"plan is {list(plan)}, expected strings of one length, of # and . only")
     return np.array([[character == "#" for character in row] for row in plan])
-
-
-def _splitmix(state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Next states [N] int64 and random numbers [N] in [0, 1) (SplitMix64, Steele et al. 2014)."""
-    after = state.view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    z = (after ^ (after >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return after.view(np.int64), ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) / 2.0**53

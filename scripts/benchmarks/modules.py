@@ -75,19 +75,25 @@ CASES: dict[str, tuple[str, Callable[[str], VecEnv]]] = {
 
 # RLeXplore's RND: one hidden layer of 256 (from pixels none), 128 outputs, one pass of batches.
 # Our predictor has two layers more: `hidden` 256 is the same width, 148 as many multiplications.
-_ALIKE: dict[str, Any] = {"embedding_dim": 128, "lr": 1e-3, "num_epochs": 1}
+_PAPER: dict[str, Any] = {
+    **{"network": "published", "embedding_dim": 512, "lr": 1e-4, "num_epochs": 4},
+    **{"num_minibatches": 4, "update_proportion": 1.0},
+}
+_ALIKE: dict[str, Any] = {"network": "published", "embedding_dim": 128, "update_proportion": 1.0}
 _IMAGE: dict[str, Any] = {"keys": ["image"], **_ALIKE}
 
 ROWS: dict[str, Row] = {
     "rnd": Row("grid", lambda c: RND(c.obs_space)),
-    "rnd, embedding_dim=64 num_epochs=1": Row(
-        "grid", lambda c: RND(c.obs_space, embedding_dim=64, num_epochs=1)
+    "rnd_paper": Row("grid", lambda c: RND(c.obs_space, **_PAPER)),
+    "rnd_paper, embedding_dim=64 num_epochs=1": Row(
+        "grid",
+        lambda c: RND(c.obs_space, **{**_PAPER, "embedding_dim": 64, "num_epochs": 1}),
     ),
     "count, global": Row("grid", lambda c: HashCount(c.obs_space)),
     "count, episodic": Row("grid", lambda c: HashCount(c.obs_space, scope="episodic")),
     "count, first_visit": Row("grid", lambda c: HashCount(c.obs_space, scope="first_visit")),
     "submodular": Row("grid", lambda c: Submodular(c.obs_space, info_space=c.info_space)),
-    "rnd from pixels": Row("pixels", lambda c: RND(c.obs_space)),
+    "rnd_paper from pixels": Row("pixels", lambda c: RND(c.obs_space, **_PAPER)),
     "rnd, batches of 256, equal widths": Row(
         "grid",
         lambda c: RND(c.obs_space, hidden=256, num_minibatches=32, **_IMAGE),

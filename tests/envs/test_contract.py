@@ -22,7 +22,7 @@ from adapters import (
     with_changed_steps,
 )
 
-from firstlight.envs import Chain, GymVec, Isolated, Walks, check_vec, minigrid
+from firstlight.envs import Chain, DeepSea, GymVec, Isolated, Walks, check_vec, minigrid
 from firstlight.envs.vector.envpool import make
 from firstlight.envs.worlds.race import Race
 
@@ -38,6 +38,9 @@ def doorkey_with(**options):
 BACKENDS = {
     "chain": lambda: Chain(5, length=3, horizon=5),
     "chain, next-step": lambda: Chain(5, length=3, horizon=5, autoreset="next_step"),
+    "deepsea": lambda: DeepSea(4, size=5),
+    "deepsea, next-step": lambda: DeepSea(4, size=5, stochastic=True, autoreset="next_step"),
+    "deepsea, coordinates": lambda: DeepSea(4, size=5, view="coordinates"),
     "walks": lambda: Walks(4, width=4, height=3, horizon=7, start=2, slip=0.3),
     "race": lambda: Race(3, horizon=11),
     "race, next-step": lambda: Race(3, horizon=11, autoreset="next_step"),

@@ -25,11 +25,21 @@ HASHES = HERE / "hashes.json"
 RUN = HERE / "run_0_1"
 ITERATIONS = 10
 COMMON = ("trainer.num_steps=64", "env.num_envs=8", "device=cpu", "seed=5", "run_dir=unused")
+RND = (  # the defaults of version 0.1
+    *("intrinsic.rnd.network=published", "intrinsic.rnd.embedding_dim=512"),
+    *(
+        "intrinsic.rnd.lr=1e-4",
+        "intrinsic.rnd.num_epochs=4",
+        *("intrinsic.rnd.num_minibatches=4", "intrinsic.rnd.update_proportion=1.0"),
+        "mixer.terms.rnd.weight=1.0",
+    ),
+    "+mixer.terms.rnd.transform={_target_: firstlight.intrinsic.ReturnScale}",
+)
 CASES = {
-    "chain": ("env=chain", "intrinsic=[rnd]", "intrinsic.rnd.warmup_steps=16"),
+    "chain": ("env=chain", "intrinsic=[rnd]", *RND, "intrinsic.rnd.warmup_steps=16"),
     "envpool_doorkey": (
-        *("env=minigrid/doorkey_8x8", "env.backend=envpool"),
-        "intrinsic=[count,rnd]",
+        *("env=minigrid/doorkey_8x8", "env.backend=envpool", "intrinsic=[count,rnd]"),
+        *(*RND, "intrinsic.rnd.warmup_steps=6400"),
     ),
     "doorkey": ("env=minigrid/doorkey_8x8", "intrinsic=[count]"),
     "multiroom_with_map": (

@@ -16,7 +16,10 @@ N, T = 3, 8
 def make_trainer(autoreset="same_step", modules=("count",), **options):
     """Make a trainer of PPO with these modules."""
     vec = Chain(N, length=3, autoreset=autoreset)
-    made = {"count": HashCount(vec.obs_space), "rnd": RND(vec.obs_space, warmup_steps=T)}
+    made = {
+        "count": HashCount(vec.obs_space),
+        "rnd": RND(vec.obs_space, network="published", num_minibatches=4, warmup_steps=T),
+    }
     chosen = {name: made[name] for name in modules}
     terms = {name: module.default_term() for name, module in chosen.items()}
     mixer = RewardMixer({"reward": Term(), **terms})

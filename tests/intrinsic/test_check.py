@@ -31,6 +31,7 @@ def _one_thread():
         HashCount(SPACE, scope="first_visit"),
         HashCount(SPACE, keys=["position"]),
         RND(SPACE),
+        RND(SPACE, network="published"),
         RND(SPACE, embedding_dim=16, hidden=32, update_proportion=0.25, distance="l2"),
     ],
 )

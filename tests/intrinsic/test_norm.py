@@ -1,4 +1,4 @@
-"""Running moments, `ReturnScale` and `RewardScale` against plain loops."""
+"""Running moments, `ReturnScale`, `RecentScale` and `RewardScale` against plain loops."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from firstlight.intrinsic.mixer.terms import Transform
-from firstlight.intrinsic.norm import ReturnScale, RewardScale
+from firstlight.intrinsic.norm import RecentScale, ReturnScale, RewardScale
 from firstlight.networks.normalisation import RunningMoments
 
 PRIOR = 1e-4
@@ -171,3 +171,93 @@ def test_a_rollout_without_valid_rows_does_not_change_a_scale():
     scale.update(raw, rollout)
     assert float(scale.moments.count) == PRIOR
     assert not scale.returns.any()
+
+
+def by_hand(memory, bonuses, valid, gamma):
+    """Divisor of `RecentScale` after each rollout [T, N] of `bonuses`, by plain loops."""
+    last, rollouts, divisors = {}, [], []
+    for raw, counted in zip(bonuses, valid, strict=True):
+        returns = []
+        for t in range(len(raw)):
+            for n in range(raw.shape[1]):
+                if counted[t, n]:
+                    last[n] = gamma * last.get(n, 0.0) + float(raw[t, n])
+                    returns.append(last[n])
+        rollouts.append(returns)
+        recent = []
+        for past in rollouts[::-1]:
+            recent += past
+            if len(recent) >= memory:
+                break
+        divisors.append(np.std(recent))
+    return divisors
+
+
+@pytest.mark.parametrize("memory", [1, 50, 90, 10_000])
+def test_recent_scale_divides_by_the_deviation_of_the_last_rollouts(memory):
+    numbers = torch.Generator().manual_seed(0)
+    bonuses = [torch.rand(12, 4, generator=numbers) * 0.7**i for i in range(8)]
+    valid = [torch.rand(12, 4, generator=numbers) < 0.8 for _ in bonuses]
+    scale = RecentScale(memory, gamma=0.9)
+    for raw, counted, std in zip(bonuses, valid, by_hand(memory, bonuses, valid, 0.9), strict=True):
+        rollout = blank(12, 4, valid=counted)
+        before = {name: value.clone() for name, value in scale.state_dict().items()}
+        scaled = scale(raw, rollout)
+        assert all(torch.equal(value, before[n]) for n, value in scale.state_dict().items())
+        torch.testing.assert_close(scaled, torch.where(counted, raw / np.float32(std), 0.0))
+        scale.update(raw, rollout)
+
+
+def test_a_bonus_that_shrinks_has_its_size_again_after_the_stated_memory():
+    """With `ReturnScale` it stays small for ever."""
+    recent, ever, sizes = RecentScale(400, gamma=0.9), ReturnScale(0.9), {}
+    numbers = torch.Generator().manual_seed(0)
+    for i in range(40):
+        raw = torch.rand(20, 5, generator=numbers) * (1.0 if i < 10 else 1e-2)
+        rollout = blank(20, 5)
+        sizes[i] = [float(scale(raw, rollout).mean()) for scale in (recent, ever)]
+        for scale in (recent, ever):
+            scale.update(raw, rollout)
+    assert sizes[10][0] < 0.05 * sizes[9][0]
+    forgotten = 10 + 4 + 3  # 400 steps are 4 rollouts, and in 60 steps the sums forget 0.9^60
+    assert sizes[forgotten][0] == pytest.approx(sizes[9][0], rel=0.4)
+    assert sizes[39][1] < 0.05 * sizes[9][1]
+
+
+def test_the_gain_of_recent_scale_is_bounded():
+    numbers = torch.Generator().manual_seed(0)
+    noise = torch.rand(20, 5, generator=numbers)
+    scale, rollout = RecentScale(100, gamma=0.9, max_gain=50.0), blank(20, 5)
+    scale.update(noise, rollout)
+    expected = 1e-6 * noise * 50 / float(scale.largest)
+    for _ in range(5):
+        scale.update(1e-6 * noise, rollout)
+    torch.testing.assert_close(scale(1e-6 * noise, rollout), expected)
+
+
+def test_recent_scale_of_constant_and_absent_bonuses_is_finite():
+    scale, rollout = RecentScale(), blank(200, 2)
+    assert not scale(torch.zeros(200, 2), rollout).any()
+    scale.update(torch.zeros(200, 2), rollout)
+    constant = torch.full((200, 2), 3.0)
+    for _ in range(300):
+        scale.update(constant, rollout)
+    assert float(scale(constant, rollout).max()) <= (1 - 0.99) / 1e-3 * 1.01
+    empty = blank(5, 2, valid=torch.zeros(5, 2, dtype=torch.bool))
+    before = float(scale.largest)
+    scale.update(torch.ones(5, 2), empty)
+    assert float(scale.largest) == before
+    assert not scale(torch.ones(5, 2), empty).any()
+
+
+def test_recent_scale_continues_from_its_state():
+    numbers = torch.Generator().manual_seed(0)
+    one, two = RecentScale(150, gamma=0.9), RecentScale(150, gamma=0.9)
+    for i in range(6):
+        raw, rollout = torch.rand(20, 5, generator=numbers), blank(20, 5)
+        if i == 3:
+            two.load_state_dict(one.state_dict())
+        if i >= 3:
+            assert torch.equal(one(raw, rollout), two(raw, rollout))
+            two.update(raw, rollout)
+        one.update(raw, rollout)

@@ -228,7 +228,8 @@ def test_a_reward_that_is_not_finite_changes_no_statistics():
 
 def test_a_fitter_skips_a_loss_that_is_not_finite():
     vec = Chain(N, length=3)
-    module = RND(vec.obs_space, embedding_dim=4, hidden=4, normalize_obs=False)
+    small = {"embedding_dim": 4, "hidden": 4, "normalize_obs": False}
+    module = RND(vec.obs_space, network="published", **small)
     before = numbers(module)
     with pytest.raises(NonFiniteError, match="loss of a reward module is nan"):
         module.fitter.fit(8, lambda rows: module.predictor(torch.ones(1, 4)).sum() * torch.nan)

@@ -78,7 +78,9 @@ def trainer_of(make_vec, path, *, core=None, barrier=False, resume=False):
     vec = make_vec()
     torch.manual_seed(7)
     modules = {
-        "rnd": RND(vec.obs_space, embedding_dim=8, hidden=16, warmup_steps=2 * T + 3),
+        "rnd": RND(
+            vec.obs_space, network="published", embedding_dim=8, hidden=16, warmup_steps=2 * T + 3
+        ),
         "count": HashCount(vec.obs_space, scope="first_visit", bits=None),
     }
     terms = {

@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import nn
 
+from firstlight.intrinsic import check_module
 from firstlight.intrinsic.bonuses import RND
-from firstlight.intrinsic.norm import ReturnScale
+from firstlight.intrinsic.norm import RecentScale
+from firstlight.networks.encoders import MLP, Grid
 
 VECTOR = spaces.Dict({"obs": spaces.Box(-9, 9, (6,))})
 FRAMES = spaces.Dict({"obs": spaces.Box(0, 255, (4, 84, 84), np.uint8)})
-SMALL = {"embedding_dim": 8, "hidden": 16}
+SMALL = {"network": "published", "embedding_dim": 8, "hidden": 16}
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +40,7 @@ def layers(network, kind):
 
 
 def test_networks_from_pixels_are_the_published_ones():
-    module = RND(FRAMES)
+    module = RND(FRAMES, embedding_dim=512)
     for network, extra in ((module.target, 0), (module.predictor, 2)):
         convolutions = [
             (c.in_channels, c.out_channels, c.kernel_size[0], c.stride[0])
@@ -142,7 +144,6 @@ def test_only_the_last_frame_is_used(shape, last):
 
 def test_moments_start_from_warmup_and_change_in_update():
     module, rollout = RND(VECTOR, **SMALL), random_vectors()
-    assert module.warmup_steps == 6400
     module.warmup(random_vectors(seed=1))
     assert float(module.moments.count) == pytest.approx(48, abs=1e-3)
     before = copy.deepcopy(module.state_dict())
@@ -158,7 +159,7 @@ def test_moments_start_from_warmup_and_change_in_update():
 
 def test_the_first_loss_is_the_bonus_under_the_new_moments():
     """Burda et al. count the rollout after its bonus is computed and before they learn from it."""
-    module, rollout = RND(VECTOR, **SMALL, num_epochs=1, num_minibatches=1), random_vectors()
+    module, rollout = RND(VECTOR, **SMALL, num_minibatches=1, update_proportion=1), random_vectors()
     later = copy.deepcopy(module)
     later.warmup(rollout)
     expected = float(later.compute(rollout).mean())
@@ -169,7 +170,9 @@ def test_the_first_loss_is_the_bonus_under_the_new_moments():
 def test_learning_lowers_the_bonus_of_seen_states_only():
     seen = hand_made.rollout({"obs": torch.tensor([4.0, 0, 0, 0, 0, 0]).expand(17, 8, 6)})
     other = hand_made.rollout({"obs": torch.tensor([0, 0, -4.0, 4.0, 0, 0]).expand(17, 8, 6)})
-    module = RND(VECTOR, embedding_dim=32, hidden=64, normalize_obs=False, lr=1e-3)
+    module = RND(
+        VECTOR, network="mlp", embedding_dim=32, hidden=64, normalize_obs=False, num_epochs=4
+    )
     before = [float(module.compute(rollout).mean()) for rollout in (seen, other)]
     losses = [module.update(seen)["loss"] for _ in range(20)]
     after = [float(module.compute(rollout).mean()) for rollout in (seen, other)]
@@ -196,7 +199,7 @@ def test_update_proportion_masks_the_loss(proportion, monkeypatch):
     monkeypatch.setattr(F, "mse_loss", lambda a, b: rows.append(len(a)) or mse_loss(a, b))
     module = RND(VECTOR, **SMALL, update_proportion=proportion)
     module.update(random_vectors(T=200, N=10))
-    assert sum(rows) / (4 * 2000) == pytest.approx(proportion, abs=0.02)
+    assert sum(rows) / 2000 == pytest.approx(proportion, abs=0.02)
 
 
 def test_it_uses_its_own_random_numbers():
@@ -249,7 +252,7 @@ def test_fields_are_chosen_by_kind_and_by_name():
     assert RND(space, **SMALL).names == ("image",)
     vector = RND(space, **SMALL, keys=["grid", "direction"])
     assert vector.moments.mean.shape == (148,)
-    assert RND(space, **SMALL, network="mlp").moments.mean.shape == (4 * 36 * 36 + 148,)
+    assert RND(space, **SMALL | {"network": "mlp"}).moments.mean.shape == (4 * 36 * 36 + 148,)
     numbers = torch.Generator().manual_seed(0)
     obs = {
         "grid": torch.randint(0, 9, (4, 2, 7, 7, 3), dtype=torch.uint8, generator=numbers),
@@ -271,18 +274,75 @@ def test_fields_are_chosen_by_kind_and_by_name():
 
 def test_it_learns_from_pixels():
     images = pictures((36, 36, 1)).expand(3, 2, 36, 36, 1)
-    module = RND(spaces.Dict({"obs": spaces.Box(0, 255, (36, 36, 1), np.uint8)}), **SMALL)
+    space = spaces.Dict({"obs": spaces.Box(0, 255, (36, 36, 1), np.uint8)})
+    module = RND(space, **SMALL, num_epochs=4)
     rollout = hand_made.rollout({"obs": images})
     losses = [module.update(rollout)["loss"] for _ in range(20)]
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_the_default_term_is_the_published_one():
+def test_the_default_term_follows_the_bonus():
     term = RND.default_term()
-    assert (term.weight, term.gamma, term.episodic, term.clip) == (1.0, 0.99, False, None)
-    assert isinstance(term.transform, ReturnScale)
-    assert term.transform.gamma == 0.99
+    assert (term.gamma, term.episodic, term.clip) == (0.99, False, None)
+    assert isinstance(term.transform, RecentScale)
     assert RND.default_term().transform is not term.transform
+
+
+GRID = spaces.Dict(
+    {"image": spaces.Box(0, 255, (7, 7, 3), np.uint8), "direction": spaces.Discrete(4)}
+)
+
+
+def grids(seed=0, T=6, N=3):
+    numbers = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 6, (T + 1, N, 7, 7, 3), dtype=torch.uint8, generator=numbers)
+    direction = torch.randint(0, 4, (T + 1, N), generator=numbers)
+    return hand_made.rollout({"image": image, "direction": direction})
+
+
+def test_encoders_are_of_the_policys_kind():
+    module = RND(GRID)
+    assert isinstance(module.target.encoder, Grid)
+    assert isinstance(module.predictor.encoder, Grid)
+    assert module.warmup_steps == 0  # nothing is normalised by running moments
+    assert isinstance(RND(VECTOR).target.encoder, MLP)
+    assert RND(VECTOR).warmup_steps == 128
+    assert RND(VECTOR, normalize_obs=False).warmup_steps == 0
+    own = RND(GRID, encoder=lambda space: MLP(space, hidden=(5,)), keys=["direction"])
+    assert own.target.encoder.layers[0].weight.shape == (5, 4)
+
+
+def test_with_an_encoder_the_bonus_is_the_error_of_each_row():
+    module, rollout = RND(GRID, embedding_dim=8), grids()
+    bonus = module.compute(rollout)
+    for t in range(6):
+        for n in range(3):
+            obs = {name: field[t + 1, n][None] for name, field in rollout.obs.items()}
+            square = (module.predictor(obs) - module.target(obs))[0] ** 2
+            assert bonus[t, n].item() == pytest.approx(square.mean().item(), rel=1e-4)
+    before = copy.deepcopy(module)
+    losses = [module.update(rollout)["loss"] for _ in range(30)]
+    assert losses[-1] < 0.3 * losses[0]
+    pairs = zip(module.named_parameters(), before.parameters(), strict=True)
+    changed = {name.split(".")[0] for (name, new), old in pairs if not torch.equal(new, old)}
+    assert changed == {"predictor"}
+
+
+def test_with_an_encoder_vectors_are_normalised_alike_in_both_networks():
+    module = RND(VECTOR, embedding_dim=8)
+    rollout = random_vectors()
+    rollout.obs["obs"].mul_(3).add_(5)
+    module.warmup(rollout)
+    seen = rollout.obs["obs"][1:].flatten(0, 1)
+    for network in (module.target, module.predictor):
+        normaliser = network.encoder.flat.normaliser
+        torch.testing.assert_close(normaliser.mean, seen.mean(0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("network", ["encoder", "published"])
+def test_check_module_passes(network):
+    obs_space = spaces.Dict({"obs": spaces.Box(0, 1, (9,), np.uint8)})
+    check_module(RND(obs_space, network=network))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
