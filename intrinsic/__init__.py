@@ -7,7 +7,9 @@ if __name__ != "firstlight.intrinsic":
     )
 
 from firstlight.intrinsic.base import IntrinsicModule
+from firstlight.intrinsic.bonuses.agac import AGAC
 from firstlight.intrinsic.bonuses.count import HashCount
+from firstlight.intrinsic.bonuses.deir import DEIR
 from firstlight.intrinsic.bonuses.e3b import E3B
 from firstlight.intrinsic.bonuses.etd import ETD
 from firstlight.intrinsic.bonuses.map_change import MapChange
@@ -21,6 +23,8 @@ from firstlight.intrinsic.mixer import Heads, Linear, RewardMixer, Rewards, Stre
 from firstlight.intrinsic.norm import RecentScale, ReturnScale, RewardScale
 
 __all__ = [
+    "AGAC",
+    "DEIR",
     "E3B",
     "ETD",
     "NGU",
