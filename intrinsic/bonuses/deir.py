@@ -25,16 +25,17 @@ from firstlight.networks.initialisation import orthogonal
 class DEIR(GrowingBuffers, IntrinsicModule):
     """Discriminative-model-based episodic intrinsic reward (Wan et al. 2023).
 
-    The bonus of step t, to its true successor, is ``min_i |e_{t+1} - e_i|² / (|h_t - h_i| + 1e-6)``
-    over the observations i of the episode so far (eq. 9). e embeds an observation and h, by a GRU,
-    the trajectory up to it: a new observation counts more if a similar trajectory led elsewhere
-    before, so that it owes something to the action (a bound on their conditional mutual
-    information).
+    The bonus of step t, to its true successor, is
+    ``min_i |e_{t+1} - e_i|² / (|h_t - h_{i-1}| + 1e-6)`` over the observations i of the episode so
+    far (eq. 4, with the pairs of the authors' code). e embeds an observation and h, by a GRU, the
+    trajectory up to it, 0 before the first: a new observation counts more if a similar trajectory
+    led elsewhere before, so that it owes something to the action (a bound on their conditional
+    mutual information).
 
     e and h are learnt by a discriminator, which tells the true successor of ``(h_t, a_t)`` from
-    another observation: one from a queue of novel observations, those whose bonus was at least the
-    running mean, or, while that is empty, from the rollout. Each transition is shown with either
-    one, by chance; a replacement that equals the true successor is left out.
+    another observation, from a queue of novel ones: those whose bonus was at least the running
+    mean, and all of the first rollout. Each transition is shown with either one, by chance; a
+    replacement that equals the true successor is drawn once more, and left out if that does too.
 
     Args:
         obs_space: observation space of the policy.
@@ -44,8 +45,7 @@ class DEIR(GrowingBuffers, IntrinsicModule):
         width: numbers of e and of h; 64 as published for MiniGrid, 256 for its hardest task.
         hidden: width of the discriminator's hidden layer.
         layer_norm: normalise e, as the authors advise for that task.
-        scaled: False leaves the divisor out, their ablation: then nothing depends on h but the
-            discriminator.
+        scaled: False is their plain discriminative model, ``min_i |e_{t+1} - e_i|``.
         capacity: observations in the memory of an episode.
         queue_size: observations in the queue; 100,000 as published.
         decay: of the running mean that decides what is novel.
@@ -130,12 +130,10 @@ class DEIR(GrowingBuffers, IntrinsicModule):
         before, at, end = self._follow(here, start, rollout)
         self.trajectory = write_rows(self.trajectory, rollout.env_ids, end)
         if self.scaled:
-            reached = self.cell(after.flatten(0, 1), at.flatten(0, 1)).view_as(at)
-            opening, query = torch.cat([here[:-1], at], -1), torch.cat([after, at], -1)
-            found = self.memory.distances(opening, query, rollout, torch.cat([after, reached], -1))
-        else:
-            found = self.memory.distances(here, after, rollout)
-        nearest = found[..., 0]
+            here, after = torch.cat([here[:-1], before], -1), torch.cat([after, at], -1)
+        nearest = self.memory.distances(here, after, rollout)[..., 0]
+        if not self.scaled:
+            nearest = nearest.sqrt()
         bonus = torch.where(nearest.isfinite(), nearest, 0.0).to(rollout.device)
         self._computed = (bonus, before)
         return bonus
@@ -205,9 +203,9 @@ class DEIR(GrowingBuffers, IntrinsicModule):
         if len(bonus) == 0:
             return
         mean = bonus.double().mean()
+        novel = (bonus >= self.mean_bonus).nonzero()[:, 0]  # all of the first rollout
         if self.mean_bonus < 0:
             self.mean_bonus = mean
-        novel = (bonus >= self.mean_bonus).nonzero()[:, 0]
         self.queue.add(next_obs, novel, self.fitter.generator)
         self.mean_bonus = torch.lerp(self.mean_bonus, mean, 1 - self.decay)
 
@@ -216,14 +214,14 @@ class DEIR(GrowingBuffers, IntrinsicModule):
         device, B = before.device, len(before)
         numbers = self.fitter.generator
         true = (torch.rand(B, generator=numbers) < 0.5).to(device)
-        drawn = torch.randint(len(next(iter(fakes.values()))), (B,), generator=numbers).to(device)
-        fake, used = take(fakes, drawn), true.clone()
-        shown = {}
-        for name, field in fake.items():
-            right = steps.next_obs[name]
-            used |= (field != right).reshape(B, -1).any(1)
-            choose = true.view(-1, *(1,) * (field.dim() - 1))
-            shown[name] = torch.where(choose, right, field)
+        number = len(next(iter(fakes.values())))
+        first, second = torch.randint(number, (2, B), generator=numbers).to(device)
+        fake = take(fakes, torch.where(self._differs(take(fakes, first), steps), first, second))
+        used = true | self._differs(fake, steps)
+        shown = {
+            name: torch.where(true.view(-1, *(1,) * (field.dim() - 1)), steps.next_obs[name], field)
+            for name, field in fake.items()
+        }
         both = {name: torch.cat([steps.obs[name], field]) for name, field in shown.items()}
         here, after = self.embedding(both).chunk(2)
         at = self.cell(here, before)
@@ -232,3 +230,12 @@ class DEIR(GrowingBuffers, IntrinsicModule):
         logit = self.discriminator(torch.cat([at, action, reached], 1))[:, 0]
         each = F.binary_cross_entropy_with_logits(logit, true.float(), reduction="none")
         return (each * used).sum() / used.sum().clamp(min=1)
+
+    @staticmethod
+    def _differs(fake: Obs, steps: Transitions) -> Tensor:
+        """Whether replacements [B, ...] differ from the true successors, [B] bool."""
+        each = [
+            (field != steps.next_obs[name]).reshape(len(field), -1).any(1)
+            for name, field in fake.items()
+        ]
+        return torch.stack(each).any(0)

@@ -31,19 +31,19 @@ def plain(module, runs):
                     after = module.embedding({"obs": successor[t, n, None]})[0]
                     if rollout.is_first[t, n]:
                         trajectory[env] = torch.zeros_like(e)
-                        held[env] = [(e, module.cell(e, trajectory[env]))]
+                        held[env] = [(e, trajectory[env])]
                     if not rollout.valid[t, n]:
                         continue
                     h = module.cell(e, trajectory.get(env, torch.zeros_like(e)))
                     memory = held.setdefault(env, [])
                     if memory:
-                        ratios = [
-                            (after - m).square().sum()
-                            / ((h - g).norm() + 1e-6 if module.scaled else 1.0)
+                        out[t, n] = min(
+                            (after - m).norm() ** 2 / ((h - g).norm() + 1e-6)
+                            if module.scaled
+                            else (after - m).norm()
                             for m, g in memory
-                        ]
-                        out[t, n] = min(ratios)
-                    memory.append((after, module.cell(after, h)))
+                        )
+                    memory.append((after, h))
                     trajectory[env] = h
         yield out
 
@@ -103,10 +103,12 @@ def test_the_loss_tells_successors_from_replacements():
     again.set_state(module.fitter.generator.get_state())
     loss = module._loss(steps, before, fakes)
     true = torch.rand(B, generator=again) < 0.5
-    drawn = torch.randint(4, (B,), generator=again)
+    drawn = torch.randint(4, (2, B), generator=again)
     total = []
     for i in range(B):
-        right, fake = steps.next_obs["obs"][i], fakes["obs"][drawn[i]]
+        right, fake = steps.next_obs["obs"][i], fakes["obs"][drawn[0, i]]
+        if torch.equal(right, fake):
+            fake = fakes["obs"][drawn[1, i]]
         if not true[i] and torch.equal(right, fake):
             continue
         shown = right if true[i] else fake
@@ -122,10 +124,10 @@ def test_the_loss_tells_successors_from_replacements():
 def test_only_observations_of_at_least_the_mean_bonus_are_novel():
     module, obs = make(decay=0.5), {"obs": vector_walks.TABLE[:4]}
     module._remember(obs, torch.tensor([0.0, 1.0, 2.0, 5.0]))
-    assert torch.equal(module.queue.fields()["obs"], vector_walks.TABLE[2:4])
+    assert torch.equal(module.queue.fields()["obs"], obs["obs"])  # all of the first rollout
     assert module.mean_bonus == 2
-    module._remember(obs, torch.tensor([1.0, 1.0, 1.5, 0.5]))
-    assert len(module.queue) == 2
+    module._remember(obs, torch.tensor([1.0, 2.0, 0.5, 0.5]))
+    assert torch.equal(module.queue.fields()["obs"][4:], obs["obs"][1:2])
     assert module.mean_bonus == 1.5
 
 
