@@ -10,32 +10,52 @@ from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.bonuses.agac import AGAC
 from firstlight.intrinsic.bonuses.count import HashCount
 from firstlight.intrinsic.bonuses.deir import DEIR
+from firstlight.intrinsic.bonuses.disagreement import Disagreement
+from firstlight.intrinsic.bonuses.drnd import DRND
 from firstlight.intrinsic.bonuses.e3b import E3B
 from firstlight.intrinsic.bonuses.etd import ETD
+from firstlight.intrinsic.bonuses.icm import ICM
 from firstlight.intrinsic.bonuses.map_change import MapChange
 from firstlight.intrinsic.bonuses.ngu import NGU
 from firstlight.intrinsic.bonuses.noveld import NovelD
+from firstlight.intrinsic.bonuses.pseudo_counts import PseudoCounts
+from firstlight.intrinsic.bonuses.re3 import RE3
 from firstlight.intrinsic.bonuses.ride import RIDE
 from firstlight.intrinsic.bonuses.rnd import RND
 from firstlight.intrinsic.bonuses.submodular import Submodular
 from firstlight.intrinsic.check import check_module
-from firstlight.intrinsic.mixer import Heads, Linear, RewardMixer, Rewards, Streams, Sum, Term
+from firstlight.intrinsic.mixer import (
+    Exponential,
+    Heads,
+    Linear,
+    RewardMixer,
+    Rewards,
+    Streams,
+    Sum,
+    Term,
+)
 from firstlight.intrinsic.norm import RecentScale, ReturnScale, RewardScale
 
 __all__ = [
     "AGAC",
     "DEIR",
+    "DRND",
     "E3B",
     "ETD",
+    "ICM",
     "NGU",
+    "RE3",
     "RIDE",
     "RND",
+    "Disagreement",
+    "Exponential",
     "HashCount",
     "Heads",
     "IntrinsicModule",
     "Linear",
     "MapChange",
     "NovelD",
+    "PseudoCounts",
     "RecentScale",
     "ReturnScale",
     "RewardMixer",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from firstlight.envs.types import Obs, Rollout, map_obs
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.embedding import MakeEncoder, make_encoder
-from firstlight.networks.encoders import auto
+from firstlight.networks.encoders import Encoder, auto
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.normalisation import RunningMoments
 
@@ -90,13 +90,17 @@ class Distillation(IntrinsicModule):
         self._encoder = encoder or functools.partial(auto, normalize_obs=normalize_obs)
         self.width = hidden or (512 if self.pixels else 64 if self.encoded else 128)
 
-    def make_network(self, *, extra_layers: int) -> nn.Module:
-        """Build a network with `extra_layers` more hidden layers than a target has."""
+    def make_network(self, *, extra_layers: int, outputs: int | None = None) -> nn.Module:
+        """Build a network with `extra_layers` more hidden layers than a target has.
+
+        It has `outputs` outputs, by default `embedding_dim`.
+        """
+        outputs = outputs or self.embedding_dim
         if not self.encoded:
             shape = tuple(self.moments.mean.shape)
-            return _network(shape, self.width, self.embedding_dim, extra_layers=extra_layers)
+            return _network(shape, self.width, outputs, extra_layers=extra_layers)
         encoder = make_encoder(self._obs_space, self._encoder, self.names)
-        return Encoded(encoder, self.width, self.embedding_dim, extra_layers=extra_layers)
+        return Encoded(encoder, self.width, outputs, extra_layers=extra_layers)
 
     def inputs(self, obs: Mapping[str, Tensor]) -> Obs:
         """Fields [*lead, ...] as inputs [*lead, ...] of `apply_network`."""
@@ -150,10 +154,10 @@ class Encoded(nn.Module):
         extra_layers: number of hidden layers with ReLU.
     """
 
-    def __init__(self, encoder: nn.Module, width: int, embedding_dim: int, *, extra_layers: int):
+    def __init__(self, encoder: Encoder, width: int, embedding_dim: int, *, extra_layers: int):
         super().__init__()
-        self.encoder = encoder
-        size, layers = int(encoder.out_dim), []
+        self.encoder: Encoder = encoder
+        size, layers = encoder.out_dim, list[nn.Module]()
         for _ in range(extra_layers):
             layers += [orthogonal(nn.Linear(size, width)), nn.ReLU()]
             size = width

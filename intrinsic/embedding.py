@@ -210,12 +210,16 @@ class InverseDynamics(nn.Module):
 
     def loss(self, transitions: Transitions) -> Tensor:
         """Return the mean loss [] of `transitions`, of which there must be at least one."""
+        return self.action_loss(*self.embed_pair(transitions), transitions.action)
+
+    def embed_pair(self, transitions: Transitions) -> tuple[Tensor, Tensor]:
+        """Embed observations and true successors of transitions [B] together, as [B, E] each."""
         both = {
             name: torch.cat([field, transitions.next_obs[name]])
             for name, field in transitions.obs.items()
         }
         here, after = self.embedding(both).chunk(2)
-        return self.action_loss(here, after, transitions.action)
+        return here, after
 
     def observe(self, rollout: Rollout) -> None:
         """Add the observations of valid steps to the encoder's running statistics, if any."""

@@ -86,6 +86,7 @@ class Fitter(nn.Module):
         lr: Adam's step size.
         num_epochs: passes over the rows, each in a new order.
         num_minibatches: minibatches per pass, one gradient step each.
+        minibatch_size: rows of a minibatch, about; overrides `num_minibatches` if given.
         proportion: probability that a row is used in a pass (loss mask of Burda et al. 2018).
         seed: of the order and the choice of rows.
     """
@@ -97,17 +98,18 @@ class Fitter(nn.Module):
         lr: float = 1e-4,
         num_epochs: int = 1,
         num_minibatches: int = 1,
+        minibatch_size: int | None = None,
         proportion: float = 1.0,
         seed: int = 0,
     ):
         super().__init__()
         self.num_epochs, self.num_minibatches = num_epochs, num_minibatches
-        self.proportion = proportion
+        self.minibatch_size, self.proportion = minibatch_size, proportion
         self.optimizer = torch.optim.Adam(list(parameters), lr=lr, fused=True)
         self.generator = generator(seed, "fitter")
 
     def fit(self, num_rows: int, loss: Callable[[Tensor], Tensor]) -> float:
-        """Minimise `loss` by ``num_epochs * num_minibatches`` gradient steps.
+        """Minimise `loss`, one gradient step for each minibatch of each epoch.
 
         Args:
             num_rows: rows to learn from; if 0, no step is taken.
@@ -136,12 +138,13 @@ class Fitter(nn.Module):
 
     def _minibatches(self, num_rows: int) -> Iterator[Tensor]:
         device = self._fitted_parameters()[0].device
+        parts = self.num_minibatches
+        if self.minibatch_size is not None:
+            parts = max(1, round(num_rows / self.minibatch_size))
         for _ in range(self.num_epochs):
             order = torch.randperm(num_rows, generator=self.generator)
             kept = torch.rand(num_rows, generator=self.generator) < self.proportion
-            for rows, keep in zip(
-                order.chunk(self.num_minibatches), kept.chunk(self.num_minibatches), strict=True
-            ):
+            for rows, keep in zip(order.chunk(parts), kept.chunk(parts), strict=True):
                 if keep.any():
                     yield rows[keep].to(device)
 

@@ -71,7 +71,7 @@ def test_local_links_exist():
 def test_every_test_named_in_a_document_exists():
     named = [
         (path.name, *found)
-        for path in (ROOT / "docs").glob("*.md")
+        for path in (ROOT / "docs").rglob("*.md")
         for found in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", path.read_text())
     ]
     assert len(named) > 20

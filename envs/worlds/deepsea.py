@@ -103,7 +103,7 @@ class DeepSea(ArrayBacked):
     def render(self, env_id: int = 0) -> np.ndarray:
         """Picture of the cells that can be reached and the diver, [12 N, 12 N, 3] uint8."""
         lower = np.tri(self.size, dtype=bool)[..., None]
-        cells = np.where(lower, np.uint8([20, 60, 120]), np.uint8(30))
+        cells = np.where(lower, np.array([20, 60, 120], np.uint8), np.uint8(30))
         cells[-1, -1] = (40, 140, 60)
         if self._row[env_id] < self.size:
             cells[int(self._row[env_id]), int(self._column[env_id])] = (250, 210, 80)

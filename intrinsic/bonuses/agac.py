@@ -55,7 +55,8 @@ class AGAC(IntrinsicModule):
     @torch.no_grad()
     def compute(self, rollout: Rollout) -> Tensor:
         """Count the rollout and compute the bonus [T, N], 0 or 1."""
-        visits = self.visits.count(*self.state_keys(rollout), rollout)
+        here, after = self.state_keys(rollout)
+        visits = self.visits.count(here, after, rollout)
         return (visits == 1).float().to(rollout.device)
 
     def reset(self, env_ids: Tensor | None = None) -> None:

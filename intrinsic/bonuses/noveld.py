@@ -124,12 +124,12 @@ class NovelD(IntrinsicModule):
         hashed = None if self.state_keys is None else self.state_keys(rollout)
         if self.arrivals is not None:
             assert hashed is not None
-            before, after = self.arrivals.novelty(*hashed, rollout)
+            before, after = self.arrivals.novelty(hashed[0], hashed[1], rollout)
         else:
             before, after = self._errors(rollout)
         bonus = (after - self.alpha * before).clamp(min=self.beta)
         if self.visits is not None and hashed is not None:
-            first = self.visits.count(*hashed, rollout) == 1
+            first = self.visits.count(hashed[0], hashed[1], rollout) == 1
             bonus = torch.where(first.to(bonus.device), bonus, 0.0)
         return torch.where(rollout.valid, bonus.to(rollout.device), 0.0)
 

@@ -124,7 +124,8 @@ class RIDE(IntrinsicModule):
         here, after = self.dynamics.embed_rollout(rollout)
         bonus = torch.linalg.vector_norm(after - here[:-1], dim=-1)
         if self.visits is not None and self.state_keys is not None:
-            visits = self.visits.count(*self.state_keys(rollout), rollout).to(bonus.device)
+            key, next_key = self.state_keys(rollout)
+            visits = self.visits.count(key, next_key, rollout).to(bonus.device)
             bonus *= visits == 1 if self.scaling == "first_visit" else visits.clamp(min=1).rsqrt()
         return torch.where(rollout.valid, bonus, 0.0)
 

@@ -38,6 +38,7 @@ class RND(Distillation):
         lr: Adam's step size.
         num_epochs: passes over a rollout in one `update`.
         num_minibatches: gradient steps per pass.
+        minibatch_size: transitions of a gradient step; overrides `num_minibatches` if given.
         update_proportion: probability that a transition is used in a pass; 0.25 as published with
             128 environments.
         distance: "mse" over the embedding as published, or "l2", its Euclidean norm (NovelD).
@@ -61,9 +62,10 @@ class RND(Distillation):
         encoder: MakeEncoder | None = None,
         embedding_dim: int = 64,
         hidden: int | None = None,
-        lr: float = 1e-3,
+        lr: float = 3e-3,
         num_epochs: int = 1,
         num_minibatches: int = 4,
+        minibatch_size: int | None = 256,
         update_proportion: float = 1.0,
         obs_clip: float = 5.0,
         normalize_obs: bool = True,
@@ -94,6 +96,7 @@ class RND(Distillation):
             lr=lr,
             num_epochs=num_epochs,
             num_minibatches=num_minibatches,
+            minibatch_size=minibatch_size,
             proportion=update_proportion,
             seed=derive(seed, "rnd"),
         )

@@ -15,7 +15,7 @@ from firstlight.intrinsic.mixer.mixer import RewardMixer
 from firstlight.intrinsic.mixer.potentials import Delta, Potential
 from firstlight.intrinsic.mixer.reduces import Blend, Pessimism, SoftMin
 from firstlight.intrinsic.mixer.rewards import Component, Rewards
-from firstlight.intrinsic.mixer.schedules import Linear
+from firstlight.intrinsic.mixer.schedules import Exponential, Linear
 from firstlight.intrinsic.mixer.terms import Budget, Reduce, Schedule, Term, Transform
 from firstlight.intrinsic.mixer.thresholds import ThresholdSearch
 from firstlight.intrinsic.mixer.transforms import (
@@ -36,6 +36,7 @@ __all__ = [
     "Component",
     "Delta",
     "EpisodeCap",
+    "Exponential",
     "Heads",
     "Joint",
     "Krc",

@@ -75,8 +75,11 @@ CASES: dict[str, tuple[str, Callable[[str], VecEnv]]] = {
 
 # RLeXplore's RND: one hidden layer of 256 (from pixels none), 128 outputs, one pass of batches.
 # Our predictor has two layers more: `hidden` 256 is the same width, 148 as many multiplications.
-_PAPER: dict[str, Any] = {"network": "published", "lr": 1e-4, "embedding_dim": 512, "num_epochs": 4}
-_ALIKE: dict[str, Any] = {"network": "published", "embedding_dim": 128, "num_epochs": 1}
+_PAPER: dict[str, Any] = {
+    **{"network": "published", "embedding_dim": 512, "lr": 1e-4, "num_epochs": 4},
+    "minibatch_size": None,
+}
+_ALIKE: dict[str, Any] = {"network": "published", "embedding_dim": 128, "minibatch_size": None}
 _IMAGE: dict[str, Any] = {"keys": ["image"], **_ALIKE}
 
 ROWS: dict[str, Row] = {
@@ -84,7 +87,7 @@ ROWS: dict[str, Row] = {
     "rnd_paper": Row("grid", lambda c: RND(c.obs_space, **_PAPER)),
     "rnd_paper, embedding_dim=64 num_epochs=1": Row(
         "grid",
-        lambda c: RND(c.obs_space, network="published", embedding_dim=64, num_epochs=1),
+        lambda c: RND(c.obs_space, **{**_PAPER, "embedding_dim": 64, "num_epochs": 1}),
     ),
     "count, global": Row("grid", lambda c: HashCount(c.obs_space)),
     "count, episodic": Row("grid", lambda c: HashCount(c.obs_space, scope="episodic")),

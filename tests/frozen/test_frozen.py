@@ -27,7 +27,12 @@ ITERATIONS = 10
 COMMON = ("trainer.num_steps=64", "env.num_envs=8", "device=cpu", "seed=5", "run_dir=unused")
 RND = (  # the defaults of version 0.1
     *("intrinsic.rnd.network=published", "intrinsic.rnd.embedding_dim=512"),
-    *("intrinsic.rnd.lr=1e-4", "intrinsic.rnd.num_epochs=4", "mixer.terms.rnd.weight=1.0"),
+    *(
+        "intrinsic.rnd.lr=1e-4",
+        "intrinsic.rnd.num_epochs=4",
+        "intrinsic.rnd.minibatch_size=null",
+        "mixer.terms.rnd.weight=1.0",
+    ),
     "+mixer.terms.rnd.transform={_target_: firstlight.intrinsic.ReturnScale}",
 )
 CASES = {

@@ -18,7 +18,7 @@ def make_trainer(autoreset="same_step", modules=("count",), **options):
     vec = Chain(N, length=3, autoreset=autoreset)
     made = {
         "count": HashCount(vec.obs_space),
-        "rnd": RND(vec.obs_space, network="published", warmup_steps=T),
+        "rnd": RND(vec.obs_space, network="published", minibatch_size=None, warmup_steps=T),
     }
     chosen = {name: made[name] for name in modules}
     terms = {name: module.default_term() for name, module in chosen.items()}
