@@ -39,7 +39,8 @@ class RIDE(IntrinsicModule):
         keys: names of the fields to embed; default all.
         width: numbers of an embedding; 128 as published.
         hidden: width of the hidden layers of both models; 256 as published.
-        forward_coef, inverse_coef: weights of their losses; 10 and 0.1 as published.
+        forward_coef, inverse_coef: weights of their losses; 10 and 0.1 as published, by which φ, and
+            with it the bonus, shrinks to nothing within some 500,000 steps at the default `lr`.
         scaling: "count" as published, "first_visit" for ``1[N_e = 1]`` in its place, or "none",
             their ablation.
         count_keys: names of the fields that define a visited state, from `obs_space` or else from
@@ -69,8 +70,8 @@ class RIDE(IntrinsicModule):
         keys: Sequence[str] | None = None,
         width: int | None = 64,
         hidden: int = 64,
-        forward_coef: float = 10.0,
-        inverse_coef: float = 0.1,
+        forward_coef: float = 0.1,
+        inverse_coef: float = 1.0,
         scaling: Scaling = "count",
         count_keys: Sequence[str] | None = None,
         bits: int | None = None,

@@ -115,7 +115,7 @@ def test_the_adversary_learns_to_imitate_and_the_policy_does_not_follow_it():
         loss.backward()
         assert all(p.grad is None or not p.grad.any() for p in policy.parameters())
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
 
 
