@@ -39,8 +39,8 @@ class RIDE(IntrinsicModule):
         keys: names of the fields to embed; default all.
         width: numbers of an embedding; 128 as published.
         hidden: width of the hidden layers of both models; 256 as published.
-        forward_coef, inverse_coef: weights of their losses; 10 and 0.1 as published, by which φ, and
-            with it the bonus, shrinks to nothing within some 500,000 steps at the default `lr`.
+        forward_coef, inverse_coef: weights of their losses; 10 and 0.1 as published, by which, at
+            the default `lr`, φ and the bonus shrink to nothing within half a million steps.
         scaling: "count" as published, "first_visit" for ``1[N_e = 1]`` in its place, or "none",
             their ablation.
         count_keys: names of the fields that define a visited state, from `obs_space` or else from
