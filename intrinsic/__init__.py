@@ -7,7 +7,9 @@ if __name__ != "firstlight.intrinsic":
     )
 
 from firstlight.intrinsic.base import IntrinsicModule
+from firstlight.intrinsic.bonuses.agac import AGAC
 from firstlight.intrinsic.bonuses.count import HashCount
+from firstlight.intrinsic.bonuses.deir import DEIR
 from firstlight.intrinsic.bonuses.disagreement import Disagreement
 from firstlight.intrinsic.bonuses.drnd import DRND
 from firstlight.intrinsic.bonuses.e3b import E3B
@@ -35,6 +37,8 @@ from firstlight.intrinsic.mixer import (
 from firstlight.intrinsic.norm import RecentScale, ReturnScale, RewardScale
 
 __all__ = [
+    "AGAC",
+    "DEIR",
     "DRND",
     "E3B",
     "ETD",

@@ -107,7 +107,7 @@ class NearestMemory(GrowingBuffers):
 
     - ``"squared"``: ``|m - x|^2``;
     - ``"conditional"``: ``|m1 - x1|^2 / (|m2 - x2| + 1e-6)``, where vectors consist of a first part
-      of `cut` numbers and a second one (Wan et al. 2023, eq. 9);
+      of `cut` numbers and a second one (Wan et al. 2023, eq. 4);
     - ``"quasimetric"``: ``max(relu(m1 - x1)) + |m2 - x2|`` (Liu et al. 2023), from m to x.
 
     Args:

@@ -1,6 +1,8 @@
 """Bonuses, one method per file."""
 
+from firstlight.intrinsic.bonuses.agac import AGAC
 from firstlight.intrinsic.bonuses.count import HashCount
+from firstlight.intrinsic.bonuses.deir import DEIR
 from firstlight.intrinsic.bonuses.disagreement import Disagreement
 from firstlight.intrinsic.bonuses.drnd import DRND
 from firstlight.intrinsic.bonuses.e3b import E3B
@@ -16,6 +18,8 @@ from firstlight.intrinsic.bonuses.rnd import RND
 from firstlight.intrinsic.bonuses.submodular import Submodular
 
 __all__ = [
+    "AGAC",
+    "DEIR",
     "DRND",
     "E3B",
     "ETD",

@@ -48,7 +48,7 @@ class NovelD(IntrinsicModule):
         count_power: 0.5, or 1 as in BeBold's derivation; for "count".
         rnd_keys: names of the fields that the networks see; default all.
         network, encoder, embedding_dim, hidden, lr, num_epochs, num_minibatches: see `RND`.
-        update_proportion, normalize_obs, warmup_steps, distance: see `RND`.
+        minibatch_size, update_proportion, normalize_obs, warmup_steps, distance: see `RND`.
         seed: of networks and minibatches.
 
     Raises:
@@ -77,9 +77,10 @@ class NovelD(IntrinsicModule):
         encoder: MakeEncoder | None = None,
         embedding_dim: int = 64,
         hidden: int | None = None,
-        lr: float = 1e-3,
+        lr: float = 3e-3,
         num_epochs: int = 1,
         num_minibatches: int = 4,
+        minibatch_size: int | None = 256,
         update_proportion: float = 1.0,
         normalize_obs: bool = True,
         warmup_steps: int = 128,
@@ -110,6 +111,7 @@ class NovelD(IntrinsicModule):
             lr=lr,
             num_epochs=num_epochs,
             num_minibatches=num_minibatches,
+            minibatch_size=minibatch_size,
             update_proportion=update_proportion,
             normalize_obs=normalize_obs,
             warmup_steps=warmup_steps,
@@ -124,12 +126,12 @@ class NovelD(IntrinsicModule):
         hashed = None if self.state_keys is None else self.state_keys(rollout)
         if self.arrivals is not None:
             assert hashed is not None
-            before, after = self.arrivals.novelty(*hashed, rollout)
+            before, after = self.arrivals.novelty(hashed[0], hashed[1], rollout)
         else:
             before, after = self._errors(rollout)
         bonus = (after - self.alpha * before).clamp(min=self.beta)
         if self.visits is not None and hashed is not None:
-            first = self.visits.count(*hashed, rollout) == 1
+            first = self.visits.count(hashed[0], hashed[1], rollout) == 1
             bonus = torch.where(first.to(bonus.device), bonus, 0.0)
         return torch.where(rollout.valid, bonus.to(rollout.device), 0.0)
 

@@ -39,7 +39,8 @@ class RIDE(IntrinsicModule):
         keys: names of the fields to embed; default all.
         width: numbers of an embedding; 128 as published.
         hidden: width of the hidden layers of both models; 256 as published.
-        forward_coef, inverse_coef: weights of their losses; 10 and 0.1 as published.
+        forward_coef, inverse_coef: weights of their losses; 10 and 0.1 as published, by which, at
+            the default `lr`, φ and the bonus shrink to nothing within half a million steps.
         scaling: "count" as published, "first_visit" for ``1[N_e = 1]`` in its place, or "none",
             their ablation.
         count_keys: names of the fields that define a visited state, from `obs_space` or else from
@@ -69,8 +70,8 @@ class RIDE(IntrinsicModule):
         keys: Sequence[str] | None = None,
         width: int | None = 64,
         hidden: int = 64,
-        forward_coef: float = 10.0,
-        inverse_coef: float = 0.1,
+        forward_coef: float = 0.1,
+        inverse_coef: float = 1.0,
         scaling: Scaling = "count",
         count_keys: Sequence[str] | None = None,
         bits: int | None = None,
@@ -124,7 +125,8 @@ class RIDE(IntrinsicModule):
         here, after = self.dynamics.embed_rollout(rollout)
         bonus = torch.linalg.vector_norm(after - here[:-1], dim=-1)
         if self.visits is not None and self.state_keys is not None:
-            visits = self.visits.count(*self.state_keys(rollout), rollout).to(bonus.device)
+            key, next_key = self.state_keys(rollout)
+            visits = self.visits.count(key, next_key, rollout).to(bonus.device)
             bonus *= visits == 1 if self.scaling == "first_visit" else visits.clamp(min=1).rsqrt()
         return torch.where(rollout.valid, bonus, 0.0)
 

@@ -90,7 +90,7 @@ def test_the_loss_weights_a_forward_and_an_inverse_model():
 
 def test_it_learns():
     rollout = vector_walks.rollouts()[0]
-    module = make(lr=0.01)
+    module = make(lr=0.01, forward_coef=10.0, inverse_coef=0.1)
     losses = [module.update(rollout)["loss"] for _ in range(30)]
     assert losses[-1] < 0.5 * losses[0]
 
