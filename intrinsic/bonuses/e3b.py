@@ -43,6 +43,8 @@ class E3B(IntrinsicModule):
         width: `E`, numbers of an embedding; None for the encoder's own output.
         hidden: width of the layer that predicts actions.
         ridge: λ; 0.1 as published.
+        log: give ``log(1 + b)`` in place of b, the growth of ``log det C``. b is large in the first
+            steps of an episode, whatever they are, and there it drowns the rest.
         layer_norm: bring each embedding to mean 0 and deviation 1 (the authors' code for APPO).
         lr: Adam's step size.
         num_epochs: passes over a rollout in one `update`.
@@ -69,6 +71,7 @@ class E3B(IntrinsicModule):
         width: int | None = 64,
         hidden: int = 64,
         ridge: float = 0.1,
+        log: bool = False,
         layer_norm: bool = False,
         lr: float = 1e-3,
         num_epochs: int = 1,
@@ -80,7 +83,7 @@ class E3B(IntrinsicModule):
         if embedding not in get_args(Embedding):
             options = ", ".join(get_args(Embedding))
             raise ValueError(f"embedding is {embedding!r}, expected one of {options}")
-        self.layer_norm = layer_norm
+        self.layer_norm, self.log = layer_norm, log
         self.dynamics = InverseDynamics(
             obs_space,
             act_space,
@@ -110,7 +113,8 @@ class E3B(IntrinsicModule):
         here, after = self.dynamics.embed_rollout(rollout)
         if self.layer_norm:
             here, after = (F.layer_norm(x, x.shape[-1:]) for x in (here, after))
-        return self.memory.bonus(here, after, rollout).to(rollout.device)
+        bonus = self.memory.bonus(here, after, rollout).to(rollout.device)
+        return bonus.log1p() if self.log else bonus
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Fit the embedding. Returns "loss", of predicted actions in nats; empty if "random"."""

@@ -27,9 +27,10 @@ class RIDE(IntrinsicModule):
     """Rewarding impact-driven exploration (Raileanu & Rocktäschel 2020, eq. 3).
 
     The bonus of a step from s to its true successor s' is ``|φ(s') - φ(s)| / sqrt(N_e(s'))``, where
-    N_e counts the visits of s' in the episode, the first observation included. φ is learnt by an
-    inverse model (predict the action) and a forward model (predict φ(s') from φ(s) and the action;
-    half the squared distance), so that it keeps what actions change.
+    N_e counts the visits of s' in the episode, the first observation included. By default only a
+    first visit counts, see `scaling`. φ is learnt by an inverse model (predict the action) and a
+    forward model (predict φ(s') from φ(s) and the action; half the squared distance), so that it
+    keeps what actions change.
 
     Args:
         obs_space: observation space of the policy.
@@ -41,8 +42,9 @@ class RIDE(IntrinsicModule):
         hidden: width of the hidden layers of both models; 256 as published.
         forward_coef, inverse_coef: weights of their losses; 10 and 0.1 as published, by which, at
             the default `lr`, φ and the bonus shrink to nothing within half a million steps.
-        scaling: "count" as published, "first_visit" for ``1[N_e = 1]`` in its place, or "none",
-            their ablation.
+        scaling: "count" as published, "none", their ablation, or "first_visit", our default:
+            ``1[N_e = 1]`` in place of the root, because turning around in place gives much for
+            long.
         count_keys: names of the fields that define a visited state, from `obs_space` or else from
             the rollout's info (the published code counts "full_grid"); default all of `obs_space`.
         bits, bins: for fields of floats, see `HashCount`.
@@ -72,7 +74,7 @@ class RIDE(IntrinsicModule):
         hidden: int = 64,
         forward_coef: float = 0.1,
         inverse_coef: float = 1.0,
-        scaling: Scaling = "count",
+        scaling: Scaling = "first_visit",
         count_keys: Sequence[str] | None = None,
         bits: int | None = None,
         bins: int = 20,

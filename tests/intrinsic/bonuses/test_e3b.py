@@ -53,6 +53,15 @@ def test_the_bonus_equals_exact_inverses(options):
         assert not bonus[~rollout.valid].any()
 
 
+def test_log_gives_the_growth_of_the_log_determinant():
+    module, rollout = make(log=True), walk(0, 1, 2, 3, 1)
+    with torch.no_grad():
+        x = module.dynamics.embedding({"obs": rollout.obs["obs"][:, 0]}).double()
+    sums = 0.1 * torch.eye(6).double() + (x[:, :, None] * x[:, None]).cumsum(0)
+    expected = torch.logdet(sums).diff().float()
+    torch.testing.assert_close(module.compute(rollout)[:, 0], expected, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("options", [{}, {"embedding": "random"}, {"layer_norm": True}])
 def test_it_is_a_module(options):
     vec = Chain()

@@ -50,7 +50,7 @@ def test_the_bonus_equals_the_impact_by_plain_loops(scaling):
         torch.testing.assert_close(module.compute(rollout), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"scaling": "first_visit"}, {"scaling": "none"}])
+@pytest.mark.parametrize("options", [{}, {"scaling": "count"}, {"scaling": "none"}])
 def test_it_is_a_module(options):
     vec = Chain()
     check_module(RIDE(vec.obs_space, vec.act_space, **SMALL, **options))
@@ -61,14 +61,16 @@ def test_a_step_that_changes_nothing_gives_nothing():
 
 
 def test_going_back_and_forth_gives_less_and_less_until_the_episode_ends():
-    bonus = make().compute(walk(0, 1, 0, 1, 0, 0, 1, is_first=[1, 0, 0, 0, 0, 1, 0]))[:, 0]
+    bonus = make(scaling="count").compute(
+        walk(0, 1, 0, 1, 0, 0, 1, is_first=[1, 0, 0, 0, 0, 1, 0])
+    )[:, 0]
     expected = bonus[0] * torch.tensor([1, 2**-0.5, 2**-0.5, 3**-0.5])
     torch.testing.assert_close(bonus[:4], expected)
     torch.testing.assert_close(bonus[5], bonus[0])
 
 
 def test_reset_clears_visits():
-    module = make()
+    module = make(scaling="count")
     module.compute(walk(0, 1))
     going_on = walk(0, 1, is_first=[0, 0])
     again = copy.deepcopy(module).compute(going_on)
@@ -119,7 +121,7 @@ def test_a_saved_module_continues_identically():
 
 def test_visited_states_may_be_read_from_info():
     vec = Chain()
-    module = RIDE(vec.obs_space, vec.act_space, count_keys=["position"], **SMALL)
+    module = RIDE(vec.obs_space, vec.act_space, count_keys=["position"], scaling="count", **SMALL)
     obs = {"obs": torch.eye(9, dtype=torch.uint8)[:4, None]}
     info = {"position": torch.zeros(4, 1, dtype=torch.int64)}
     counted = module.compute(hand_made.rollout(obs, info=info))[:, 0]
