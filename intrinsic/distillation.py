@@ -46,7 +46,8 @@ class Distillation(IntrinsicModule):
             (uint8, [C, H, W] or [H, W, C]; the last channel, or the last three if C is a multiple
             of three; of stacked frames [S, ...] the last one); "mlp" for the published design for
             all fields flattened; "published" for "conv" if there is a field of pixels, which is
-            then the only one used, and else "mlp"; "auto" for "conv" if there is one, and else "encoder".
+            then the only one used, and else "mlp"; "auto" for "conv" if there is one, and else
+            "encoder".
         encoder: makes an encoder, for "encoder"; default `auto`.
         embedding_dim: `E`, outputs of a network.
         hidden: width of the fully connected layers; default 512 as published for "conv", 128 for
