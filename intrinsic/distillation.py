@@ -12,10 +12,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from firstlight.envs.text import TextBytes
 from firstlight.envs.types import Obs, Rollout, map_obs
 from firstlight.intrinsic.base import IntrinsicModule
-from firstlight.intrinsic.embedding import MakeEncoder, make_encoder
+from firstlight.intrinsic.embedding import MakeEncoder, default_fields, make_encoder
 from firstlight.networks.encoders import Encoder, auto
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.normalisation import RunningMoments
@@ -181,10 +180,7 @@ def _choose(
     obs_space: spaces.Dict, keys: Sequence[str] | None, network: str
 ) -> tuple[tuple[str, ...], str]:
     """Names of the fields to use, and the kind of network: "encoder", "conv" or "mlp"."""
-    default = (
-        n for n in obs_space if n != "action_mask" and not isinstance(obs_space[n], TextBytes)
-    )
-    names = tuple(default if keys is None else keys)
+    names = tuple(default_fields(obs_space) if keys is None else keys)
     if network not in get_args(Network):
         raise ValueError(f"network is {network!r}, expected one of {', '.join(get_args(Network))}")
     if not names or not set(names) <= set(obs_space):

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from firstlight.envs.seeding import derive
+from firstlight.envs.text import TextBytes
 from firstlight.envs.types import Obs, Rollout, map_obs, take
 from firstlight.intrinsic.state import isolated_rng
 from firstlight.networks.distributions import distribution_for
@@ -34,12 +35,12 @@ def make_encoder(
     Args:
         obs_space: observation space of the policy.
         encoder: makes it; default `auto`, which normalises fields of floats.
-        keys: names of the fields to use; default all but "action_mask".
+        keys: names of the fields to use; default `default_fields`.
 
     Raises:
         ValueError: for unknown `keys`, or an encoder with two sets of features.
     """
-    names = [n for n in obs_space if n != "action_mask"] if keys is None else [*keys]
+    names = default_fields(obs_space) if keys is None else [*keys]
     if not names or not set(names) <= set(obs_space):
         raise ValueError(f"keys is {names}; the observation has {list(obs_space)}")
     space = spaces.Dict([(name, obs_space[name]) for name in names])
@@ -47,6 +48,15 @@ def make_encoder(
     if isinstance(made, TwinEncoder):
         raise ValueError(f"encoder is a {type(made).__name__}, expected one set of features")
     return made
+
+
+def default_fields(obs_space: spaces.Dict) -> list[str]:
+    """Return the names of all fields but masks of actions and texts."""
+    return [
+        name
+        for name, space in obs_space.items()
+        if name != "action_mask" and not isinstance(space, TextBytes)
+    ]
 
 
 @torch.no_grad()

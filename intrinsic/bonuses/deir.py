@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import Obs, Rollout, map_obs, take
 from firstlight.intrinsic.base import IntrinsicModule
-from firstlight.intrinsic.embedding import MakeEncoder, Transitions, embed_rollout, make_encoder
+from firstlight.intrinsic.embedding import (
+    MakeEncoder,
+    Transitions,
+    default_fields,
+    embed_rollout,
+    make_encoder,
+)
 from firstlight.intrinsic.episodic import NearestMemory
 from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.norm import RecentScale
@@ -103,7 +109,7 @@ class DEIR(GrowingBuffers, IntrinsicModule):
             )
         size, metric = (2 * width, "conditional") if scaled else (width, "squared")
         self.memory = NearestMemory(size, capacity=capacity, metric=metric, cut=width)  # type: ignore[arg-type]
-        names = [n for n in obs_space if n != "action_mask"] if keys is None else [*keys]
+        names = default_fields(obs_space) if keys is None else [*keys]
         self.queue = ObservationQueue(obs_space, names, queue_size)
         self.fitter = Fitter(
             [

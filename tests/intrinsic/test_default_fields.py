@@ -69,4 +69,6 @@ def test_rnd_reads_the_last_frame_of_a_stack(shape):
     assert module.pixels
     seen = module._view({"obs": frames})
     assert torch.equal(seen, expected._view({"obs": frames[:, -1].reshape(5, *alone)}))
-    assert torch.equal(module._distance(seen), expected._distance(seen))
+    for network, same in ((module.target, expected.target), (module.predictor, expected.predictor)):
+        found = module.apply_network(network, {"x": seen})
+        assert torch.equal(found, expected.apply_network(same, {"x": seen}))
