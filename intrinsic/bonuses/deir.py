@@ -19,7 +19,7 @@ from firstlight.intrinsic.embedding import (
     embed_rollout,
     make_encoder,
 )
-from firstlight.intrinsic.episodic import NearestMemory
+from firstlight.intrinsic.episodic_memory import NearestMemory
 from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.norm import RecentScale
 from firstlight.intrinsic.observation_queue import ObservationQueue

@@ -14,7 +14,7 @@ from firstlight.envs.seeding import derive
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.embedding import InverseDynamics, MakeEncoder, Transitions
-from firstlight.intrinsic.episodic import EllipticalMemory
+from firstlight.intrinsic.episodic_memory import EllipticalMemory
 from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.norm import RecentScale
 from firstlight.intrinsic.state import Fitter

@@ -15,7 +15,7 @@ from firstlight.envs.types import Obs, Rollout, map_obs, take
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.distillation import Encoded
 from firstlight.intrinsic.embedding import MakeEncoder, embed_rollout, make_encoder
-from firstlight.intrinsic.episodic import NearestMemory
+from firstlight.intrinsic.episodic_memory import NearestMemory
 from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.norm import RecentScale
 from firstlight.intrinsic.state import Fitter, isolated_rng

@@ -14,7 +14,7 @@ from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.bonuses.rnd import RND
 from firstlight.intrinsic.distillation import Network
 from firstlight.intrinsic.embedding import InverseDynamics, MakeEncoder, Transitions
-from firstlight.intrinsic.episodic import NearestMemory
+from firstlight.intrinsic.episodic_memory import NearestMemory
 from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.mixer.transforms import ZScore
 from firstlight.intrinsic.norm import RecentScale

@@ -87,12 +87,13 @@ class Grid(Encoder):
         self.bias = nn.Parameter(torch.zeros(hidden))
         self.rest = Flat(spaces.Dict(rest)) if rest else None
         self.rest_linear = orthogonal(nn.Linear(self.rest.out_dim, hidden)) if self.rest else None
-        discrete = [space for space in rest.values() if isinstance(space, spaces.Discrete)]
+        fields = {} if self.rest is None else self.rest.fields  # without texts
+        discrete = [space for space in fields.values() if isinstance(space, spaces.Discrete)]
         starts = [0, *itertools.accumulate(int(space.n) for space in discrete)]
         self._ids = {  # name to the row of a value 0, where rows can replace the linear layer
             name: start - int(space.start)  # type: ignore[attr-defined]
-            for (name, space), start in zip(rest.items(), starts, strict=False)
-            if len(discrete) == len(rest)
+            for (name, space), start in zip(fields.items(), starts, strict=False)
+            if len(discrete) == len(fields)
         }
         self.linear = orthogonal(nn.Linear(hidden, hidden))
         self.out_dim = hidden

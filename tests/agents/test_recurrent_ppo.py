@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 import torch
+from optimizer_steps import counted_steps
 from recall import Recall
 
 from firstlight.agents import GRU, LSTM, MLP, PPO, ActorCritic, SubPO, Trainer, TwinMLP
@@ -292,8 +293,7 @@ def test_the_core_of_the_values_goes_with_features_of_their_own():
 def test_the_number_of_gradient_steps_is_known_before(length, burn_in, size):
     vec = Chain(N, length=3, autoreset="next_step")
     learner = PPO(make_policy(vec), minibatch_size=size, sequence_length=length, burn_in=burn_in)
-    taken = []
-    learner.optimizer.register_step_post_hook(lambda *_: taken.append(1))
+    taken = counted_steps(learner.optimizer)
     Trainer(vec, learner, num_steps=T).iterate(10**6)
     assert len(taken) == learner.gradient_steps(T, N) == 4 * round(T * N / size)
 

@@ -110,11 +110,8 @@ class Scripted:
         self.position = int(obs["obs"][0, 0].argmax())
         return SimpleNamespace(dist=self, value=obs["obs"].float() @ self.table, state={})
 
-    def sample(self, generator):
-        return self.plan(self.position, self.t, self.episode).view(1, 1)
-
-    def log_prob(self, action):
-        return torch.zeros(1, 1)
+    def draw(self, generator):
+        return self.plan(self.position, self.t, self.episode).view(1, 1), torch.zeros(1, 1)
 
 
 def advantages(autoreset, estimator, rows=40):

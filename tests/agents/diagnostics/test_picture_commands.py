@@ -20,7 +20,7 @@ def test_the_commands_write_maps_and_a_video_and_change_nothing_else(tmp_path, m
     done = command(train.main, *SMALL, "heat_maps=true")
     assert done.status == 0, done.err
     pictures = {path.name for path in (tmp_path / "run/pictures").iterdir()}
-    assert {"step_32_count.png", "step_48_rnd.png", "step_48_visits.png"} <= pictures
+    assert {"step_16_count.png", "step_48_rnd.png", "step_48_visits.png"} <= pictures
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     done = command(evaluate.main, "run=run", "episodes=2", "video=true", "rewards=true")
     assert done.status == 0, done.err

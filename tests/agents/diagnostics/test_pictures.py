@@ -156,7 +156,8 @@ def test_pictures_are_written_to_the_run_directory_and_tensorboard(tmp_path):
     assert [event.step for event in board.Images("pictures/count")] == steps
     with Image.open(files[f"step_{steps[-1]}_count.png"]) as image:
         assert image.format == "PNG"
-        assert (image.height, image.width) == draw_map(np.zeros((1, 4)), "").shape[:2]
+        sizes = [draw_map(np.zeros((1, n)), "").shape[:2] for n in (2, 3, 4)]
+        assert (image.height, image.width) in sizes  # of the cells up to the furthest seen
 
 
 def test_pictures_do_not_change_a_run(tmp_path):

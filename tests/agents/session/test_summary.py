@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from optimizer_steps import counted_steps
 
 from firstlight.agents import MLP, PPO, ActorCritic, SubPO, Trainer
 from firstlight.agents.algorithms.auxiliaries import Rapid
@@ -80,8 +81,7 @@ def test_it_tells_the_number_of_optimiser_steps_taken(learner, options, recurren
         trainer.policy.core = Memory(trainer.policy.core.out_dim)
         if isinstance(trainer.learner, PPO):
             trainer.learner.minibatch_size = max(options["minibatch_size"], 8)  # a sequence
-    optimizer, taken = trainer.learner.optimizer, []
-    optimizer.register_step_post_hook(lambda *_: taken.append(1))
+    taken = counted_steps(trainer.learner.optimizer)
     trainer.run(99, [lambda run, metrics: True])  # one iteration
     told = trainer.learner.gradient_steps(8, 3)
     assert len(taken) == told

@@ -38,10 +38,11 @@ class Scripted:
         return SimpleNamespace(dist=self, value=value, state={})
 
     def sample(self, generator):
-        return torch.tensor([[self.plan.get(self.t, ON)] * N])
+        return self.draw(generator)[0]
 
-    def log_prob(self, action):
-        return torch.zeros(action.shape)
+    def draw(self, generator):
+        action = torch.tensor([[self.plan.get(self.t, ON)] * N])
+        return action, torch.zeros(action.shape)
 
 
 def test_the_row_before_a_death_is_truncated_and_bootstraps_from_what_it_last_saw(vec):

@@ -128,7 +128,7 @@ def test_a_policy_that_does_not_learn_has_the_same_value_in_training_and_after(n
     train(compose(f"experiment=subrl_{name}", *SMALL, *run))
     found = walk_evaluation.measure(tmp_path / "run")
     values = [value for _, value in found["curve"][:-1]]
-    assert sum(values) / len(values) == pytest.approx(found["value"], rel=0.1)
+    assert sum(values) / len(values) == pytest.approx(found["value"], rel=0.2)  # 3 deviations
     assert 0 < found["value"] < found["optimum"] <= found["bound"]
     assert found["greedy_walk"] <= found["optimum"]
 

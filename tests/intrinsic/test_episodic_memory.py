@@ -9,7 +9,7 @@ import python_kernels
 import torch
 
 from firstlight.intrinsic import episodic_kernels
-from firstlight.intrinsic.episodic import EllipticalMemory, NearestMemory
+from firstlight.intrinsic.episodic_memory import EllipticalMemory, NearestMemory
 
 E = 6
 
@@ -18,11 +18,11 @@ E = 6
 def kernels(request, monkeypatch):
     """Kernels compiled or as plain Python."""
     if request.param == "python":
-        from firstlight.intrinsic import episodic
+        from firstlight.intrinsic import episodic_memory
 
         python_kernels.use_python_kernels(monkeypatch, episodic_kernels)
         for name in ("elliptical_bonus", "nearest_distances"):
-            monkeypatch.setattr(episodic, name, getattr(episodic_kernels, name))
+            monkeypatch.setattr(episodic_memory, name, getattr(episodic_kernels, name))
 
 
 def random_rollout(numbers, T=20, N=5, *, opens=0.2):
