@@ -150,7 +150,10 @@ def test_a_target_can_be_imported_and_takes_the_keys(node):
 PAPER = "_paper"
 """End of the name of a file with published constants, which differ from the defaults."""
 COMMAND_DEFAULTS = {
-    "firstlight.agents.algorithms.ppo.PPO": {"adaptive_kl": 0.01, "advantage_floor": 0.001}
+    "firstlight.agents.algorithms.ppo.PPO": {"adaptive_kl": 0.01, "advantage_floor": 0.001},
+    "firstlight.networks.encoders.MLP": {"normalize_obs": True},
+    "firstlight.networks.encoders.TwinMLP": {"normalize_obs": True},
+    "firstlight.networks.encoders.auto": {"normalize_obs": True},
 }
 """What commands set, and a constructor leaves off."""
 
