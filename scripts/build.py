@@ -302,10 +302,10 @@ def make_encoder(config: Any, saved: dict[str, Any] | None, **spaces: Any) -> An
         saved: description of the encoder that a run is resumed with; None if there is none.
         spaces: of observations and actions.
     """
-    from firstlight.networks.encoders import auto
+    from firstlight.networks.encoders import auto, auto_normalized
     from firstlight.networks.spec import rebuild
 
-    if saved is not None and locate(to_dict(config)["_target_"]) is auto:
+    if saved is not None and locate(to_dict(config)["_target_"]) in (auto, auto_normalized):
         encoder = rebuild(saved)
         if encoder.init_kwargs["obs_space"] == spaces["obs_space"]:
             return encoder

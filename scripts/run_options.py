@@ -48,6 +48,8 @@ _SINCE = {
 """Options that runs of older versions lack, and what these runs did."""
 _DEFAULTS = ("trainer.num_steps", "learner.minibatch_size", "env.backend")
 """Options whose default has changed: a resumed run keeps its own."""
+_OLD_TARGETS = {"encoder._target_": "firstlight.networks.encoders.auto"}
+"""Targets that were a group's default: a resumed run that has one keeps it."""
 _NEW_GROUPS = {"core._target_": "firstlight.networks.Feedforward"}
 """The same for groups, of which today's default is what these runs did."""
 _IN_NAME = ("env", "learner", "intrinsic", "mixer", "auxiliary", "seed")
@@ -111,6 +113,10 @@ def keep_saved_options(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
         saved = OmegaConf.select(before, key)
         if saved is not None and key not in _named(overrides):
             OmegaConf.update(cfg, key, saved)
+    for key, target in _OLD_TARGETS.items():
+        chosen = {key, key.split(".")[0]} & _named(overrides)
+        if OmegaConf.select(before, key) == target and not chosen:
+            OmegaConf.update(cfg, key, target)
 
 
 def check_run_dir(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:

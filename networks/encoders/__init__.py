@@ -45,6 +45,11 @@ def auto(obs_space: spaces.Dict, *, normalize_obs: bool = False) -> Encoder:
     return MultiInput(obs_space, normalize_obs=normalize_obs)
 
 
+def auto_normalized(obs_space: spaces.Dict, *, normalize_obs: bool = True) -> Encoder:
+    """Choose an encoder as `auto` does, and normalise fields of floats: the commands' default."""
+    return auto(obs_space, normalize_obs=normalize_obs)
+
+
 __all__ = [
     "MLP",
     "Encoder",
@@ -59,4 +64,5 @@ __all__ = [
     "TwinMLP",
     "Words",
     "auto",
+    "auto_normalized",
 ]

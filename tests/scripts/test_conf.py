@@ -153,7 +153,6 @@ COMMAND_DEFAULTS = {
     "firstlight.agents.algorithms.ppo.PPO": {"adaptive_kl": 0.01, "advantage_floor": 0.001},
     "firstlight.networks.encoders.MLP": {"normalize_obs": True},
     "firstlight.networks.encoders.TwinMLP": {"normalize_obs": True},
-    "firstlight.networks.encoders.auto": {"normalize_obs": True},
 }
 """What commands set, and a constructor leaves off."""
 
