@@ -26,6 +26,11 @@ class ClippedAdam(torch.optim.Adam):
         super().__init__(parameters, lr=lr, eps=eps, fused=True)
         self._parameters = [*parameters]
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Set all gradients to None, without the hooks of torch, which take most of its time."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
     @torch.no_grad()
     def clipped_step(self, max_norm: float) -> Tensor:
         """Clip the norm of all gradients at `max_norm`, and step; gradients are None afterwards.
@@ -63,7 +68,7 @@ class ClippedAdam(torch.optim.Adam):
                 group["eps"],
                 state["step"].item(),
             )
-            parameter.grad = None
+        self.zero_grad()
         return torch.tensor(norm)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from firstlight.envs.seeding import derive
 from firstlight.envs.text import TextBytes
 from firstlight.envs.types import Obs, Rollout, map_obs, take
-from firstlight.intrinsic.state import isolated_rng
+from firstlight.intrinsic.state import Fitter, isolated_rng
 from firstlight.networks.distributions import distribution_for
 from firstlight.networks.encoders import Encoder, TwinEncoder, auto
 from firstlight.networks.initialisation import orthogonal
@@ -221,6 +221,26 @@ class InverseDynamics(nn.Module):
     def loss(self, transitions: Transitions) -> Tensor:
         """Return the mean loss [] of `transitions`, of which there must be at least one."""
         return self.action_loss(*self.embed_pair(transitions), transitions.action)
+
+    def fit(
+        self,
+        fitter: Fitter,
+        rollout: Rollout,
+        loss: Callable[[Transitions], Tensor] | None = None,
+    ) -> dict[str, float]:
+        """Learn from the transitions of a rollout.
+
+        Args:
+            fitter: of the parameters to learn.
+            rollout: also added to the encoder's running statistics.
+            loss: returns a mean loss [] of transitions; default `loss`.
+
+        Returns:
+            The mean "loss".
+        """
+        self.observe(rollout)
+        steps, loss = Transitions.of(rollout), loss or self.loss
+        return {"loss": fitter.fit(len(steps), lambda rows: loss(steps.take(rows)))}
 
     def embed_pair(self, transitions: Transitions) -> tuple[Tensor, Tensor]:
         """Embed observations and true successors of transitions [B] together, as [B, E] each."""

@@ -237,7 +237,7 @@ class PPO(Learner):
         self._lr_factor = state.get("lr_factor", 1.0)
 
     def _adapt_lr(self, kl: float, wanted: float) -> None:
-        """Change the learning rate of the next update by the last epoch's mean KL divergence."""
+        """Adapt the learning rate of the next update to the last epoch's mean KL divergence."""
         if kl > 2 * wanted:
             self._lr_factor = max(self._lr_factor / _LR_STEP, 1 / _LR_RANGE)
         elif kl < wanted / 2:

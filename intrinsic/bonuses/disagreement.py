@@ -117,9 +117,7 @@ class Disagreement(IntrinsicModule):
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Fit the models. Returns "loss"."""
-        self.dynamics.observe(rollout)
-        steps = Transitions.of(rollout)
-        return {"loss": self.fitter.fit(len(steps), lambda rows: self._loss(steps.take(rows)))}
+        return self.dynamics.fit(self.fitter, rollout, self._loss)
 
     @classmethod
     def default_term(cls) -> Term:

@@ -13,7 +13,7 @@ from torch import Tensor
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.base import IntrinsicModule
-from firstlight.intrinsic.embedding import InverseDynamics, MakeEncoder, Transitions
+from firstlight.intrinsic.embedding import InverseDynamics, MakeEncoder
 from firstlight.intrinsic.episodic_memory import EllipticalMemory
 from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.norm import RecentScale
@@ -120,10 +120,7 @@ class E3B(IntrinsicModule):
         """Fit the embedding. Returns "loss", of predicted actions in nats; empty if "random"."""
         if self.fitter is None:
             return {}
-        self.dynamics.observe(rollout)
-        steps = Transitions.of(rollout)
-        loss = self.fitter.fit(len(steps), lambda rows: self.dynamics.loss(steps.take(rows)))
-        return {"loss": loss}
+        return self.dynamics.fit(self.fitter, rollout)
 
     def reset(self, env_ids: Tensor | None = None) -> None:
         """Clear the memory of the running episodes of `env_ids` [*] int64, or of all."""

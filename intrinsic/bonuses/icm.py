@@ -115,10 +115,7 @@ class ICM(IntrinsicModule):
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn. Returns "loss"."""
-        self.dynamics.observe(rollout)
-        steps = Transitions.of(rollout)
-        loss = self.fitter.fit(len(steps), lambda rows: self._loss(steps.take(rows)))
-        return {"loss": loss}
+        return self.dynamics.fit(self.fitter, rollout, self._loss)
 
     @classmethod
     def default_term(cls) -> Term:

@@ -13,7 +13,7 @@ from firstlight.envs.types import Rollout
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.bonuses.rnd import RND
 from firstlight.intrinsic.distillation import Network
-from firstlight.intrinsic.embedding import InverseDynamics, MakeEncoder, Transitions
+from firstlight.intrinsic.embedding import InverseDynamics, MakeEncoder
 from firstlight.intrinsic.episodic_memory import NearestMemory
 from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.mixer.transforms import ZScore
@@ -158,10 +158,8 @@ class NGU(IntrinsicModule):
             if error is not None:
                 self.errors.update(error, rollout)
             self._seen = None
-        self.dynamics.observe(rollout)
-        steps = Transitions.of(rollout)
-        loss = self.fitter.fit(len(steps), lambda rows: self.dynamics.loss(steps.take(rows)))
-        metrics = {"loss": loss, "distance": self.mean_distance.item()}
+        metrics = self.dynamics.fit(self.fitter, rollout)
+        metrics["distance"] = self.mean_distance.item()
         if self.rnd is not None:
             metrics["rnd_loss"] = self.rnd.update(rollout)["loss"]
         return metrics

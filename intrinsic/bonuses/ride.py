@@ -134,9 +134,7 @@ class RIDE(IntrinsicModule):
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Fit φ and both models. Returns "loss", their weighted sum."""
-        self.dynamics.observe(rollout)
-        steps = Transitions.of(rollout)
-        return {"loss": self.fitter.fit(len(steps), lambda rows: self._loss(steps.take(rows)))}
+        return self.dynamics.fit(self.fitter, rollout, self._loss)
 
     def reset(self, env_ids: Tensor | None = None) -> None:
         """Clear the visits of the running episodes of `env_ids` [*] int64, or of all."""
@@ -149,8 +147,7 @@ class RIDE(IntrinsicModule):
         return Term(weight=0.1, transform=RecentScale(), gamma=0.99, episodic=True)
 
     def _loss(self, steps: Transitions) -> Tensor:
-        here = self.dynamics.embedding(steps.obs)
-        after = self.dynamics.embedding(steps.next_obs)
+        here, after = self.dynamics.embed_pair(steps)
         action = self.actions({"action": steps.action})
         predicted = self.forward_model(torch.cat([here, action], 1))
         forward = 0.5 * (predicted - after).square().sum(1).mean()

@@ -39,7 +39,7 @@ class Distribution(ABC):
     def draw(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw one action each. Returns them and their log-probabilities [...].
 
-        The action is the one that `sample` would draw.
+        With the same generator, `sample` draws the same action.
         """
         action = self.sample(generator)
         return action, self.log_prob(action)

@@ -36,7 +36,7 @@ class Impala(PictureEncoder):
         channels: of each stage, before they are multiplied by `width`.
         width: factor of all channels.
         out_dim: width of the last layer.
-        divisor: see `PictureEncoder`, which says what a picture is.
+        divisor: see `PictureEncoder`, which defines what a picture is.
 
     Raises:
         ValueError: for a field that is not a picture, or no or non-positive channels.

@@ -25,7 +25,7 @@ class Pixel(PictureEncoder):
         obs_space: of one environment.
         key: name of the picture; other fields are not used.
         out_dim: width of the last layer.
-        divisor: see `PictureEncoder`, which says what a picture is.
+        divisor: see `PictureEncoder`, which defines what a picture is.
 
     Raises:
         ValueError: for a field that is not a picture.

@@ -123,7 +123,7 @@ def best(folder: Path | str) -> Path | None:
 
 
 def find(run_or_checkpoint: Path, which: str = "best") -> Path:
-    """Return the checkpoint at a path: it is one itself, or a run that holds some.
+    """Find the checkpoint at a path, which is a checkpoint or a run directory.
 
     Args:
         run_or_checkpoint: path.
