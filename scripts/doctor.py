@@ -22,16 +22,14 @@ def doctor(cfg: DictConfig) -> int:
     Returns:
         The number of defects found.
     """
-    import torch
-
     from firstlight.agents.diagnostics.run_diagnostics import run_diagnostics
     from firstlight.agents.session.summary import summary
     from firstlight.envs.seeding import derive, seed_process
     from firstlight.scripts.build import build, make_vec
     from firstlight.scripts.report.doctor_table import report
+    from firstlight.scripts.threads import set_threads
 
-    if cfg.num_threads is not None:
-        torch.set_num_threads(cfg.num_threads)
+    set_threads(cfg)
     seed_process(derive(cfg.seed, "process"))
     unsaved = {"run_dir": None, "resume": None, "checkpoint": {"every": None, "barrier": False}}
     with ExitStack() as cleanup:

@@ -46,8 +46,8 @@ _SINCE = {
     "learner.advantage_floor": 0.0,
 }
 """Options that runs of older versions lack, and what these runs did."""
-_DEFAULTS = ("trainer.num_steps", "learner.minibatch_size", "env.backend")
-"""Options whose default has changed: a resumed run keeps its own."""
+_DEFAULTS = ("trainer.num_steps", "learner.minibatch_size", "env.backend", "num_threads")
+"""Options whose default has changed, or is chosen at the start: a resumed run keeps its own."""
 _OLD_TARGETS = {"encoder._target_": "firstlight.networks.encoders.auto"}
 """Targets that were a group's default: a resumed run that has one keeps it."""
 _NEW_GROUPS = {"core._target_": "firstlight.networks.Feedforward"}
@@ -76,6 +76,8 @@ def check_options(cfg: DictConfig) -> None:
         raise BadInputError(f"{missing[0]} has no value: give {missing[0]}=...")
     for key in _POSITIVE:
         value = OmegaConf.select(cfg, key)
+        if key == "num_threads" and value == "auto":
+            continue
         if (value is not None or key in _REQUIRED) and not _is_number(value, 1):
             raise BadInputError(f"{key}={value}: expected a number, at least 1")
     if cfg.stop_at is not None and not _is_number(cfg.stop_at):

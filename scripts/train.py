@@ -38,8 +38,6 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     Returns:
         The `Evaluation` at the end.
     """
-    import torch
-
     from firstlight.agents.session.callbacks import Evaluate, StopAt
     from firstlight.agents.session.progress import Progress
     from firstlight.agents.session.run_directory.files import write_text
@@ -47,12 +45,12 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     from firstlight.envs.seeding import derive, seed_process
     from firstlight.scripts.build import build, make_vec
     from firstlight.scripts.freed_memory import keep_freed_memory
+    from firstlight.scripts.threads import set_threads
 
     check_options(cfg)
     keep_saved_options(cfg, overrides)
     check_run_dir(cfg, overrides)
-    if cfg.num_threads is not None:
-        torch.set_num_threads(cfg.num_threads)
+    set_threads(cfg)
     keep_freed_memory()
     seed_process(derive(cfg.seed, "process"))  # environments and networks of users may need it
     with ExitStack() as cleanup:  # closes the environments whatever happens
