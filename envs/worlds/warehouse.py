@@ -244,7 +244,7 @@ class Warehouse(ArrayBacked):
     def _observe(self, ids: Tensor) -> tuple[Obs, Obs]:
         targets = self._targets()
         obs = {
-            name: np.empty((self.num_envs, *space.shape), np.float32)
+            name: np.empty((self.num_envs, *(space.shape or ())), np.float32)
             for name, space in self.obs_space.spaces.items()
         }
         layout, seen = self.layout, (obs["lidar"], obs["motion"], obs["target"])

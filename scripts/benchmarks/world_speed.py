@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import get_args
@@ -19,8 +20,7 @@ WORLDS: dict[str, Callable[[int], VecEnv]] = {
     "deepsea": DeepSea,
     "race": Race,
     **{
-        f"warehouse/{scene}": lambda num_envs, scene=scene: Warehouse(num_envs, scene=scene)
-        for scene in get_args(Scene)
+        f"warehouse/{scene}": functools.partial(Warehouse, scene=scene) for scene in get_args(Scene)
     },
 }
 """Value of ``env=`` to a function that makes this number of environments."""
