@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Callable
 from typing import get_args
@@ -59,6 +60,7 @@ def measure(*, rounds: int) -> None:
             "num_envs": NUM_ENVS,
             "steps_per_second": by_clock,
             "per_processor_second": by_processor,
+            "load_average": round(os.getloadavg()[0], 1),
             "command": f"firstlight-bench worlds rounds={rounds}",
         }
         append("worlds", {**line, "commit": commit(), "hardware": hardware()})

@@ -154,6 +154,7 @@ def worlds(lines: list[dict[str, Any]]) -> str:
         for name, line in latest.items()
     ]
     (num_envs,) = {line["num_envs"] for line in latest.values()}
+    load = max(line["load_average"] for line in latest.values())
     return "\n".join(
         [
             "## Worlds of our own",
@@ -161,7 +162,7 @@ def worlds(lines: list[dict[str, Any]]) -> str:
             f"Environment steps per second under random actions, {num_envs} environments on one "
             "thread, resets included, training not; medians (ranges) of rounds in which each "
             "world took its turn. A second of processor time does not count what other processes "
-            f"on the machine took. {provenance(latest.values())}",
+            f"on the machine took; its load average was {load:g}. {provenance(latest.values())}",
             "",
             *markdown_table(["`env=`", "steps/s", "steps per second of processor time"], rows),
             "",

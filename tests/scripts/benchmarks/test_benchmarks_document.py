@@ -40,12 +40,13 @@ def test_the_pool_is_compared_at_its_best_and_at_equal_numbers():
 
 
 def test_speeds_of_worlds_are_shown():
-    line = {"num_envs": 64, "command": "bench worlds", **ORIGIN}
+    line = {"num_envs": 64, "load_average": 1.5, "command": "bench worlds", **ORIGIN}
     rates = {"steps_per_second": [2000.0, 1000.0, 3000.0], "per_processor_second": [4000.0]}
     results.append("worlds", {"row": "chain", **line, **rates})
     text = section("Worlds of our own")
     assert cells(text)["`chain`"] == ["2,000 (1,000 to 3,000)", "4,000"]
     assert "64 environments on one thread" in text
+    assert "load average was 1.5." in text
     assert "`bench worlds`" in text
 
 
