@@ -53,8 +53,9 @@ class Warehouse(ArrayBacked):
     Sizes, sensors, kinematics and rewards could not be found and are ours: docs/environments.md.
 
     A vehicle is a disc of radius 0.4 m that moves like a unicycle, 0.1 s a step. Two actions from
-    -1 to 1: the forward speed to reach, 1.5 m/s forwards or 0.5 m/s backwards, and the turning
-    speed, to the left by up to 1.5 rad/s; they change by 1.5 m/s² and 4 rad/s². It starts at rest
+    -1 to 1 are the speeds to reach: forwards, from -0.5 m/s (backwards) to 1.5 m/s, so that -0.5
+    means to stand, and turning to the left, from -1.5 to 1.5 rad/s; the speeds change by at most
+    1.5 m/s² and 4 rad/s². It starts at rest
     in the bay at a random place with a random heading. The reward is 1 within `goal_radius` of the
     target, which ends the episode, `collision_reward` in each step in which a wall or a rack stops
     the vehicle, and 0 otherwise. At the step limit an episode is truncated.
@@ -88,7 +89,7 @@ class Warehouse(ArrayBacked):
         ValueError: for an unknown choice, or numbers out of range.
 
     >>> vec = Warehouse(num_envs=2)
-    >>> step = vec.step(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))  # accelerate, and turn left
+    >>> step = vec.step(torch.tensor([[1.0, 0.0], [-0.5, 1.0]]))  # accelerate; stand and turn
     >>> step.obs["motion"].tolist()
     [[0.10000000149011612, 0.0], [0.0, 0.2666666805744171]]
     """

@@ -41,7 +41,7 @@ def move(pose, speed, actions, contact, racks, size, radius, dt, limits, acceler
     Args:
         pose: [N, 3] float64, changed: x and y in metres, heading in rad.
         speed: [N, 2] float64, changed: forward speed in m/s, turning speed in rad/s.
-        actions: [N, 2] float32, the two speeds to reach as shares of their limits, from -1 to 1.
+        actions: [N, 2] float32 from -1 to 1, the two speeds to reach, between their limits.
         contact: [N] bool, written: whether the vehicle was stopped.
         racks: [R, 4] lower x, lower y, upper x, upper y.
         size: [2] width and height of the hall.
