@@ -52,6 +52,7 @@ bench: $(GAMES)  ## measure training and the reward modules against named peers,
 	$(BIN)/firstlight-bench stages
 	$(BIN)/firstlight-bench views
 	$(BIN)/firstlight-bench pools
+	$(BIN)/firstlight-bench worlds
 	$(BIN)/firstlight-bench modules
 	$(BIN)/firstlight-bench report
 

@@ -16,8 +16,10 @@ from firstlight.envs.vector.isolated import Isolated, WorkerDiedError
 from firstlight.envs.vector.pool import PoolVec
 from firstlight.envs.worlds.chain import Chain
 from firstlight.envs.worlds.deepsea import DeepSea
+from firstlight.envs.worlds.gymnasium_env import WorldEnv, register
 from firstlight.envs.worlds.race import Race
 from firstlight.envs.worlds.walks import Walks
+from firstlight.envs.worlds.warehouse import Warehouse
 from firstlight.envs.wrapper import VecWrapper
 
 __all__ = [
@@ -38,7 +40,11 @@ __all__ = [
     "VecEnv",
     "VecWrapper",
     "Walks",
+    "Warehouse",
     "WorkerDiedError",
+    "WorldEnv",
     "check",
     "check_vec",
 ]
+
+register()

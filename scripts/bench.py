@@ -30,6 +30,8 @@ USAGE = """firstlight-bench measures, and appends what it measured to docs/resul
       alternating; peers=none measures ours alone
   firstlight-bench pools [rounds=3]
       environment steps of NetHack against Gymnasium's AsyncVectorEnv
+  firstlight-bench worlds [rounds=3]
+      environment steps of the worlds of our own
   firstlight-bench learning TABLE [budget=90m] [only=PART_OF_A_NAME]
       run the cells of a learning table that are still missing, one line each
   firstlight-bench report
@@ -44,6 +46,7 @@ MEASUREMENTS = {
     "views": "adapter_overhead",
     "modules": "modules",
     "pools": "pools",
+    "worlds": "world_speed",
 }
 """Command to the module in ``scripts/benchmarks`` with its `measure`."""
 

@@ -42,6 +42,7 @@ class ArrayBacked(VecEnv):
         self.num_envs, self.autoreset = num_envs, autoreset
         self._over = torch.zeros(num_envs, dtype=torch.bool)  # reset in the next call of `step`
         self._all = torch.arange(num_envs)
+        self._no_rows: tuple[Obs, Obs] | None = None  # of a step in which no episode ends
 
     def step(self, action: Tensor) -> Step:
         """Step with `action` [N] int64 or [N, A] float32."""
@@ -63,7 +64,9 @@ class ArrayBacked(VecEnv):
             self._begin(final_ids)
             obs, info = self._observe(self._all)
         else:
-            final_obs, final_info = ({k: v[:0] for k, v in part.items()} for part in (obs, info))
+            if self._no_rows is None:
+                self._no_rows = take(obs, final_ids), take(info, final_ids)
+            final_obs, final_info = (dict(part) for part in self._no_rows)
         return Step(
             obs=obs,
             info=info,

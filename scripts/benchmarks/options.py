@@ -49,6 +49,7 @@ OPTIONS: dict[str, dict[str, Parser]] = {
     "views": {"rounds": positive_integer, "steps": positive_integer},
     "modules": {"rounds": positive_integer, "peers": nonempty, "only": nonempty},
     "pools": {"rounds": positive_integer},
+    "worlds": {"rounds": positive_integer},
     "learning": {"budget": seconds, "only": nonempty},
     "report": {},
 }

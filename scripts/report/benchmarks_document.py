@@ -26,6 +26,7 @@ def write() -> None:
         speed_tables.stages(read("stages")),
         speed_tables.adapter_overhead(read("views")),
         speed_tables.pools(read("pools")),
+        speed_tables.worlds(read("worlds")),
         speed_tables.modules(read("modules")),
     ]
     for table in table_names():

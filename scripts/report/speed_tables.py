@@ -141,6 +141,35 @@ def pools(lines: list[dict[str, Any]]) -> str:
     )
 
 
+def worlds(lines: list[dict[str, Any]]) -> str:
+    """Table of steps per second of the worlds of our own."""
+    latest = {line["row"]: line for line in lines}
+    if not latest:
+        return ""
+    rows = [
+        [
+            f"`{name}`",
+            *(span(line[key], "{:,.0f}") for key in ("steps_per_second", "per_processor_second")),
+        ]
+        for name, line in latest.items()
+    ]
+    (num_envs,) = {line["num_envs"] for line in latest.values()}
+    load = max(line["load_average"] for line in latest.values())
+    return "\n".join(
+        [
+            "## Worlds of our own",
+            "",
+            f"Environment steps per second under random actions, {num_envs} environments on one "
+            "thread, resets included, training not; medians (ranges) of rounds in which each "
+            "world took its turn. A second of processor time does not count what other processes "
+            f"on the machine took; its load average was {load:g}. {provenance(latest.values())}",
+            "",
+            *markdown_table(["`env=`", "steps/s", "steps per second of processor time"], rows),
+            "",
+        ]
+    )
+
+
 def modules(lines: list[dict[str, Any]]) -> str:
     """Table of microseconds per environment step of each reward module and of a peer's."""
     latest = {line["row"]: line for line in lines}

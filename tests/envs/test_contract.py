@@ -22,7 +22,7 @@ from adapters import (
     with_changed_steps,
 )
 
-from firstlight.envs import Chain, DeepSea, GymVec, Isolated, Walks, check_vec, minigrid
+from firstlight.envs import Chain, DeepSea, GymVec, Isolated, Walks, Warehouse, check_vec, minigrid
 from firstlight.envs.vector.envpool import make
 from firstlight.envs.worlds.race import Race
 
@@ -44,6 +44,10 @@ BACKENDS = {
     "walks": lambda: Walks(4, width=4, height=3, horizon=7, start=2, slip=0.3),
     "race": lambda: Race(3, horizon=11),
     "race, next-step": lambda: Race(3, horizon=11, autoreset="next_step"),
+    "warehouse": lambda: Warehouse(3, max_steps=11),
+    "warehouse, next-step": lambda: Warehouse(
+        3, scene="complex_dynamic", max_steps=11, autoreset="next_step"
+    ),
     "gym": lambda: GymVec([cartpole] * 3),
     "gym, in processes": lambda: GymVec([cartpole] * 2, asynchronous=True),
     "gym, nested": lambda: GymVec([Walk] * 3),

@@ -39,6 +39,17 @@ def test_the_pool_is_compared_at_its_best_and_at_equal_numbers():
     assert rows["AsyncVectorEnv"][:4] == ["100", "150", "4.00", "2.00 to 4.00"]
 
 
+def test_speeds_of_worlds_are_shown():
+    line = {"num_envs": 64, "load_average": 1.5, "command": "bench worlds", **ORIGIN}
+    rates = {"steps_per_second": [2000.0, 1000.0, 3000.0], "per_processor_second": [4000.0]}
+    results.append("worlds", {"row": "chain", **line, **rates})
+    text = section("Worlds of our own")
+    assert cells(text)["`chain`"] == ["2,000 (1,000 to 3,000)", "4,000"]
+    assert "64 environments on one thread" in text
+    assert "load average was 1.5." in text
+    assert "`bench worlds`" in text
+
+
 def test_modules_are_shown_with_and_without_a_peer():
     line = {"rollout": "4 × 4 steps", "command": "bench modules", **ORIGIN}
     ours = {f"{part}_us": [1.0, 2.0, 9.0] for part in ("compute", "update", "mixer")}

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from firstlight.envs.vector.envpool import EnvPoolVec
-from firstlight.scripts.benchmarks import adapter_overhead, pools, results, stages
+from firstlight.scripts.benchmarks import adapter_overhead, pools, results, stages, world_speed
 
 TASK = "MiniGrid-Empty-5x5-v0"
 TINY = stages.configured(
@@ -81,3 +81,16 @@ def test_pool_and_peers_are_measured_in_turn(monkeypatch):
     lines = results.read("pools")
     assert {line["row"] for line in lines} == pools.ABOUT.keys()
     assert all(line["steps_per_second"][0] > 0 for line in lines)
+
+
+def test_worlds_are_measured_in_turn(monkeypatch):
+    monkeypatch.setattr(world_speed, "SECONDS", 0.01)
+    chosen = {name: world_speed.WORLDS[name] for name in ("deepsea", "warehouse/complex_dynamic")}
+    monkeypatch.setattr(world_speed, "WORLDS", chosen)
+    world_speed.measure(rounds=2)
+    lines = {line["row"]: line for line in results.read("worlds")}
+    assert lines.keys() == chosen.keys()
+    for line in lines.values():
+        assert len(line["steps_per_second"]) == len(line["per_processor_second"]) == 2
+        assert min(line["steps_per_second"]) > 0
+        assert line["num_envs"] == 64
