@@ -212,7 +212,7 @@ class ActorCritic(Policy):
         critic_core: Core | None = None,
         num_streams: int = 1,
         scale_actions: bool = True,
-        normalize_value: NormalizeValue = "none",
+        normalize_value: NormalizeValue = "popart",
         squash: bool = False,
         state_dependent_std: bool = False,
     ):

@@ -46,7 +46,11 @@ _SINCE = {
     "learner.advantage_floor": 0.0,
 }
 """Options that runs of older versions lack, and what these runs did."""
-_DEFAULTS = ("trainer.num_steps", "learner.minibatch_size", "env.backend", "num_threads")
+_DEFAULTS = (
+    *("trainer.num_steps", "learner.minibatch_size", "learner.entropy_coef"),
+    *("env.backend", "env.num_envs", "num_threads"),
+    *("intrinsic.rnd.minibatch_size", "intrinsic.rnd.update_proportion"),
+)
 """Options whose default has changed, or is chosen at the start: a resumed run keeps its own."""
 _OLD_TARGETS = {"encoder._target_": "firstlight.networks.encoders.auto"}
 """Targets that were a group's default: a resumed run that has one keeps it."""
@@ -111,9 +115,10 @@ def keep_saved_options(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
         if OmegaConf.select(cfg, key) is not None and key not in _named(overrides):
             saved = OmegaConf.select(before, key)
             OmegaConf.update(cfg, key, value if saved is None else saved)
+    absent = object()
     for key in _DEFAULTS:
-        saved = OmegaConf.select(before, key)
-        if saved is not None and key not in _named(overrides):
+        saved = OmegaConf.select(before, key, default=absent)
+        if saved is not absent and key not in _named(overrides):
             OmegaConf.update(cfg, key, saved)
     for key, target in _OLD_TARGETS.items():
         chosen = {key, key.split(".")[0]} & _named(overrides)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from firstlight.agents.algorithms.auxiliaries.auxiliary_group import Auxiliaries
@@ -66,7 +67,8 @@ class PPO(Learner):
         gae_lambda: lambda of generalised advantage estimation.
         clip_range: clipping range of the probability ratio.
         clip_range_vf: clipping range of value updates, in units of their scale; None disables it.
-        entropy_coef: weight of the entropy bonus; a number or a schedule.
+        entropy_coef: weight of the entropy bonus; a number or a schedule. None for 0.01, or 0 with
+            continuous actions, whose deviations it would keep large.
         value_coef: weight of the value loss (half squared error, summed over streams).
         max_grad_norm: maximum norm of the gradient.
         sequence_length: under a policy with a memory, steps of a sequence that gradients go back
@@ -92,18 +94,18 @@ class PPO(Learner):
         *,
         lr: float | Schedule = 3e-4,
         lr_decay: Decay = "none",
-        adaptive_kl: float | None = None,
+        adaptive_kl: float | None = 0.01,
         target_kl: float | None = None,
         num_epochs: int = 4,
         minibatch_size: int | None = None,
         gae_lambda: float = 0.95,
         clip_range: float = 0.2,
         clip_range_vf: float | None = None,
-        entropy_coef: float | Schedule = 0.01,
+        entropy_coef: float | Schedule | None = None,
         value_coef: float = 0.5,
         max_grad_norm: float = 0.5,
         normalize_advantage: bool = True,
-        advantage_floor: float = 0.0,
+        advantage_floor: float = 1e-3,
         auxiliaries: Sequence[Auxiliary] = (),
         sequence_length: int | None = None,
         burn_in: int = 0,
@@ -120,6 +122,8 @@ class PPO(Learner):
         self.policy = policy
         self.lr_decay, self.adaptive_kl, self.target_kl = lr_decay, adaptive_kl, target_kl
         self.advantage_floor = advantage_floor
+        if entropy_coef is None:
+            entropy_coef = 0.0 if isinstance(policy.act_space, spaces.Box) else 0.01
         self.lr, self.entropy_coef = lr, entropy_coef
         self.num_epochs, self.minibatch_size = num_epochs, minibatch_size
         self.gae_lambda, self.clip_range, self.clip_range_vf = gae_lambda, clip_range, clip_range_vf

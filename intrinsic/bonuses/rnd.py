@@ -26,7 +26,8 @@ class RND(Distillation):
     both applied to the *true successor* observation. Networks and inputs: `Distillation`.
 
     The defaults are meant for a million steps on a small machine: encoders of the policy's kind,
-    few gradient steps, and a scale that follows the bonus (`RecentScale`). The published use is
+    many small gradient steps, so that what was seen often is soon known, and a scale that follows
+    the bonus (`RecentScale`). The published use is
     ``intrinsic=[rnd_paper]``: the published networks and optimisation, division by the deviation of
     all returns of the bonus so far (`ReturnScale`), γ 0.99 past episode ends, and advantages
     combined as ``2 * A_E + 1 * A_I``: set weight 2 and γ 0.999 in the reward's term.
@@ -37,10 +38,10 @@ class RND(Distillation):
             `Distillation`.
         lr: Adam's step size.
         num_epochs: passes over a rollout in one `update`.
-        num_minibatches: gradient steps per pass.
-        minibatch_size: transitions of a gradient step; overrides `num_minibatches` if given.
-        update_proportion: probability that a transition is used in a pass; 0.25 as published with
-            128 environments.
+        num_minibatches: gradient steps per pass, without a `minibatch_size`.
+        minibatch_size: transitions of a gradient step, before `update_proportion`.
+        update_proportion: probability that a transition is used in a pass; published are 1 with 32
+            environments and 0.25 with 128.
         distance: "mse" over the embedding as published, or "l2", its Euclidean norm (NovelD).
         seed: of the networks, the order of the minibatches and the choice of transitions.
 
@@ -65,8 +66,8 @@ class RND(Distillation):
         lr: float = 3e-3,
         num_epochs: int = 1,
         num_minibatches: int = 8,
-        minibatch_size: int | None = None,
-        update_proportion: float = 0.25,
+        minibatch_size: int | None = 128,
+        update_proportion: float = 0.5,
         obs_clip: float = 5.0,
         normalize_obs: bool = True,
         warmup_steps: int = 128,

@@ -138,7 +138,7 @@ class MLP(Encoder):
         hidden: Sequence[int] = (64, 64),
         activation: type[nn.Module] = nn.Tanh,
         scale_bytes: bool = True,
-        normalize_obs: bool = False,
+        normalize_obs: bool = True,
     ):
         super().__init__()
         self.flat = Flat(obs_space, scale_bytes=scale_bytes, normalize_obs=normalize_obs)
@@ -189,7 +189,7 @@ class TwinMLP(TwinEncoder):
         hidden: Sequence[int] = (64, 64),
         activation: type[nn.Module] = nn.Tanh,
         scale_bytes: bool = True,
-        normalize_obs: bool = False,
+        normalize_obs: bool = True,
     ):
         super().__init__()
         if not hidden:

@@ -46,7 +46,7 @@ class MultiInput(Encoder):
         picture_dim: int = 256,
         text_dim: int = 64,
         joint_dim: int = 128,
-        normalize_obs: bool = False,
+        normalize_obs: bool = True,
     ):
         super().__init__()
         kinds = FieldKinds(obs_space)

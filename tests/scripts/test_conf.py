@@ -149,13 +149,6 @@ def test_a_target_can_be_imported_and_takes_the_keys(node):
 
 PAPER = "_paper"
 """End of the name of a file with published constants, which differ from the defaults."""
-COMMAND_DEFAULTS = {
-    "firstlight.agents.algorithms.ppo.PPO": {"adaptive_kl": 0.01, "advantage_floor": 0.001},
-    "firstlight.networks.encoders.MLP": {"normalize_obs": True},
-    "firstlight.networks.encoders.TwinMLP": {"normalize_obs": True},
-}
-"""What commands set, and a constructor leaves off."""
-
 
 @pytest.mark.parametrize(
     "node", [n for n in NODES if n.id.startswith(STATED) and PAPER not in n.id]
@@ -163,7 +156,7 @@ COMMAND_DEFAULTS = {
 def test_values_are_the_constructors_defaults(node):
     parameters = inspect.signature(locate(node["_target_"])).parameters
     defaults = {name: alike(parameters[name].default) for name in keywords(node)}
-    assert keywords(node) == defaults | COMMAND_DEFAULTS.get(node["_target_"], {})
+    assert keywords(node) == defaults
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "intrinsic").glob("*.yaml")), ids=lambda p: p.stem)
