@@ -33,6 +33,7 @@ def make_policy(vec, kind=GRU, encoders="shared", *, hidden=8, **options):
     if encoders == "twin":
         parts["encoder"] = TwinMLP(vec.obs_space, hidden=(10,))
         parts["critic_core"] = kind(10, hidden=hidden)
+    options = {"normalize_value": "none"} | options
     policy = ActorCritic(vec.obs_space, vec.act_space, **parts, **options)
     policy.policy_head.weight.data *= 100
     return policy

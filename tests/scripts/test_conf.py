@@ -150,6 +150,7 @@ def test_a_target_can_be_imported_and_takes_the_keys(node):
 PAPER = "_paper"
 """End of the name of a file with published constants, which differ from the defaults."""
 
+
 @pytest.mark.parametrize(
     "node", [n for n in NODES if n.id.startswith(STATED) and PAPER not in n.id]
 )

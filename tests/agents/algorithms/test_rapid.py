@@ -19,7 +19,8 @@ from firstlight.intrinsic import Linear, RewardMixer
 def make_learner(vec, seed=0, auxiliaries=(), **options):
     torch.manual_seed(seed)
     policy = ActorCritic(vec.obs_space, vec.act_space, encoder=MLP(vec.obs_space, hidden=(32,)))
-    return PPO(policy, seed=seed, auxiliaries=auxiliaries, **{"minibatch_size": 64, **options})
+    options = {"minibatch_size": 64, "adaptive_kl": None} | options
+    return PPO(policy, seed=seed, auxiliaries=auxiliaries, **options)
 
 
 def trained(learner, vec, iterations, seed=0):

@@ -371,8 +371,9 @@ def test_subpo_learns_to_cover_the_chain(options):
     """Marginal gains suffice; a random agent covers about half of the cells."""
     vec = Chain(32, length=4)
     torch.manual_seed(0)
+    encoder = MLP(vec.obs_space, hidden=(32,))
     policy = ActorCritic(
-        vec.obs_space, vec.act_space, encoder=MLP(vec.obs_space, hidden=(32,)), num_streams=2
+        vec.obs_space, vec.act_space, encoder=encoder, num_streams=2, normalize_value="none"
     )
     module = Submodular(
         vec.obs_space,

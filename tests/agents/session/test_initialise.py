@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_named(run):
     old, path = run
     new = make_trainer(modules=("count",))  # a stream fewer
     missing = initialise(new.policy, new.modules, path, ["policy"])
-    assert missing == ["value_head.weight", "value_head.bias"]
+    assert {name.split(".")[0] for name in missing} == {"value_head", "returns"}
     assert torch.equal(new.policy.policy_head.weight, old.policy.policy_head.weight)
     wide = RND(new.vec.obs_space, embedding_dim=3, seed=0)
     with pytest.raises(ValueError, match=r"the reward module 'rnd' does not fit: .*size mismatch"):

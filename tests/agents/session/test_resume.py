@@ -265,7 +265,9 @@ def test_checkpoints_of_every_released_format_still_load(tmp_path):
     vec = Chain(2, length=16)
     count = HashCount(vec.obs_space)
     encoder = MLP(vec.obs_space)
-    policy = ActorCritic(vec.obs_space, vec.act_space, encoder=encoder, num_streams=2)
+    policy = ActorCritic(
+        vec.obs_space, vec.act_space, encoder=encoder, num_streams=2, normalize_value="none"
+    )
     trainer = Trainer(
         vec, PPO(policy), {"count": count}, run_dir=tmp_path, resume=True, num_steps=8
     )
