@@ -59,7 +59,7 @@ def runs_by_method(groups: Groups, task: str) -> dict[str, list[dict[str, Any]]]
 
 
 def _most_seeds(groups: Groups, task: str) -> dict[str, list[dict[str, Any]]]:
-    """Result lines of a task by method; of several caps, the one with most seeds, or the largest."""
+    """Result lines of a task by method: of the cap with most seeds, and of several the largest."""
     found: dict[str, tuple[int, int, list[dict[str, Any]]]] = {}
     for (name, method, cap), runs in groups.items():
         size = (len(runs), cap)
