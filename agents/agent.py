@@ -14,6 +14,7 @@ from torch import nn
 from firstlight.agents.policy import Policy
 from firstlight.agents.session.run_directory import checkpoint
 from firstlight.agents.session.run_directory.checkpoint import CheckpointError
+from firstlight.envs.optional_box import OptionalBox
 from firstlight.envs.seeding import generator
 from firstlight.envs.text import TextBytes, encode_text
 from firstlight.envs.types import Obs, State
@@ -89,7 +90,8 @@ class Agent:
         Args:
             obs: an array, or a (nested) dict of arrays, each of its shape in `obs_space`, or all
                 with an additional first axis N. A text is a str, or N of them. Fields that the
-                policy does not use are ignored.
+                policy does not use are ignored; one that a reward module added in training may be
+                missing, see `OptionalBox`.
             state: returned by the last call; None when an episode begins.
             deterministic: take the most likely action instead of a sampled one.
             is_first: [N] bool, which of N observations begin an episode; default all without a
@@ -122,12 +124,20 @@ def _batch(obs: Any, space: spaces.Dict) -> tuple[Obs, bool]:
     """Make tensors [N, ...] of the fields in `space`; also return whether `obs` had an axis N."""
     given = _flatten(obs) if isinstance(obs, Mapping | tuple) else {"obs": obs}
     arrays: dict[str, np.ndarray] = {}
+    added = {
+        name: np.full(field.shape, field.default, np.float32)
+        for name, field in space.spaces.items()
+        if name not in given and isinstance(field, OptionalBox)
+    }
     for name, field in space.spaces.items():
+        if name in added:
+            continue
         if name not in given:
             raise ValueError(f"the observation lacks {name!r}; it has {sorted(given)}")
         arrays[name] = _cast(name, np.asarray(given[name]), field)
     shapes = {name: tuple(field.shape or ()) for name, field in space.spaces.items()}
     if all(array.shape == shapes[name] for name, array in arrays.items()):
+        arrays |= added
         return {name: torch.from_numpy(array[None].copy()) for name, array in arrays.items()}, False
     num_envs = {array.shape[:1] for array in arrays.values()}
     for name, array in arrays.items():
@@ -136,6 +146,8 @@ def _batch(obs: Any, space: spaces.Dict) -> tuple[Obs, bool]:
                 f"observation {name!r} has shape {array.shape}, expected {shapes[name]}, "
                 "or that with the same N in front of every field"
             )
+    (batch,) = num_envs.pop()
+    arrays |= {name: np.tile(array, (batch, *[1] * array.ndim)) for name, array in added.items()}
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, True
 
 

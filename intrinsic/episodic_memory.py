@@ -79,6 +79,22 @@ class EllipticalMemory(GrowingBuffers):
         _split(N, lambda i, j: elliptical_bonus(inverses, rows, self.ridge, *arrays, i, j))
         return out
 
+    @torch.no_grad()
+    def add(self, env_ids: Tensor, x: Tensor, opens: Tensor, adds: Tensor) -> None:
+        """Add one vector to each of M memories.
+
+        Args:
+            env_ids: [M] int64.
+            x: [M, E].
+            opens: [M] bool, memories that are cleared before x is added.
+            adds: [M] bool, memories to which x is added otherwise.
+        """
+        self._open(env_ids)
+        row, flags = _array(x[None]), (opens[None].numpy(), (adds & ~opens)[None].numpy())
+        unused = np.zeros(flags[0].shape, np.float32)
+        held = (self.inverses.numpy(), env_ids.cpu().numpy(), self.ridge)
+        elliptical_bonus(*held, row, row, *flags, unused, 0, len(env_ids))
+
     def reset(self, env_ids: Tensor | None = None) -> None:
         """Clear the memories of `env_ids` [*] int64, or of all."""
         if env_ids is not None:

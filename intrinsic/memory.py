@@ -18,7 +18,12 @@ from firstlight.envs.action_spaces import MASK
 from firstlight.envs.seeding import generator
 from firstlight.envs.text import TextBytes
 from firstlight.envs.types import Rollout
-from firstlight.intrinsic.memory_kernels import count_visits, hash_words, move_entries
+from firstlight.intrinsic.memory_kernels import (
+    count_visits,
+    hash_words,
+    look_up_counts,
+    move_entries,
+)
 from firstlight.intrinsic.state import GrowingBuffers, grow_rows
 
 
@@ -108,6 +113,10 @@ class StateKeys(GrowingBuffers):
         final = self._hash(rollout.final_obs, rollout.final_info, (len(rollout.final_at),))
         return here, rollout.successors(here, final)
 
+    def of(self, obs: Mapping[str, Tensor], info: Mapping[str, Tensor]) -> Tensor:
+        """Hash observations with their side channels, each [R, ...]: [R] int64, on the CPU."""
+        return self._hash(obs, info, (len(next(iter((obs or info).values()))),))
+
     def _hash(
         self, obs: Mapping[str, Tensor], info: Mapping[str, Tensor], lead: Sequence[int]
     ) -> Tensor:
@@ -176,6 +185,14 @@ class VisitTable(GrowingBuffers):
         table = (self.keys, self.owners, self.counts)
         arrays = (x.contiguous().numpy() for x in (*table, keys, owners, valid, out))
         self.used += count_visits(*arrays)
+        return out
+
+    def look_up(self, keys: Tensor) -> Tensor:
+        """Return the visits so far of `keys` [R] int64, without counting any: [R] int64."""
+        out = torch.zeros_like(keys)
+        if len(self.keys):
+            table = (self.keys.numpy(), self.owners.numpy(), self.counts.numpy())
+            look_up_counts(*table, keys.contiguous().numpy(), np.int64(0), out.numpy())
         return out
 
     def reserve(self, extra: int, living: Tensor | None = None) -> None:

@@ -81,6 +81,14 @@ def count_visits(table_keys, table_owners, table_counts, keys, owners, valid, ou
 
 
 @njit(cache=True)
+def look_up_counts(table_keys, table_owners, table_counts, keys, owner, out):
+    """Set `out` [R] int64 to the counts of `keys` [R] int64 of one owner; 0 for unknown ones."""
+    for i in range(len(keys)):
+        slot = _home(table_keys, keys[i], owner)
+        out[i] = table_counts[_find(table_keys, table_owners, table_counts, keys[i], owner, slot)]
+
+
+@njit(cache=True)
 def move_entries(keys, owners, counts, new_keys, new_owners, new_counts):
     """Insert entries [R] of distinct (key, owner) into an empty table [C]; all int64."""
     for i in range(len(keys)):

@@ -20,6 +20,7 @@ import numpy as np
 from gymnasium import spaces
 from torch import nn
 
+from firstlight.envs.optional_box import OptionalBox
 from firstlight.envs.text import TextBytes
 from firstlight.networks.moved import current
 
@@ -234,6 +235,8 @@ def _encode_space(space: spaces.Space) -> dict[str, Any]:
             "shape": list(space.shape),
             "dtype": np.dtype(space.dtype).name,
         }
+    if type(space) is OptionalBox:
+        return {**kind, **space.describe()}
     if type(space) is TextBytes:
         return {**kind, "size": int(space.shape[0])}
     if type(space) is spaces.Discrete:
@@ -266,6 +269,8 @@ def _decode_space(spec: dict[str, Any]) -> spaces.Space:
             return box
         case "Discrete" | "MultiBinary" | "Text":
             return getattr(spaces, kind)(**given)
+        case "OptionalBox":
+            return OptionalBox(**{**given, "shape": tuple(given["shape"])})
         case "TextBytes":
             return TextBytes(given["size"])
         case "MultiDiscrete":

@@ -21,7 +21,9 @@ MIXER = "firstlight.intrinsic.mixer"
 MIXER_USERS = ("firstlight.agents", "firstlight.scripts", MIXER)
 PUBLIC = "firstlight.intrinsic"  # its `__init__` hands the mixer's names out
 TERMS = (f"{MIXER}.terms", f"{MIXER}.transforms")  # what a module's `default_term` is made of
-ONLY_IN_SCRIPTS = ("hydra", "omegaconf", "stable_baselines3", "firstlight.conf")
+ONLY_IN_SCRIPTS = ("hydra", "omegaconf", "firstlight.conf")
+OTHERS_TRAINER = "stable_baselines3"  # for the one adapter, and for what is measured beside ours
+ITS_USERS = ("firstlight.agents.adapters.sb3", "firstlight.scripts")
 FORBIDDEN = ("pickle", "cloudpickle", "dill", "shelve", "torch.load", "torch.save")
 FORBIDDEN_CALLS = ("eval", "exec")
 BARE = (*FOLDERS, "conf")
@@ -68,6 +70,8 @@ def broken_rules(module: str, source: str) -> list[str]:
             found.append((line, f"{name} is for agents and scripts"))
         if within(name, *ONLY_IN_SCRIPTS) and not within(module, "firstlight.scripts"):
             found.append((line, f"{name} is for scripts"))
+        if within(name, OTHERS_TRAINER) and not within(module, *ITS_USERS):
+            found.append((line, f"{name} is for its adapter and for scripts"))
         if within(name, *FORBIDDEN):
             found.append((line, f"{name} reads or writes pickles"))
         if within(name, *BARE):

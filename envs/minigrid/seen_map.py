@@ -15,6 +15,7 @@ from firstlight.envs.minigrid.cells import DOOR, EMPTY, FLOOR, GOAL, LAVA, OPEN,
 from firstlight.envs.minigrid.map_kernels import REACH, SIDE
 from firstlight.envs.minigrid.map_memory import check_view
 from firstlight.envs.minigrid.seen_cells import POSE, SeenCells, cells_around
+from firstlight.envs.optional_box import OptionalBox
 from firstlight.envs.types import Obs, Step
 from firstlight.envs.vec import VecEnv
 from firstlight.envs.wrapper import MemoryWrapper
@@ -60,7 +61,7 @@ class SeenMap(MemoryWrapper):
             )
         super().__init__(vec)
         self.size, self.show = size, show
-        picture = {SEEN: spaces.Box(0, 1, (size, size), np.float32)} if show else {}
+        picture = {SEEN: OptionalBox(0, 1, (size, size), default=0.0)} if show else {}
         self.obs_space = spaces.Dict({**vec.obs_space.spaces, **picture})
         where = {POSE: spaces.Box(-(2**31), 2**31, (3,), np.int64)}
         self.info_space = spaces.Dict({**vec.info_space.spaces, **where})

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from firstlight.envs.types import Rollout
+from firstlight.envs.optional_box import OptionalBox
+from firstlight.envs.types import Obs, Rollout
+from firstlight.envs.vec import VecEnv
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.memory import EpisodicVisits, StateKeys, VisitTable
 from firstlight.intrinsic.mixer.terms import Term
+from firstlight.intrinsic.observed_memory import ObservedMemory
 
 Scope = Literal["global", "episodic", "first_visit"]
 
@@ -41,6 +44,8 @@ class HashCount(IntrinsicModule):
         bits: length of a SimHash code, ``sign(A x)``, of the float fields.
         bins: number of bins per bounded float dimension, without `bits`.
         seed: of A.
+        observe_memory: the policy observes the counts that the bonus depends on, see
+            `ObservedCounts`.
 
     Raises:
         ValueError: for an unknown scope, an unbounded float field without `bits`, `bits` without a
@@ -61,8 +66,10 @@ class HashCount(IntrinsicModule):
         bits: int | None = None,
         bins: int = 20,
         seed: int = 0,
+        observe_memory: bool = False,
     ):
         super().__init__()
+        self.observe_memory = observe_memory
         if scope not in get_args(Scope):
             raise ValueError(f"scope is {scope!r}, expected one of {', '.join(get_args(Scope))}")
         self.scope = scope
@@ -93,7 +100,58 @@ class HashCount(IntrinsicModule):
         if self.visits is not None:
             self.visits.reset(env_ids)
 
+    def wrap(self, vec: VecEnv) -> VecEnv:
+        """Add the field `count_memory`, if `observe_memory`."""
+        return ObservedCounts(vec, self) if self.observe_memory else vec
+
     @classmethod
     def default_term(cls) -> Term:
         """Weight 0.005, as in the comparison of MiniGrid bonuses by Andres et al. 2022."""
         return Term(weight=0.005, gamma=0.99, episodic=True)
+
+
+class ObservedCounts(ObservedMemory):
+    """Adds the field `count_memory`: ``1 / sqrt(N)`` of the current observation, in (0, 1].
+
+    It has one number for each count that the bonus uses: first that over the run, then that of the
+    episode, the observation included. The count over the run is the module's own, so it is as of
+    the last rollout that the module computed, 1 for an observation that it does not know, and an
+    evaluation reads it without adding to it. Where the field is missing, 1 stands for "new".
+
+    Args:
+        vec: the environments.
+        module: whose keys and table are used.
+    """
+
+    def __init__(self, vec: VecEnv, module: HashCount):
+        size = (module.table is not None) + (module.visits is not None)
+        super().__init__(vec, "count_memory", OptionalBox(0, 1, (size,), default=1.0))
+        self._keys, self._table = module.state_keys, module.table
+        self._episodic = module.visits is not None
+        self._visits: list[dict[int, int]] = [{} for _ in range(vec.num_envs)]
+
+    def _advance(self, env_ids: Tensor, obs: Obs, info: Obs, opens: Tensor, adds: Tensor) -> Tensor:
+        keys = self._keys.of(obs, info)
+        counts = [] if self._table is None else [self._table.look_up(keys).clamp(min=1)]
+        if self._episodic:
+            listed = (x.tolist() for x in (env_ids, keys, opens, adds))
+            visits = [self._visit(*row) for row in zip(*listed, strict=True)]
+            counts.append(torch.tensor(visits, dtype=torch.int64))
+        return torch.stack(counts, -1).float().rsqrt()
+
+    def _visit(self, n: int, key: int, opens: bool, adds: bool) -> int:
+        """Count a visit in the episode of environment `n`; return the visits, at least 1."""
+        visits = self._visits[n]
+        if opens:
+            visits.clear()
+        if opens or adds:
+            visits[key] = visits.get(key, 0) + 1
+        return max(visits.get(key, 0), 1)
+
+    def _save(self, n: int) -> dict[str, Tensor]:
+        pairs = torch.tensor([*self._visits[n].items()], dtype=torch.int64).reshape(-1, 2)
+        return {"keys": pairs[:, 0], "counts": pairs[:, 1]}
+
+    def _load(self, n: int, arrays: Mapping[str, Tensor]) -> None:
+        listed = (arrays["keys"].tolist(), arrays["counts"].tolist())
+        self._visits[n] = dict(zip(*listed, strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -10,13 +10,17 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
+from firstlight.envs.finite import nan_to_zero
+from firstlight.envs.optional_box import OptionalBox
 from firstlight.envs.seeding import derive
-from firstlight.envs.types import Rollout
+from firstlight.envs.types import Obs, Rollout
+from firstlight.envs.vec import VecEnv
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.embedding import InverseDynamics, MakeEncoder
 from firstlight.intrinsic.episodic_memory import EllipticalMemory
 from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.norm import RecentScale
+from firstlight.intrinsic.observed_memory import ObservedMemory
 from firstlight.intrinsic.state import Fitter
 
 Embedding = Literal["inverse", "random"]
@@ -51,6 +55,7 @@ class E3B(IntrinsicModule):
         num_minibatches: gradient steps per pass.
         update_proportion: probability that a transition is used in a pass.
         seed: of networks and minibatches.
+        observe_memory: the policy observes the diagonal of C^-1, see `ObservedEllipse`.
 
     Raises:
         ValueError: for an unknown `embedding`, a `ridge` that is not positive, or unknown `keys`.
@@ -78,8 +83,10 @@ class E3B(IntrinsicModule):
         num_minibatches: int = 4,
         update_proportion: float = 1.0,
         seed: int = 0,
+        observe_memory: bool = False,
     ):
         super().__init__()
+        self.observe_memory = observe_memory
         if embedding not in get_args(Embedding):
             options = ", ".join(get_args(Embedding))
             raise ValueError(f"embedding is {embedding!r}, expected one of {options}")
@@ -110,11 +117,17 @@ class E3B(IntrinsicModule):
     @torch.no_grad()
     def compute(self, rollout: Rollout) -> Tensor:
         """Compute the bonus [T, N], at least 0, and add the rollout to the episodes' memories."""
-        here, after = self.dynamics.embed_rollout(rollout)
-        if self.layer_norm:
-            here, after = (F.layer_norm(x, x.shape[-1:]) for x in (here, after))
+        here, after = (self.normalised(x) for x in self.dynamics.embed_rollout(rollout))
         bonus = self.memory.bonus(here, after, rollout).to(rollout.device)
         return bonus.log1p() if self.log else bonus
+
+    def normalised(self, embedding: Tensor) -> Tensor:
+        """Apply the layer norm to embeddings [..., E], if `layer_norm`."""
+        return F.layer_norm(embedding, embedding.shape[-1:]) if self.layer_norm else embedding
+
+    def wrap(self, vec: VecEnv) -> VecEnv:
+        """Add the field `e3b_memory`, if `observe_memory`."""
+        return ObservedEllipse(vec, self) if self.observe_memory else vec
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Fit the embedding. Returns "loss", of predicted actions in nats; empty if "random"."""
@@ -130,3 +143,36 @@ class E3B(IntrinsicModule):
     def default_term(cls) -> Term:
         """Weight 0.1 in an episodic stream, scaled by `RecentScale`."""
         return Term(weight=0.1, transform=RecentScale(), gamma=0.99, episodic=True)
+
+
+class ObservedEllipse(ObservedMemory):
+    """Adds the field `e3b_memory`: the diagonal of ``ridge * C^-1``, [E], in [0, 1].
+
+    A number is 1 for a direction of the embedding in which the episode has not moved, and falls
+    with each observation that lies in it; C includes the current one. Where the field is missing,
+    1 stands: nothing was seen. Each step embeds one observation of every environment once more.
+
+    Args:
+        vec: the environments.
+        module: whose embedding is used.
+    """
+
+    def __init__(self, vec: VecEnv, module: E3B):
+        dim = module.memory.dim
+        super().__init__(vec, "e3b_memory", OptionalBox(0, 1, (dim,), default=1.0))
+        self._module = module
+        self._memory = EllipticalMemory(dim, ridge=module.memory.ridge)
+
+    @torch.no_grad()
+    def _advance(self, env_ids: Tensor, obs: Obs, info: Obs, opens: Tensor, adds: Tensor) -> Tensor:
+        device = self._module.dynamics.log_std.device
+        fields = {name: nan_to_zero(field).to(device) for name, field in obs.items()}
+        embedded = self._module.normalised(self._module.dynamics.embedding(fields))
+        self._memory.add(env_ids, embedded, opens, adds)
+        return (self._memory.ridge * self._memory.diagonal(env_ids)).clamp(0, 1)
+
+    def _save(self, n: int) -> dict[str, Tensor]:
+        return {"inverse": self._memory.inverses[n].clone()}
+
+    def _load(self, n: int, arrays: Mapping[str, Tensor]) -> None:
+        self._memory.inverses[n] = arrays["inverse"]

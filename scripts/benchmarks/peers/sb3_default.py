@@ -1,8 +1,8 @@
-"""Stable-Baselines3's PPO as it comes, on one environment; run by the Python of the peers' environment.
+"""Stable-Baselines3's PPO as it comes; run by the Python of the peers' environment.
 
-Does not import firstlight: ``python sb3_default.py TASK STEPS [SEED]`` trains with the defaults of
-`stable_baselines3.PPO` and prints the mean return of 50 evaluation episodes. Tasks that Gymnasium
-cannot make without further packages come from EnvPool.
+Does not import firstlight: ``python sb3_default.py TASK STEPS [SEED]`` trains on one environment
+with the defaults of `stable_baselines3.PPO` and prints the mean return of 50 evaluation episodes.
+Tasks that Gymnasium cannot make without further packages come from EnvPool.
 """
 
 import json
