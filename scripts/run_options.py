@@ -46,7 +46,7 @@ _SINCE = {
     "learner.advantage_floor": 0.0,
 }
 """Options that runs of older versions lack, and what these runs did."""
-_DEFAULTS = ("trainer.num_steps", "learner.minibatch_size", "env.backend")
+_DEFAULTS = ("trainer.num_steps", "learner.minibatch_size", "env.backend", "env.num_envs")
 """Options whose default has changed: a resumed run keeps its own."""
 _OLD_TARGETS = {"encoder._target_": "firstlight.networks.encoders.auto"}
 """Targets that were a group's default: a resumed run that has one keeps it."""
