@@ -86,8 +86,16 @@ class SparseNetHack(Encoder):
         species = far + down * across * num_kinds
         words = species + num_species
         self.layout = Layout(
-            *(np.stack(glyphs), num_kinds, num_groups, half),
-            *(np.stack([rows, columns]), across, groups, far, species, words),
+            glyphs=np.stack(glyphs),
+            num_kinds=num_kinds,
+            num_groups=num_groups,
+            half=half,
+            bands=np.stack([rows, columns]),
+            num_bands=across,
+            groups=groups,
+            far=far,
+            species=species,
+            words=words,
         )
         self._items = words + (buckets if "message" in fields else 0)
         num_rows = self._items + (num_species if "inv_glyphs" in fields else 0)
