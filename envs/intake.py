@@ -33,6 +33,7 @@ _OLD_API = (
 log = logging.getLogger(__name__)
 
 _INTEGERS = (int, np.int64)
+_INT64 = 2**63  # beyond int64
 
 Fields = dict[str, Any]
 
@@ -175,7 +176,9 @@ class EnvIntake:
             if name not in info:
                 given = ", ".join(sorted(repr(key) for key in info)) or "none"
                 self.refuse(f"it gave no info {name!r}, which is asked for; it gave {given}")
-            value = field.convert(info[name])
+            value = info[name]
+            if not field.fits(value):
+                value = field.convert(value)
             if field.discrete:
                 field.check_range(value)
             wanted[name] = value
@@ -236,6 +239,15 @@ class _Field:
             self.low, self.high = int(space.start), int(space.start + space.n - 1)
         elif isinstance(space, spaces.MultiDiscrete):
             self.low, self.high = space.start, space.start + space.nvec - 1
+        self.takes_int = (
+            self.dtype == np.int64 and self.shape == () and isinstance(space, spaces.Box)
+        )
+
+    def fits(self, value: Any) -> bool:
+        """Whether `value` can be used as it is: an array of this form, or an int for one number."""
+        if type(value) is int:
+            return self.takes_int and -_INT64 <= value < _INT64
+        return type(value) is np.ndarray and value.dtype == self.dtype and value.shape == self.shape
 
     def convert(self, value: Any) -> np.ndarray:
         """Convert `value` to an array of this form; refuse it if that would lose anything."""
@@ -271,6 +283,10 @@ class _Field:
 
 class _TextField(_Field):
     """Form of a text: its bytes."""
+
+    def fits(self, value: Any) -> bool:
+        """Return False: a text is always encoded."""
+        return False
 
     def convert(self, value: Any) -> np.ndarray:
         """Encode a text; refuse anything else."""

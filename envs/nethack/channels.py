@@ -78,7 +78,8 @@ class EpisodeProgress:
 
     def channels(self, blstats: np.ndarray, message: np.ndarray | None = None) -> dict[str, Any]:
         """Side channels of the current state, with a copy of `message` if it is given."""
-        channels: dict[str, Any] = {name: int(blstats[i]) for name, i in _STATISTICS.items()}
+        line = blstats.tolist()
+        channels: dict[str, Any] = {name: line[i] for name, i in _STATISTICS.items()}
         channels |= {"explored": self.explored, "kills": self.kills}
         channels["agent_pos"] = np.array([blstats[X], blstats[Y]], np.int64)
         return channels if message is None else channels | {"message": message.copy()}

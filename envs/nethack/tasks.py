@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from nle import nethack
@@ -18,8 +19,7 @@ EXPERIENCE, CONDITION = nethack.NLE_BL_XP, nethack.NLE_BL_CONDITION
 _HALLUCINATES = nethack.BL_MASK_HALLU
 
 
-@dataclass(frozen=True, slots=True)
-class GameState:
+class GameState(NamedTuple):
     """What rewards depend on, between two actions.
 
     Args:

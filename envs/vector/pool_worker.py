@@ -111,7 +111,8 @@ class WorkerEnvironments:
     def __init__(self, task: WorkerTask, report: Callable[[EnvironmentFailure], None]):
         self.task, self.report = task, report
         self.envs = {i: self._make_env(i) for i in task.env_ids}
-        self._views: dict[int, dict[str, np.ndarray]] = {}
+        self._views: dict[int, dict[str, np.ndarray]] = {}  # rows of observations
+        self._info_views: dict[int, dict[str, np.ndarray]] = {}
 
     @property
     def spaces_and_left_out(self) -> tuple[Any, spaces.Space, dict[str, str]]:
@@ -140,6 +141,9 @@ class WorkerEnvironments:
         )
         for i, env in self.envs.items():
             self._views[i] = {name: field[i, ...] for name, field in self.memory.obs.items()}
+            self._info_views[i] = {
+                name: self.memory.info[name][i, ...] for name in task.info_space.spaces
+            }
             attach_buffers(env.env, self._views[i])
 
     def run_commands(self) -> None:
@@ -260,8 +264,8 @@ class WorkerEnvironments:
             if obs[name] is not view:  # else the environment has written there itself
                 np.copyto(view, obs[name])
         self.memory.info["success"][i] = info.get("success", -1)
-        for name in self.task.info_space.spaces:
-            np.copyto(self.memory.info[name][i, ...], info[name])
+        for name, view in self._info_views[i].items():
+            view[...] = info[name]
 
     def _report_failure(self, i: int, error: Exception, action: str, fatal: bool = False) -> None:
         self.memory.failures[i] += 1

@@ -210,11 +210,12 @@ def digest(value: Any, before: int = 0) -> int:
     >>> digest({"image": np.zeros(3), "mission": "go"}) == digest({"image": np.zeros(3)})
     False
     """
-    if type(value) is np.ndarray and value.flags.c_contiguous and value.dtype.kind not in _NO_BYTES:
+    kind = type(value)
+    if kind is np.ndarray and value.flags.c_contiguous and value.dtype.kind not in _NO_BYTES:
         return crc32(value.data, before)
-    if type(value) in (float, bool, str):
+    if kind in (float, bool, str):
         return crc32(repr(value).encode(), before)
-    if isinstance(value, Mapping):
+    if kind is dict or isinstance(value, Mapping):
         for key in _sorted(value):
             before = digest(value[key], crc32(str(key).encode(), before))
         return before

@@ -11,6 +11,7 @@ from firstlight.networks.encoders.multi_input import FieldKinds, MultiInput
 from firstlight.networks.encoders.nethack import SCREENS, NetHack
 from firstlight.networks.encoders.oni import ONINet
 from firstlight.networks.encoders.pixel import Pixel
+from firstlight.networks.encoders.sparse_nethack import SparseNetHack
 from firstlight.networks.encoders.words import Words
 
 
@@ -22,14 +23,15 @@ def auto(obs_space: spaces.Dict, *, normalize_obs: bool = False) -> Encoder:
         normalize_obs: of `MLP` and `MultiInput`, see `Flat`.
 
     Returns:
-        `NetHack`, `Grid`, `Pixel` or `MLP` where one of them suits all fields, else `MultiInput`.
+        `SparseNetHack`, `Grid`, `Pixel` or `MLP` where one of them suits all fields, else
+        `MultiInput`.
     """
     kinds = FieldKinds(obs_space)
     if {"glyphs", "blstats"} <= obs_space.spaces.keys():
         others = [*kinds.grids, *kinds.pictures, *kinds.texts, *kinds.rest]
-        # its other views of the screen repeat the glyphs: `NetHack` refuses them, with a sentence
+        # its other views of the screen repeat the glyphs: the encoder refuses them, with a sentence
         return (
-            NetHack(obs_space)
+            SparseNetHack(obs_space)
             if set(others) <= set(SCREENS)
             else MultiInput(obs_space, normalize_obs=normalize_obs)
         )
@@ -60,6 +62,7 @@ __all__ = [
     "NetHack",
     "ONINet",
     "Pixel",
+    "SparseNetHack",
     "TwinEncoder",
     "TwinMLP",
     "Words",

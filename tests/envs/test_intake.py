@@ -46,6 +46,20 @@ def test_only_the_info_that_is_wanted_is_read():
             intake(info_space=space).reset((ZEROS, {"place": value}))
 
 
+@pytest.mark.parametrize("given", [7, -(2**63), np.int32(7), np.array([7]), 7.0])
+def test_numbers_in_info_are_read_in_any_form(given):
+    space = spaces.Dict({"turns": spaces.Box(-np.inf, np.inf, (), np.int64)})
+    wanted = intake(info_space=space).reset((ZEROS, {"turns": given}))[1]
+    assert np.asarray(wanted["turns"], np.int64).item() == int(np.asarray(given).item())
+
+
+@pytest.mark.parametrize("given", [2**63, -(2**63) - 1, 0.5, "7", None])
+def test_info_that_is_no_int64_is_refused(given):
+    space = spaces.Dict({"turns": spaces.Box(-np.inf, np.inf, (), np.int64)})
+    with pytest.raises(EnvironmentFaultError, match="the info 'turns' is"):
+        intake(info_space=space).reset((ZEROS, {"turns": given}))
+
+
 @pytest.mark.parametrize(
     ("info", "success"),
     [

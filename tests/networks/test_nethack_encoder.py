@@ -6,7 +6,7 @@ import torch
 from gymnasium import spaces
 
 from firstlight.envs.nethack.draw import PALETTE
-from firstlight.networks.encoders import NetHack, ONINet, auto
+from firstlight.networks.encoders import NetHack, ONINet, SparseNetHack, auto
 from firstlight.networks.encoders.nethack_parts import STATISTICS, STONE, crop, statistics
 from firstlight.networks.encoders.oni import PIXELS, SIZE, small_letters
 from firstlight.networks.spec import describe, rebuild
@@ -55,6 +55,7 @@ ENCODERS = {
         NetHack(space_of(*PLAIN, "inv_glyphs"), hidden=64, crop_size=5),
         (*PLAIN, "inv_glyphs"),
     ),
+    "sparse": lambda: (SparseNetHack(space_of(*PLAIN), hidden=64), PLAIN),
     "oni": lambda: (ONINet(space_of(*ONI)), ONI),
 }
 
@@ -162,10 +163,10 @@ def test_a_rebuilt_encoder_gives_the_same_features(made):
     assert (again(obs) == encoder(obs)).all()
 
 
-def test_auto_chooses_nethack_for_glyphs_and_blstats():
-    assert isinstance(auto(space_of(*PLAIN)), NetHack)
-    assert isinstance(auto(space_of("glyphs", "blstats")), NetHack)
-    assert not isinstance(auto(space_of("blstats", "message")), NetHack)
+def test_auto_chooses_the_sparse_encoder_for_glyphs_and_blstats():
+    assert isinstance(auto(space_of(*PLAIN)), SparseNetHack)
+    assert isinstance(auto(space_of("glyphs", "blstats")), SparseNetHack)
+    assert not isinstance(auto(space_of("blstats", "message")), SparseNetHack)
 
 
 def test_the_picture_of_oni_equals_the_crop_drawn_character_by_character():
