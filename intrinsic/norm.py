@@ -10,9 +10,6 @@ from firstlight.intrinsic.mixer.terms import Transform
 from firstlight.intrinsic.state import GrowingBuffers, read_rows, write_rows
 from firstlight.networks.normalisation import Moments, RunningMoments
 
-_CONSTANT = 1e-3
-"""Deviation of discounted sums, relative to their mean, below which a bonus counts as constant."""
-
 
 def filter_returns(raw: Tensor, rollout: Rollout, last: Tensor, gamma: float) -> Tensor:
     """Compute ``R_t = gamma * R_{t-1} + r_t``, forward in time in each environment.
@@ -75,17 +72,19 @@ class ReturnScale(GrowingBuffers, Transform):
 
 
 class RecentScale(GrowingBuffers, Transform):
-    """Divides rewards by the standard deviation of their *recent* discounted sums.
+    """Divides rewards by the root mean square of their *recent* discounted sums.
 
-    As `ReturnScale`, but over the last `memory` steps only, in whole rollouts, those of all
-    environments together: where a bonus has shrunk, it has its full size again once `memory` steps
-    have been made, and those in which the discounted sums forget, a few times 1 / (1 - gamma) in
-    each environment. (`ReturnScale` remembers the first rollouts for ever, so a prediction error
-    that falls to a thousandth stays there.)
+    So discounted sums are about 1 in size, and a bonus of weight 0.1 is worth a tenth of a reward
+    of 1: an agent that ends its episode with that reward loses less than it gains, also where the
+    bonus is nearly the same everywhere. (A division by the deviation, as in `ReturnScale`, makes
+    such a bonus large.)
 
-    A bonus that has become noise is not scaled up without bound. The divisor is at least the
-    largest one so far divided by `max_gain`, and at least a thousandth of the mean discounted sum,
-    below which the bonus is practically constant.
+    The sums are those of the last `memory` steps, in whole rollouts, of all environments together:
+    where a bonus has shrunk, it has its full size again once `memory` steps have been made, and
+    those in which the discounted sums forget, a few times 1 / (1 - gamma) in each environment.
+    (`ReturnScale` remembers the first rollouts for ever, so a prediction error that falls to a
+    thousandth stays there.) It is not scaled up without bound: the divisor is at least the largest
+    one so far divided by `max_gain`.
 
     Args:
         memory: number of steps; at least those of the current rollout are used.
@@ -144,10 +143,8 @@ class RecentScale(GrowingBuffers, Transform):
         """Divisor [] by the moments of rollouts."""
         count, means, variances = moments
         share = count / count.sum().clamp(min=1)
-        mean = (share * means).sum()
-        std = (share * (variances + (means - mean).square())).sum().sqrt()
-        least = torch.maximum(self.largest / self.max_gain, _CONSTANT * mean.abs())
-        divisor = torch.maximum(std, least)
+        root_mean_square = (share * (variances + means.square())).sum().sqrt()
+        divisor = torch.maximum(root_mean_square, self.largest / self.max_gain)
         return torch.where(divisor > 0, divisor, 1.0)  # of a bonus that was always 0
 
 

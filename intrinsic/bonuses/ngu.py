@@ -129,6 +129,7 @@ class NGU(IntrinsicModule):
                 lr=rnd_lr,
                 num_epochs=num_epochs,
                 num_minibatches=num_minibatches,
+                minibatch_size=None,
                 update_proportion=update_proportion,
                 normalize_obs=normalize_obs,
                 warmup_steps=warmup_steps,

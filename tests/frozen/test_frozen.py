@@ -30,7 +30,8 @@ RND = (  # the defaults of version 0.1
     *(
         "intrinsic.rnd.lr=1e-4",
         "intrinsic.rnd.num_epochs=4",
-        *("intrinsic.rnd.num_minibatches=4", "intrinsic.rnd.update_proportion=1.0"),
+        *("intrinsic.rnd.num_minibatches=4", "intrinsic.rnd.minibatch_size=null"),
+        "intrinsic.rnd.update_proportion=1.0",
         "mixer.terms.rnd.weight=1.0",
     ),
     "+mixer.terms.rnd.transform={_target_: firstlight.intrinsic.ReturnScale}",

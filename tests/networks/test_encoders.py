@@ -454,7 +454,8 @@ def test_a_twin_mlp_is_initialised_as_two_mlps():
 
 
 def test_policy_and_values_share_no_gradient_in_a_twin_mlp():
-    policy = ActorCritic(MIXED, spaces.Discrete(4), encoder=TwinMLP(MIXED))
+    encoder = TwinMLP(MIXED, normalize_obs=False)
+    policy = ActorCritic(MIXED, spaces.Discrete(4), encoder=encoder, normalize_value="none")
     obs = {name: field[None] for name, field in mixed(3).items()}
     out = policy(obs, {}, torch.zeros(1, 3, dtype=torch.bool))
     out.value.sum().backward()

@@ -172,8 +172,9 @@ def test_pictures_and_grids_keep_their_numbers():
     assert MLP(spaces.Dict({"film": space["film"]}), normalize_obs=True).flat.normaliser is None
 
 
-def test_it_is_off_unless_asked_for():
-    for encoder in (MLP(SPACE), TwinMLP(SPACE), auto(SPACE)):
+def test_it_can_be_turned_off():
+    off = {"normalize_obs": False}
+    for encoder in (MLP(SPACE, **off), TwinMLP(SPACE, **off), auto(SPACE, **off)):
         assert encoder.flat.normaliser is None
         before = copy.deepcopy(encoder.state_dict())
         encoder.observe(rows(), ALL)

@@ -226,7 +226,7 @@ def environment(name: str) -> list[str]:
     own = [f"env={part['override /env']}" for part in chosen if "override /env" in part]
     if name == "subrl_ant":
         own += ["+env.terminate_when_unhealthy=false"]  # a fall would cost a step, for the reset
-    return own if name.startswith("subrl_") else []
+    return own if name.startswith("subrl_") or name == "lunarlander" else []
 
 
 def run_twice(tmp_path: Path, *overrides: str) -> list[dict[str, Any]]:

@@ -26,7 +26,11 @@ class Identity(Encoder):
 
 
 def make(**kwargs):
-    options = {"encoder": lambda space: MLP(space, hidden=(6,)), "samples": 20, "capacity": 50}
+    options = {
+        "encoder": lambda space: MLP(space, hidden=(6,), normalize_obs=False),
+        "samples": 20,
+        "capacity": 50,
+    }
     return RE3(OBS_SPACE, **(options | kwargs))
 
 
