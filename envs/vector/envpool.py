@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import envpool
@@ -196,8 +197,8 @@ class EnvPoolVec(VecEnv):
             wait_asleep(self._threads)
             self._pool = ClosedPool()
 
-    def __del__(self) -> None:
-        if "_pool" in self.__dict__:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if "_pool" in self.__dict__ and not is_finalizing():  # then even names of modules are gone
             self.close()
 
     def _build(self, seed: int) -> None:

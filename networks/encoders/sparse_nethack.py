@@ -13,7 +13,7 @@ from firstlight.networks.encoders.grid_kernels import SumRows
 from firstlight.networks.encoders.nethack import FIELDS, check_fields
 from firstlight.networks.encoders.nethack_glyphs import glyph_kinds
 from firstlight.networks.encoders.nethack_parts import STATISTICS, X, Y, statistics
-from firstlight.networks.encoders.sparse_nethack_kernels import Layout, append, bands, map_rows
+from firstlight.networks.encoders.sparse_nethack_kernels import TableLayout, append, bands, map_rows
 from firstlight.networks.encoders.words_kernels import hash_bytes
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.spec import rebuildable
@@ -85,7 +85,7 @@ class SparseNetHack(Encoder):
         far = groups + crop_size**2 * num_groups
         species = far + down * across * num_kinds
         words = species + num_species
-        self.layout = Layout(
+        self.layout = TableLayout(
             glyphs=np.stack(glyphs),
             num_kinds=num_kinds,
             num_groups=num_groups,

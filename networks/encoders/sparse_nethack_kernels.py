@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 
-class Layout(NamedTuple):
+class TableLayout(NamedTuple):
     """Where the rows of one table are.
 
     Rows of kinds near the hero begin at 0, those of groups near the hero, of kinds in distant
@@ -120,7 +120,7 @@ def append(ids, lengths, first, rows, counts):
 
 
 def map_rows(
-    glyphs: np.ndarray, hero: np.ndarray, layout: Layout, room: int, dtype: type
+    glyphs: np.ndarray, hero: np.ndarray, layout: TableLayout, room: int, dtype: type
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the table rows of maps.
 
