@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import tempfile
 import time
@@ -13,15 +14,28 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
 from firstlight.envs import minigrid
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.types import Rollout
 from firstlight.envs.vec import VecEnv
 from firstlight.envs.vector.envpool import EnvPoolVec
-from firstlight.intrinsic import RND, HashCount, IntrinsicModule, Submodular
+from firstlight.intrinsic import (
+    E3B,
+    ICM,
+    NGU,
+    RE3,
+    RIDE,
+    RND,
+    Disagreement,
+    HashCount,
+    IntrinsicModule,
+    PseudoCounts,
+    Submodular,
+)
 from firstlight.intrinsic.mixer import Heads, RewardMixer, Term
+from firstlight.networks.encoders import MLP
 from firstlight.scripts.benchmarks.peer_process import displayed, peer_python, run_script
 from firstlight.scripts.benchmarks.results import append, commit, hardware
 from firstlight.scripts.errors import BadInputError, suggestion
@@ -82,6 +96,11 @@ _PAPER: dict[str, Any] = {
 _ALIKE: dict[str, Any] = {"network": "published", "embedding_dim": 128, "update_proportion": 1.0}
 _IMAGE: dict[str, Any] = {"keys": ["image"], **_ALIKE}
 
+_LIKE_PEER: dict[str, Any] = {
+    **{"keys": ["image"], "encoder": functools.partial(MLP, hidden=(256,), activation=nn.ReLU)},
+    **{"width": 128, "num_minibatches": 32, "num_epochs": 1, "update_proportion": 1.0},
+}
+
 ROWS: dict[str, Row] = {
     "rnd": Row("grid", lambda c: RND(c.obs_space)),
     "rnd_paper": Row("grid", lambda c: RND(c.obs_space, **_PAPER)),
@@ -114,7 +133,36 @@ ROWS: dict[str, Row] = {
         lambda c: RND(c.obs_space, hidden=128, num_minibatches=8, **_ALIKE),
         peer=("rnd", "256"),
     ),
-    "pseudo-counts of the peer": Row("grid", None, peer=("pseudo_counts", "256")),
+    # each with its default: ours as `intrinsic=[NAME]`, the peer's as it comes
+    "rnd, defaults": Row("grid", lambda c: RND(c.obs_space), peer=("rnd", "256")),
+    "icm, defaults": Row("grid", lambda c: ICM(c.obs_space, c.act_space), peer=("icm", "256")),
+    "disagreement, defaults": Row(
+        "grid", lambda c: Disagreement(c.obs_space, c.act_space), peer=("disagreement", "256")
+    ),
+    "re3, defaults": Row("grid", lambda c: RE3(c.obs_space), peer=("re3", "256")),
+    "ride, defaults": Row("grid", lambda c: RIDE(c.obs_space, c.act_space), peer=("ride", "256")),
+    "pseudo_counts, defaults": Row(
+        "grid", lambda c: PseudoCounts(c.obs_space, c.act_space), peer=("pseudo_counts", "256")
+    ),
+    "e3b, defaults": Row("grid", lambda c: E3B(c.obs_space, c.act_space), peer=("e3b", "256")),
+    "ngu, defaults": Row("grid", lambda c: NGU(c.obs_space, c.act_space)),  # the peer's crashes
+    # the peer's encoder (147 numbers, 256, 128), one pass in batches of 256
+    "icm, alike": Row(
+        "grid",
+        lambda c: ICM(c.obs_space, c.act_space, **_LIKE_PEER),
+        peer=("icm", "256"),
+    ),
+    "disagreement, alike": Row(
+        "grid",
+        lambda c: Disagreement(c.obs_space, c.act_space, **_LIKE_PEER),
+        peer=("disagreement", "256"),
+    ),
+    "ride, alike": Row(
+        "grid", lambda c: RIDE(c.obs_space, c.act_space, **_LIKE_PEER), peer=("ride", "256")
+    ),
+    "e3b, alike": Row(
+        "grid", lambda c: E3B(c.obs_space, c.act_space, **_LIKE_PEER), peer=("e3b", "256")
+    ),
 }
 
 

@@ -3,9 +3,10 @@
 Does not import firstlight. RLeXplore is `rllte.xplore` in the package rllte-core. Timed is
 ``compute(samples)`` with its default ``sync=True``, which does at once what we do in three places:
 it counts the observations into running moments, computes rewards, fits the networks in one pass of
-batches of `batch_size`, and scales the rewards. Pseudo-counts are computed in `watch`, so there its
-call for each step is timed too. Not timed are the constructor, which plays 2,560 steps to start the
-moments (here out of the rollout itself), the making of float tensors, and the first call.
+batches of `batch_size`, and scales the rewards. Some compute in `watch`, so there its call for each
+step is timed too. All other arguments are the defaults. Not timed are the constructor, which plays
+2,560 steps to start the moments (here out of the rollout itself), the making of float tensors, and
+the first call.
 """
 
 import json
@@ -15,10 +16,21 @@ import time
 import numpy as np
 import torch
 from gymnasium import spaces
-from rllte.xplore.reward import RND, PseudoCounts  # type: ignore[import-not-found]
+from rllte.xplore.reward import (  # type: ignore[import-not-found]
+    E3B,
+    ICM,
+    RE3,
+    RIDE,
+    RND,
+    Disagreement,
+    PseudoCounts,
+)
 
-METHODS = {"rnd": RND, "pseudo_counts": PseudoCounts}
-WATCHED = ("pseudo_counts",)
+METHODS = {
+    **{"rnd": RND, "pseudo_counts": PseudoCounts, "icm": ICM, "disagreement": Disagreement},
+    **{"re3": RE3, "ride": RIDE, "e3b": E3B},
+}
+WATCHED = ("pseudo_counts", "re3", "ride")
 
 
 class Replay:
@@ -48,7 +60,8 @@ def main(path: str, method: str, batch_size: int, seconds: float) -> None:
     for name in ("observations", "next_observations"):
         samples[name] = samples[name].float()
     replay = Replay(samples["observations"], int(file["num_actions"]))
-    module = METHODS[method](replay, batch_size=batch_size)
+    batches = {} if method == "re3" else {"batch_size": batch_size}  # it learns nothing
+    module = METHODS[method](replay, **batches)
     order = ("observations", "actions", "rewards", "terminateds", "truncateds", "next_observations")
     rows, calls, spent = samples["rewards"].numel(), -1, 0.0  # the first call is not counted
     while calls < 2 or spent < seconds:
