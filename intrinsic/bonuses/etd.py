@@ -152,8 +152,8 @@ class ETD(IntrinsicModule):
 
     @classmethod
     def default_term(cls) -> Term:
-        """Weight 0.1 in an episodic stream, scaled by `RecentScale`."""
-        return Term(weight=0.1, transform=RecentScale(), gamma=0.99, episodic=True)
+        """Weight 0.3 in an episodic stream, scaled by `RecentScale`."""
+        return Term(weight=0.3, transform=RecentScale(), gamma=0.99, episodic=True)
 
     def _loss(self, obs: Obs, goals: Obs) -> Tensor:
         """InfoNCE [] of observations [B, ...] and later ones [B, ...] of the same episodes."""
