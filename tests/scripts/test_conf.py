@@ -220,13 +220,17 @@ def test_every_environment_composes_and_opens(path):
     }
 
 
+OWN = ("lunarlander", "mountaincar_continuous")
+"""Experiments that need their own environment."""
+
+
 def environment(name: str) -> list[str]:
     """Overrides of an experiment that needs its own environment, for `run_twice`."""
     chosen = read(CONF / "experiment" / f"{name}.yaml")["defaults"]
     own = [f"env={part['override /env']}" for part in chosen if "override /env" in part]
     if name == "subrl_ant":
         own += ["+env.terminate_when_unhealthy=false"]  # a fall would cost a step, for the reset
-    return own if name.startswith("subrl_") or name == "lunarlander" else []
+    return own if name.startswith("subrl_") or name in OWN else []
 
 
 def run_twice(tmp_path: Path, *overrides: str) -> list[dict[str, Any]]:
