@@ -183,17 +183,20 @@ class ActorThread:
         return None
 
     def _may_begin(self) -> bool:
+        if self._asked and not self._waiting:
+            return True
         ahead = self.queue_size
         if self.when_full == "drop_oldest":
             ahead += _MOST_DROPPED * self.queue_size
-        return self._begun < self._taken + ahead + self._asked
+        return self._begun < self._taken + ahead
 
     def _put(self, collected: Collected) -> None:
         with self._changed:
             self._waiting.append(collected)
-            kept = [i for i, each in enumerate(self._waiting) if not each.dropped]
-            for i in kept[: -self.queue_size] if self.queue_size else ():
-                self._waiting[i] = dataclasses.replace(self._waiting[i], dropped=True)
+            if self.when_full == "drop_oldest":
+                kept = [i for i, each in enumerate(self._waiting) if not each.dropped]
+                for i in kept[: -self.queue_size]:
+                    self._waiting[i] = dataclasses.replace(self._waiting[i], dropped=True)
             self._changed.notify_all()
 
 

@@ -82,7 +82,7 @@ class APPO(PPO):
             raise ValueError(f"estimator is {estimator!r}, expected one of {choices}")
         if not 0 < c_bar <= rho_bar:
             raise ValueError(
-                f"c_bar is {c_bar} and rho_bar {rho_bar}, expected 0 < c_bar <= rho_bar"
+                f"c_bar is {c_bar} and rho_bar is {rho_bar}, expected 0 < c_bar <= rho_bar"
             )
         if max_lag is not None and max_lag < 0:
             raise ValueError(f"max_lag is {max_lag}, expected at least 0, or None")
