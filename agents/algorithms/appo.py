@@ -43,7 +43,8 @@ class APPO(PPO):
         policy, lr, lr_decay, num_epochs, minibatch_size, clip_range, clip_range_vf, entropy_coef,
             value_coef, max_grad_norm, normalize_advantage, advantage_floor, auxiliaries,
             sequence_length, burn_in, seed: see `PPO`.
-        adaptive_kl, target_kl: see `PPO`; the divergence that the update began with does not count.
+        adaptive_kl, target_kl: see `PPO`, of the divergence from the policy that acted, divided by
+            the number of updates that lie between: the lag, and this one.
         gae_lambda: lambda of both estimators.
 
     Raises:
@@ -109,7 +110,7 @@ class APPO(PPO):
         )
         self.estimator, self.rho_bar, self.c_bar = estimator, rho_bar, c_bar
         self.max_lag = max_lag
-        self._start_kl = 0.0  # between the policy that acted and the one that learns
+        self._updates = 1.0  # from the policy that acted to the one after the update
         self._start_metrics: dict[str, float] = {}
 
     def update(self, rollout: Rollout, rewards: Rewards, progress: float = 0.0) -> dict[str, float]:
@@ -121,7 +122,7 @@ class APPO(PPO):
         """
         valid = int(rollout.valid.sum())
         lag = torch.as_tensor(rollout.lag, dtype=torch.float32).mean().item()
-        self._start_kl, self._start_metrics = 0.0, {"train/lag": lag}
+        self._updates, self._start_metrics = 1 + lag, {"train/lag": lag}
         if valid:
             used = int(self._used(rollout).sum()) / valid
             self._start_metrics["train/used_share"] = used
@@ -135,10 +136,9 @@ class APPO(PPO):
         log_rho = log_prob - rollout.log_prob  # [T, N]
         used = log_rho[rollout.valid]
         if len(used):
-            self._start_kl = approx_kl(used).item()
             clipped = (used > torch.as_tensor(self.rho_bar).log()).float().mean().item()
             self._start_metrics |= {
-                "train/start_kl": self._start_kl,
+                "train/start_kl": approx_kl(used).item(),
                 "train/rho_clipped": clipped,
             }
         if self.estimator == "gae":
@@ -177,5 +177,5 @@ class APPO(PPO):
         return rollout.valid & fresh
 
     def _kl(self, logs: Sequence[Tensor]) -> float:
-        """Return the mean KL divergence of gradient steps, less that at the update's start."""
-        return max(super()._kl(logs) - self._start_kl, 0.0)
+        """Return the mean KL divergence of gradient steps per update since the policy acted."""
+        return super()._kl(logs) / self._updates

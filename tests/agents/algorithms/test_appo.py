@@ -136,16 +136,17 @@ def test_a_rollout_that_is_too_old_changes_nothing():
 
 
 @pytest.mark.parametrize("estimator", ["vtrace", "gae"])
-def test_the_divergence_before_an_update_does_not_lower_the_learning_rate(estimator):
+@pytest.mark.parametrize(("lag", "change"), [(0, -1), (3, 0), (29, 1)])
+def test_the_adaptive_learning_rate_follows_the_divergence_per_update(estimator, lag, change):
+    """The divergence from the policy that acted is 0.0167, and no update adds to it."""
     policy, rollout, rewards = collected()
-    rollout = dataclasses.replace(rollout, lag=1)
-    options = {"adaptive_kl": 1e-3, "lr": 1e-9, **SMALL}
-    learners = PPO(moved(policy), **options), APPO(moved(policy), estimator=estimator, **options)
-    for learner in learners:
-        learner.update(rollout, rewards)
-    metrics = [learner.update(rollout, rewards) for learner in learners]
-    assert metrics[1]["train/start_kl"] > 0.01
-    assert metrics[0]["train/lr"] < 1e-9 < metrics[1]["train/lr"]
+    rollout = dataclasses.replace(rollout, lag=lag)
+    options = {"adaptive_kl": 0.004, "lr": 1e-9, "max_lag": None, **SMALL}
+    learner = APPO(moved(policy), estimator=estimator, **options)
+    first = learner.update(rollout, rewards)
+    assert first["train/approx_kl"] == pytest.approx(0.0167, rel=0.2)
+    second = learner.update(rollout, rewards)
+    assert second["train/lr"] == pytest.approx(first["train/lr"] * 1.5**change)
 
 
 def test_the_loss_is_clipped_around_the_policy_that_acted():
