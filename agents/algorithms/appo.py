@@ -43,8 +43,10 @@ class APPO(PPO):
         policy, lr, lr_decay, num_epochs, minibatch_size, clip_range, clip_range_vf, entropy_coef,
             value_coef, max_grad_norm, normalize_advantage, advantage_floor, auxiliaries,
             sequence_length, burn_in, seed: see `PPO`.
-        adaptive_kl, target_kl: see `PPO`, of the divergence from the policy that acted, divided by
-            the number of updates that lie between: the lag, and this one.
+        adaptive_kl: see `PPO`, of the divergence of one update: from the policy that acted to the
+            one after the update, divided by the updates between (the lag, and this one), or to the
+            one before it, divided by the lag, whichever is larger.
+        target_kl: see `PPO`, of the former divergence.
         gae_lambda: lambda of both estimators.
 
     Raises:
@@ -68,7 +70,7 @@ class APPO(PPO):
         gae_lambda: float = 0.95,
         clip_range: float = 0.2,
         clip_range_vf: float | None = None,
-        entropy_coef: float | Schedule = 0.01,
+        entropy_coef: float | Schedule | None = None,
         value_coef: float = 0.5,
         max_grad_norm: float = 0.5,
         normalize_advantage: bool = True,
@@ -110,7 +112,8 @@ class APPO(PPO):
         )
         self.estimator, self.rho_bar, self.c_bar = estimator, rho_bar, c_bar
         self.max_lag = max_lag
-        self._updates = 1.0  # from the policy that acted to the one after the update
+        self._lag = 0.0  # mean of the rollout
+        self._start_kl = 0.0  # from the policy that acted to the one that learns
         self._start_metrics: dict[str, float] = {}
 
     def update(self, rollout: Rollout, rewards: Rewards, progress: float = 0.0) -> dict[str, float]:
@@ -122,7 +125,7 @@ class APPO(PPO):
         """
         valid = int(rollout.valid.sum())
         lag = torch.as_tensor(rollout.lag, dtype=torch.float32).mean().item()
-        self._updates, self._start_metrics = 1 + lag, {"train/lag": lag}
+        self._lag, self._start_kl, self._start_metrics = lag, 0.0, {"train/lag": lag}
         if valid:
             used = int(self._used(rollout).sum()) / valid
             self._start_metrics["train/used_share"] = used
@@ -136,9 +139,10 @@ class APPO(PPO):
         log_rho = log_prob - rollout.log_prob  # [T, N]
         used = log_rho[rollout.valid]
         if len(used):
+            self._start_kl = approx_kl(used).item()
             clipped = (used > torch.as_tensor(self.rho_bar).log()).float().mean().item()
             self._start_metrics |= {
-                "train/start_kl": approx_kl(used).item(),
+                "train/start_kl": self._start_kl,
                 "train/rho_clipped": clipped,
             }
         if self.estimator == "gae":
@@ -178,4 +182,13 @@ class APPO(PPO):
 
     def _kl(self, logs: Sequence[Tensor]) -> float:
         """Return the mean KL divergence of gradient steps per update since the policy acted."""
-        return super()._kl(logs) / self._updates
+        return super()._kl(logs) / (1 + self._lag)
+
+    def _adapt_lr(self, kl: float, wanted: float) -> None:
+        """Adapt the learning rate to the divergence of an update, see `adaptive_kl`.
+
+        An update on rollouts that lag may undo what the one before did, which ends near the policy
+        that acted however far both went.
+        """
+        before = self._start_kl / self._lag if self._lag else 0.0
+        super()._adapt_lr(max(kl, before), wanted)
