@@ -117,4 +117,4 @@ def test_schedules_are_measured_in_turn_and_compared_with_the_first(monkeypatch)
         for ratio, own, other in zip(
             line["ratio"], line["steps_per_second"], lines["ppo"]["steps_per_second"], strict=True
         ):
-            assert ratio == pytest.approx(own / other, abs=0.02)
+            assert ratio == pytest.approx(own / other, rel=0.05)  # of rounded numbers
