@@ -7,8 +7,10 @@ if __name__ != "firstlight.agents":
     )
 
 from firstlight.agents.agent import Agent, load
+from firstlight.agents.algorithms.appo import APPO
 from firstlight.agents.algorithms.ppo import PPO
 from firstlight.agents.algorithms.subpo import SubPO
+from firstlight.agents.async_trainer import AsyncTrainer
 from firstlight.agents.diagnostics.pictures import HeatMaps
 from firstlight.agents.diagnostics.reward_video import record_rewards
 from firstlight.agents.diagnostics.run_diagnostics import run_diagnostics
@@ -33,12 +35,14 @@ from firstlight.networks.encoders import (
 from firstlight.networks.spec import rebuildable
 
 __all__ = [
+    "APPO",
     "GRU",
     "LSTM",
     "MLP",
     "PPO",
     "ActorCritic",
     "Agent",
+    "AsyncTrainer",
     "Auxiliary",
     "Evaluate",
     "Grid",

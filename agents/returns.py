@@ -16,13 +16,17 @@ from torch import Tensor
 
 from firstlight.envs.types import Rollout
 
+_LOG_MAX = 80.0  # of probability ratios in float32
+
 
 class VTrace(NamedTuple):
     """Value targets and advantages of V-trace.
 
     Args:
         value_target: [T, N, K] the corrected values v_s.
-        advantage: [T, N, K] clipped rho times the one-step error against v_{s+1}.
+        advantage: [T, N, K] of the action taken, ``r + discount * (V' + lam * (v' - V')) - V`` with
+            the successor's value V' and target v'. It has no factor rho of its own step: a loss
+            that holds the probability ratio brings it in, and any other multiplies by clipped rho.
     """
 
     value_target: Tensor
@@ -67,28 +71,38 @@ def vtrace(
     discount: Tensor,
     carry: Tensor,
     valid: Tensor,
+    lam: float = 1.0,
     *,
     rho_bar: float = 1.0,
     c_bar: float = 1.0,
 ) -> VTrace:
-    """Compute V-trace targets and advantages (Espeholt et al. 2018, eq. 1 and §4.2).
+    """Compute V-trace targets and advantages (Espeholt et al. 2018, eq. 1, remark 2 and §4.2).
+
+    ``v_s = V_s + rho_s * delta_s + discount_s * c_s * carry_s * (v_{s+1} - V_{s+1})``
+    with ``rho = min(rho_bar, pi/mu)`` and ``c = lam * min(c_bar, pi/mu)``. Where pi = mu and both
+    bounds are 1, the targets are lambda-returns, and ``v_s - V_s`` and the advantages are those of
+    `gae`.
 
     Args:
         log_rho: [T, N] log of the target policy's over the behaviour policy's probability.
         reward: [T, N, K].
         value: [T, N, K].
-        next_value: [T, N, K].
+        next_value: [T, N, K] value of the true successor, see `successor_values`.
         discount: [T, N, K].
         carry: [T, N, K].
         valid: [T, N] bool.
+        lam: lambda, the decay of the traces.
         rho_bar: clip of the fixed point's weights.
         c_bar: clip of the traces.
+
+    Returns:
+        Targets and advantages; those of invalid rows are the next row's.
     """
     arrays = _arrays(reward, value, next_value, discount, carry)
-    rho = np.exp(log_rho.detach().cpu().numpy())
-    target, advantage = _vtrace_kernel(
-        valid.cpu().numpy(), np.minimum(rho, rho_bar), np.minimum(rho, c_bar), *arrays
-    )
+    log_ratio = log_rho.detach().clamp(max=_LOG_MAX).cpu().numpy()  # exp without overflow
+    rho = np.exp(log_ratio).astype(np.float32)
+    weights = np.minimum(rho, np.float32(rho_bar)), np.minimum(rho, np.float32(c_bar))
+    target, advantage = _vtrace_kernel(valid.cpu().numpy(), np.float32(lam), *weights, *arrays)
     device = reward.device
     return VTrace(torch.from_numpy(target).to(device), torch.from_numpy(advantage).to(device))
 
@@ -131,7 +145,7 @@ def _arrays(*tensors: Tensor) -> list[np.ndarray]:
     return [np.ascontiguousarray(tensor.detach().cpu().numpy()) for tensor in tensors]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _gae_kernel(valid, lam, reward, value, next_value, discount, carry):
     T, N, K = reward.shape
     advantage = np.zeros((T, N, K), np.float32)
@@ -147,8 +161,8 @@ def _gae_kernel(valid, lam, reward, value, next_value, discount, carry):
     return advantage
 
 
-@numba.njit(cache=True)
-def _vtrace_kernel(valid, rho, c, reward, value, next_value, discount, carry):
+@numba.njit(cache=True, nogil=True)
+def _vtrace_kernel(valid, lam, rho, c, reward, value, next_value, discount, carry):
     T, N, K = reward.shape
     target, advantage = np.zeros((T, N, K), np.float32), np.zeros((T, N, K), np.float32)
     for n in range(N):
@@ -157,9 +171,9 @@ def _vtrace_kernel(valid, rho, c, reward, value, next_value, discount, carry):
             for t in range(T - 1, -1, -1):
                 if valid[t, n]:
                     d, v = discount[t, n, k], value[t, n, k]
-                    onward = d * carry[t, n, k] * later
+                    onward = d * lam * carry[t, n, k] * later
                     one_step = reward[t, n, k] + d * next_value[t, n, k] - v
-                    advantage[t, n, k] = rho[t, n] * (one_step + onward)
+                    advantage[t, n, k] = one_step + onward
                     later = rho[t, n] * one_step + c[t, n] * onward
                     target[t, n, k] = v + later
                 elif t + 1 < T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 MISSION_BYTES = 96
+_INTERN = threading.Lock()  # environments of one table may be stepped in two threads
 TEXT_BYTES = 512
 """Most bytes of a text in an observation; what is beyond is cut off."""
 
@@ -78,8 +80,10 @@ class TextTable:
     def intern(self, text: str) -> int:
         """Return the id of `text`, a new one if it has none yet."""
         if text not in self._ids:
-            self._ids[text] = len(self._texts)
-            self._texts.append(text)
+            with _INTERN:
+                if text not in self._ids:
+                    self._texts.append(text)
+                    self._ids[text] = len(self._texts) - 1
         return self._ids[text]
 
     def text(self, text_id: int) -> str:

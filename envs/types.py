@@ -124,6 +124,8 @@ class Rollout:
         state: [N, ...] recurrent state before ``obs[0]``.
         env_ids: [N] int64, the environment of each column; the key of per-environment memories.
         version: version of the policy that acted.
+        lag: by how many versions the policy that learns is newer, an int or [N] int64 of each
+            column; set by the trainer.
         crashed: [T, N] bool, rows that count as truncated only because their environment crashed
             after them (episode statistics leave those out); None if none did.
         states: [T, N, ...] recurrent state before each step, cleared nowhere; None unless
@@ -150,6 +152,7 @@ class Rollout:
     version: int = 0
     crashed: Tensor | None = None
     states: State | None = None
+    lag: int | Tensor = 0
 
     @property
     def num_steps(self) -> int:

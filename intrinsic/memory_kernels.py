@@ -15,7 +15,7 @@ _SHIFT = np.uint64(32)
 _SPREAD = np.int64(0x9E3779B1)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def hash_words(words, out):
     """Hash each row of `words` [R, W] uint64 into `out` [R] uint64."""
     for row in range(words.shape[0]):
@@ -27,7 +27,7 @@ def hash_words(words, out):
         out[row] = h ^ (h >> _SHIFT)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _find(table_keys, table_owners, table_counts, key, owner, slot):
     """First slot, from `slot` on, that holds this key of this owner or is empty."""
     mask = len(table_keys) - 1
@@ -36,13 +36,13 @@ def _find(table_keys, table_owners, table_counts, key, owner, slot):
     return slot
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _home(table_keys, key, owner):
     """First slot to search for this key of this owner."""
     return (key ^ (owner * _SPREAD)) & (len(table_keys) - 1)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def count_visits(table_keys, table_owners, table_counts, keys, owners, valid, out):
     """Count `keys` step by step; all columns of a step read the table before any is added.
 
@@ -80,7 +80,7 @@ def count_visits(table_keys, table_owners, table_counts, keys, owners, valid, ou
     return filled
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def look_up_counts(table_keys, table_owners, table_counts, keys, owner, out):
     """Set `out` [R] int64 to the counts of `keys` [R] int64 of one owner; 0 for unknown ones."""
     for i in range(len(keys)):
@@ -88,7 +88,7 @@ def look_up_counts(table_keys, table_owners, table_counts, keys, owner, out):
         out[i] = table_counts[_find(table_keys, table_owners, table_counts, keys[i], owner, slot)]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def move_entries(keys, owners, counts, new_keys, new_owners, new_counts):
     """Insert entries [R] of distinct (key, owner) into an empty table [C]; all int64."""
     for i in range(len(keys)):

@@ -32,6 +32,9 @@ USAGE = """firstlight-bench measures, and appends what it measured to docs/resul
       environment steps of NetHack against Gymnasium's AsyncVectorEnv
   firstlight-bench worlds [rounds=3]
       environment steps of the worlds of our own
+  firstlight-bench schedules [rounds=3] [steps=250000]
+      training steps per second of PPO, of PPO that collects in a thread, and of APPO,
+      alternating
   firstlight-bench learning TABLE [budget=90m] [only=PART_OF_A_NAME]
       run the cells of a learning table that are still missing, one line each
   firstlight-bench report
@@ -47,6 +50,7 @@ MEASUREMENTS = {
     "modules": "modules",
     "pools": "pools",
     "worlds": "world_speed",
+    "schedules": "schedules",
 }
 """Command to the module in ``scripts/benchmarks`` with its `measure`."""
 

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from gymnasium import spaces
@@ -45,6 +45,20 @@ _Loss = Callable[[Batch], tuple[Tensor, Tensor]]
 """Computes the scalar to minimise and a vector of logs for a batch."""
 
 log = logging.getLogger(__name__)
+
+
+class Estimates(NamedTuple):
+    """What a rollout says about values, all [T, N, K] in units of the rewards.
+
+    Args:
+        value: predicted at each step.
+        target: for the values to learn.
+        advantage: of the action taken.
+    """
+
+    value: Tensor
+    target: Tensor
+    advantage: Tensor
 
 
 class PPO(Learner):
@@ -145,17 +159,19 @@ class PPO(Learner):
             NonFiniteError: for a loss or a gradient that is not finite. The weights are unusable
                 then; a trainer restores the previous ones.
         """
-        lr = resolve_schedule(self.lr, progress) * self._lr_factor
-        if self.lr_decay == "linear":
-            lr *= 1 - progress
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         entropy_coef = resolve_schedule(self.entropy_coef, progress)
         self.auxiliaries.to(self._parameters[0].device)
         self.auxiliaries.observe(rollout, progress)
         batch = self._batch(rollout, rewards)
-        if int(batch.valid.sum()) < 2:
-            return {}  # every environment only reset itself
+        used = int(batch.valid.sum())
+        if used < 2:
+            return {}  # every environment only reset itself, or all rows are left out
+        lr = resolve_schedule(self.lr, progress) * self._lr_factor
+        if self.lr_decay == "linear":
+            lr *= 1 - progress
+        lr *= used / int(rollout.valid.sum())  # less for a rollout of which rows are left out
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
         live = (rewards.weight != 0).float()
         floor = self.advantage_floor and self.advantage_floor * self._advantage_scale(rewards)
         logs: list[Tensor] = []
@@ -166,10 +182,10 @@ class PPO(Learner):
                 if rollout.state and int(part.valid.sum()) < 2:
                     continue  # of sequences of crashed environments
                 logs.append(self._step(part, live, entropy_coef, floor))
-            if self.target_kl is not None and _mean_kl(logs[before:]) > self.target_kl:
+            if self.target_kl is not None and self._kl(logs[before:]) > self.target_kl:
                 break
         if self.adaptive_kl is not None:
-            self._adapt_lr(_mean_kl(logs[before:]), self.adaptive_kl)
+            self._adapt_lr(self._kl(logs[before:]), self.adaptive_kl)
         auxiliary_logs = [
             self._descend(part, partial(self._auxiliary_loss, auxiliary))
             for auxiliary, part in self.auxiliaries.batches()
@@ -239,6 +255,10 @@ class PPO(Learner):
         self.generator.set_state(state["generator"])
         self._passes = state.get("passes", 1)
         self._lr_factor = state.get("lr_factor", 1.0)
+
+    def _kl(self, logs: Sequence[Tensor]) -> float:
+        """Return the mean approximate KL divergence of gradient steps with these logs."""
+        return torch.stack([*logs])[:, _LOGS.index("approx_kl")].mean().item()
 
     def _adapt_lr(self, kl: float, wanted: float) -> None:
         """Adapt the learning rate of the next update to the last epoch's mean KL divergence."""
@@ -343,21 +363,8 @@ class PPO(Learner):
         T = rollout.num_steps
         if rollout.state:
             self.check_sizes(T, rollout.num_envs)
-        value = rollout.value[:-1]
-        next_value = successor_values(
-            rollout, rollout.value, final_value(self.policy, rollout), rewards.carry
-        )
-        advantages = gae(
-            rewards.reward,
-            value,
-            next_value,
-            rewards.discount,
-            rewards.carry,
-            rollout.valid,
-            self.gae_lambda,
-        )  # [T, N, K]
+        value, target, advantages = self._estimate(rollout, rewards)  # [T, N, K]
         advantage = rewards.advantage(advantages, rollout.valid)  # [T, N, K] -> [T, N]
-        target = advantages + value
         self.policy.observe_returns(rewards.reward[rollout.valid], target[rollout.valid])
         past = map_obs(lambda field: field[:T], rollout.obs)
         forward = partial(self.policy, past, rollout.state, rollout.is_first[:T])
@@ -378,13 +385,34 @@ class PPO(Learner):
             value=rows(value),
             advantage=rows(advantage),
             target=rows(target),
-            valid=rows(rollout.valid),
+            valid=rows(self._used(rollout)),
             rows=rows(torch.arange(rollout.valid.numel(), device=rollout.device).view(T, -1)),
         )
         if not rollout.state or self.sequence_length is None:
             return batch
         assert rollout.states is not None, "the rollout has no states: Runner(keep_states=True)"
         return cut_sequences(batch, rollout.states, self.sequence_length, self.burn_in)
+
+    def _estimate(self, rollout: Rollout, rewards: Rewards) -> Estimates:
+        """Estimate advantages by `gae`, from the values of the policy that acted."""
+        value = rollout.value[:-1]
+        next_value = successor_values(
+            rollout, rollout.value, final_value(self.policy, rollout), rewards.carry
+        )
+        advantages = gae(
+            rewards.reward,
+            value,
+            next_value,
+            rewards.discount,
+            rewards.carry,
+            rollout.valid,
+            self.gae_lambda,
+        )
+        return Estimates(value, advantages + value, advantages)
+
+    def _used(self, rollout: Rollout) -> Tensor:
+        """Return which rows [T, N] enter the loss: the valid ones."""
+        return rollout.valid
 
 
 def _valid_rows(batch: Batch) -> Callable[[Tensor], Tensor]:
@@ -395,11 +423,6 @@ def _valid_rows(batch: Batch) -> Callable[[Tensor], Tensor]:
     if len(batch.valid) == 1:
         return lambda field: field.flatten(0, 1)
     return lambda field: field[batch.valid]
-
-
-def _mean_kl(logs: Sequence[Tensor]) -> float:
-    """Return the mean approximate KL divergence of gradient steps with these logs."""
-    return torch.stack([*logs])[:, _LOGS.index("approx_kl")].mean().item()
 
 
 def _check_logs(table: Tensor, names: Sequence[str] = _LOGS) -> None:

@@ -27,7 +27,15 @@ class RolloutCollector:
         Raises:
             NonFiniteError: for an observation or a reward that is not finite.
         """
-        rollout = check(self.runner.collect(actor, num_steps))
+        return self.receive(self.runner.collect(actor, num_steps))
+
+    def receive(self, rollout: Rollout) -> Rollout:
+        """Check and count a rollout of the runner; return it on the runner's device.
+
+        Raises:
+            NonFiniteError: for an observation or a reward that is not finite.
+        """
+        rollout = check(rollout)
         self.session.record(rollout)
         if self.session.barrier and self.session.checkpoint_is_due():
             rollout = self.runner.cut(rollout)

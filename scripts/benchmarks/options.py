@@ -50,6 +50,7 @@ OPTIONS: dict[str, dict[str, Parser]] = {
     "modules": {"rounds": positive_integer, "peers": nonempty, "only": nonempty},
     "pools": {"rounds": positive_integer},
     "worlds": {"rounds": positive_integer},
+    "schedules": {"rounds": positive_integer, "steps": positive_integer},
     "learning": {"budget": seconds, "only": nonempty},
     "report": {},
 }

@@ -57,35 +57,88 @@ def test_gae_with_lambda_one_is_the_discounted_return_minus_the_value():
     assert advantage[0, 0, 0].item() == pytest.approx(first, rel=1e-6)
 
 
-def test_vtrace_on_policy_equals_lambda_one_returns():
+@pytest.mark.parametrize("lam", [0.0, 0.7, 0.95, 1.0])
+def test_vtrace_on_policy_equals_gae(lam):
     reward, value, next_value, discount, carry, valid = random_inputs(7)
     on_policy = torch.zeros(reward.shape[:2])
-    # lambda returns need consecutive values: the successor's value is the next row's
-    next_value = torch.cat([value[1:], next_value[-1:]])
-    valid = torch.ones_like(valid)
-    traced = vtrace(on_policy, reward, value, next_value, discount, carry, valid)
-    expected = gae(reward, value, next_value, discount, carry, valid, 1.0)
-    torch.testing.assert_close(traced.value_target - value, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(traced.advantage, expected, atol=1e-5, rtol=1e-5)
+    traced = vtrace(on_policy, reward, value, next_value, discount, carry, valid, lam)
+    expected = gae(reward, value, next_value, discount, carry, valid, lam)
+    assert (traced.value_target - value - expected)[valid].abs().max() < 1e-6
+    assert (traced.advantage - expected)[valid].abs().max() < 1e-6
 
 
-def test_vtrace_equals_its_definition():
-    """Equation 1 of Espeholt et al. 2018 summed term by term, without the recursion."""
-    reward, value, _, discount, carry, _ = random_inputs(3, T=6, N=2, K=1)
-    next_value = torch.cat([value[1:], torch.randn(1, 2, 1)])
-    valid = torch.ones(6, 2, dtype=torch.bool)
-    log_rho = torch.randn(6, 2)
-    got = vtrace(log_rho, reward, value, next_value, discount, carry, valid, rho_bar=1.2, c_bar=0.9)
-    rho, c = log_rho.exp().clamp(max=1.2), log_rho.exp().clamp(max=0.9)
-    for n in range(2):
-        for s in range(6):
-            total, factor = value[s, n, 0].item(), 1.0
-            for t in range(s, 6):
-                d = discount[t, n, 0].item()
-                delta = reward[t, n, 0] + d * next_value[t, n, 0] - value[t, n, 0]
-                total += factor * (rho[t, n] * delta).item()
-                factor *= d * c[t, n].item() * carry[t, n, 0].item()
-            assert got.value_target[s, n, 0].item() == pytest.approx(total, abs=1e-5)
+def lambda_return(t, reward, value, next_value, discount, carry, lam):
+    """Mix the n-step returns of one environment and stream [T] from step t, by their definition."""
+    returns, ahead, factor = [], 0.0, 1.0
+    for s in range(t, len(reward)):
+        ahead += factor * reward[s]
+        factor *= discount[s]
+        returns.append(ahead + factor * next_value[s])
+        if not carry[s]:
+            break
+    weights = [(1 - lam) * lam**n for n in range(len(returns) - 1)] + [lam ** (len(returns) - 1)]
+    return sum(weight * ret for weight, ret in zip(weights, returns, strict=True))
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
+def test_targets_of_vtrace_on_policy_are_lambda_returns(lam):
+    reward, value, next_value, discount, carry, valid = random_inputs(5, T=8, N=3)
+    # the successor's value is the next row's, except where a stream ends
+    next_value[:-1] = torch.where(carry[:-1] > 0, value[1:], next_value[:-1])
+    fields = (reward, value, next_value, discount, carry)
+    traced = vtrace(torch.zeros(8, 3), *fields, torch.ones_like(valid), lam)
+    for t, n, k in np.ndindex(8, 3, 2):
+        wanted = lambda_return(t, *(field[:, n, k].tolist() for field in fields), lam)
+        assert traced.value_target[t, n, k].item() == pytest.approx(wanted, abs=1e-6, rel=1e-6)
+
+
+def naive_vtrace(log_rho, reward, value, next_value, discount, carry, valid, lam, rho_bar, c_bar):
+    """Equation 1 of Espeholt et al. 2018 with the traces of its remark 2, summed term by term."""
+    rho = log_rho.double().exp()
+
+    def correction(s, n, k):
+        """Return v_s - V_s of the first valid row from s on."""
+        total, factor = 0.0, 1.0
+        for t in range(s, len(reward)):
+            if valid[t, n]:
+                d = float(discount[t, n, k])
+                delta = float(reward[t, n, k] + d * next_value[t, n, k] - value[t, n, k])
+                total += factor * min(rho_bar, float(rho[t, n])) * delta
+                factor *= d * float(carry[t, n, k]) * lam * min(c_bar, float(rho[t, n]))
+        return total
+
+    target, advantage = np.zeros((2, *reward.shape))
+    for s, n, k in np.ndindex(*reward.shape):
+        if valid[s, n]:
+            d = float(discount[s, n, k])
+            target[s, n, k] = float(value[s, n, k]) + correction(s, n, k)
+            onward = lam * float(carry[s, n, k]) * correction(s + 1, n, k)
+            error = float(reward[s, n, k] - value[s, n, k])
+            advantage[s, n, k] = error + d * (float(next_value[s, n, k]) + onward)
+    return target, advantage
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.9, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_vtrace_equals_its_definition(seed, lam):
+    """With terminations, truncations, streams that continue across ends, and invalid rows."""
+    inputs = random_inputs(seed, T=9, N=3)
+    valid = inputs[-1]
+    log_rho = torch.randn(9, 3, generator=torch.Generator().manual_seed(seed))
+    got = vtrace(log_rho, *inputs, lam, rho_bar=1.2, c_bar=0.9)
+    target, advantage = naive_vtrace(log_rho, *inputs, lam, rho_bar=1.2, c_bar=0.9)
+    np.testing.assert_allclose(got.value_target[valid], target[valid], atol=2e-5)
+    np.testing.assert_allclose(got.advantage[valid], advantage[valid], atol=2e-5)
+
+
+def test_vtrace_bears_ratios_of_any_size():
+    reward, value, next_value, discount, carry, valid = random_inputs(1, T=4)
+    for log_ratio in (500.0, -500.0):
+        traced = vtrace(
+            torch.full((4, 5), log_ratio), reward, value, next_value, discount, carry, valid, 0.95
+        )
+        assert torch.isfinite(traced.value_target).all()
+        assert torch.isfinite(traced.advantage).all()
 
 
 def test_invalid_rows_take_the_value_of_the_row_after():

@@ -5,7 +5,14 @@ import itertools
 import pytest
 
 from firstlight.envs.vector.envpool import EnvPoolVec
-from firstlight.scripts.benchmarks import adapter_overhead, pools, results, stages, world_speed
+from firstlight.scripts.benchmarks import (
+    adapter_overhead,
+    pools,
+    results,
+    schedules,
+    stages,
+    world_speed,
+)
 
 TASK = "MiniGrid-Empty-5x5-v0"
 TINY = stages.configured(
@@ -94,3 +101,20 @@ def test_worlds_are_measured_in_turn(monkeypatch):
         assert len(line["steps_per_second"]) == len(line["per_processor_second"]) == 2
         assert min(line["steps_per_second"]) > 0
         assert line["num_envs"] == 64
+
+
+def test_schedules_are_measured_in_turn_and_compared_with_the_first(monkeypatch):
+    monkeypatch.setattr(schedules, "ENVIRONMENTS", ("chain",))
+    small = ["env.num_envs=4", "trainer.num_steps=8", "learner.minibatch_size=16"]
+    chosen = {name: [*overrides, *small] for name, overrides in schedules.SCHEDULES.items()}
+    monkeypatch.setattr(schedules, "SCHEDULES", chosen)
+    schedules.measure(rounds=2, steps=64)
+    lines = {line["row"]: line for line in results.read("schedules")}
+    assert lines.keys() == chosen.keys()
+    assert lines["ppo"]["ratio"] == [1, 1]
+    for line in lines.values():
+        assert min(line["steps_per_second"] + line["per_processor_second"]) > 0
+        for ratio, own, other in zip(
+            line["ratio"], line["steps_per_second"], lines["ppo"]["steps_per_second"], strict=True
+        ):
+            assert ratio == pytest.approx(own / other, rel=0.05)  # of rounded numbers
