@@ -181,5 +181,5 @@ def test_settings():
     with pytest.raises(ValueError, match="width is 7, expected an even number"):
         make(width=7)
     term = ETD.default_term()
-    assert (term.weight, term.gamma, term.episodic) == (0.1, 0.99, True)
+    assert (term.weight, term.gamma, term.episodic) == (0.3, 0.99, True)
     assert isinstance(term.transform, RecentScale)
