@@ -98,6 +98,7 @@ def make_policy(vec, seed=0, num_streams=2):
     encoder = MLP(vec.obs_space, hidden=(16,))
     policy = ActorCritic(vec.obs_space, vec.act_space, encoder=encoder, num_streams=num_streams)
     torch.nn.init.normal_(policy.policy_head.weight)  # so that observations matter
+    torch.nn.init.normal_(policy.value_head.weight)
     return policy
 
 

@@ -48,7 +48,8 @@ def test_a_source_of_weight_zero_does_not_change_an_update(make):
     policy = make_policy(vec, K)
     rollout = envs.Runner(vec).collect(policy, 32)
     alone = make_policy(vec)
-    first = {k: v[:1] if k.startswith("value_head") else v for k, v in policy.state_dict().items()}
+    streams = ("value_head", "returns")
+    first = {k: v[:1] if k.startswith(streams) else v for k, v in policy.state_dict().items()}
     alone.load_state_dict(first)
     before = copy.deepcopy(policy.value_head.weight)
     rewards = mixer(rollout, {})
