@@ -68,7 +68,7 @@ class ActorThread:
         runner: used by the thread alone between `start` and `stop`.
         policy: copied.
         num_steps: `T` of a rollout.
-        queue_size: number of rollouts that may be ahead of the one that is learnt from.
+        queue_size: number of rollouts that may be ahead of the rollout being learnt from.
         when_full: "wait" or "drop_oldest".
     """
 

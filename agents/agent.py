@@ -90,8 +90,8 @@ class Agent:
         Args:
             obs: an array, or a (nested) dict of arrays, each of its shape in `obs_space`, or all
                 with an additional first axis N. A text is a str, or N of them. Fields that the
-                policy does not use are ignored; one that a reward module added in training may be
-                missing, see `OptionalBox`.
+                policy does not use are ignored; fields that a reward module added in training may
+                be missing, see `OptionalBox`.
             state: returned by the last call; None when an episode begins.
             deterministic: take the most likely action instead of a sampled one.
             is_first: [N] bool, which of N observations begin an episode; default all without a

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,8 +11,7 @@ import torch
 
 from firstlight.agents.actor_thread import ActorThread, WhenFull
 from firstlight.agents.learner import Learner
-from firstlight.agents.session.iteration_data import IterationData, Metrics
-from firstlight.agents.session.run_session import Callback
+from firstlight.agents.session.iteration_data import Metrics
 from firstlight.agents.trainer import Trainer
 from firstlight.envs.vec import VecEnv
 from firstlight.intrinsic.base import IntrinsicModule
@@ -26,11 +25,12 @@ class AsyncTrainer(Trainer):
     which they were collected, so episodic memories, visit tables and statistics are those of one
     sequence of steps. Checkpoints are those of `Trainer`: they hold the environments as they were
     after the last rollout that was learnt from, and a resumed run collects again what came after.
+    The thread has ended when `run` returns.
 
     Args:
         vec, learner, modules, mixer, num_steps, seed, device, run_dir, resume, checkpoint_every,
             stall_after: see `Trainer`.
-        queue_size: number of rollouts that may be ahead of the one that is learnt from. A rollout
+        queue_size: number of rollouts that may be ahead of the rollout being learnt from. A rollout
             is at most so many updates old ("wait"). With 0 the threads alternate, and training is
             that of `Trainer`, bit for bit.
         when_full: what happens once so many are ahead. "wait": the next rollout begins later, with
@@ -90,16 +90,11 @@ class AsyncTrainer(Trainer):
         )
         self.actor = ActorThread(self.runner, self.policy, self.num_steps, queue_size, when_full)
 
-    def run(self, total_steps: int, callbacks: Iterable[Callback] = ()) -> None:
-        """Train until `total_steps`, see `Trainer.run`; the thread has ended when this returns."""
-        with self.session.open(total_steps, callbacks):
-            try:
-                while self.session.is_running():
-                    with self.session.iteration() as metrics:
-                        left = self.module_group.warmup_left
-                        metrics |= self.warm_up(left) if left else self.iterate(total_steps)
-            finally:
-                self.actor.stop()
+    def _run_iterations(self, total_steps: int) -> None:
+        try:
+            super()._run_iterations(total_steps)
+        finally:
+            self.actor.stop()
 
     def iterate(self, total_steps: int) -> Metrics:
         """Take the next rollout, reward it and learn from it once. Returns scalars to log."""
@@ -110,24 +105,17 @@ class AsyncTrainer(Trainer):
         self._environments = collected.environments
         lag = self.version - collected.rollout.version
         rollout = self.collector.receive(dataclasses.replace(collected.rollout, lag=lag))
-        with session.stage("intrinsic"):
-            progress = min(session.steps / total_steps, 1.0)
-            bonus = self.module_group.compute(rollout, progress)
-            rewards = self.mixer(rollout, bonus, progress)
-            session.data = IterationData(rollout, bonus, rewards, progress)
+        data = self._reward(rollout, total_steps)
         metrics: Metrics = {"train/lag": float(lag), "perf/collect_seconds": collected.seconds}
         if collected.dropped:
             metrics["train/dropped_rollouts"] = 1.0
         else:
             with session.stage("learn"), self.rollback():
-                metrics |= self.learner.update(rollout, rewards, progress)
+                metrics |= self.learner.update(rollout, data.rewards, data.progress)
             self.version += 1
         self.policy.observe(rollout)
         self.actor.publish(self.policy, self.version)
-        with session.stage("module_update"):
-            metrics |= self.mixer.update(rollout, rewards)
-            metrics |= self.module_group.update(rollout, bonus, session.steps)
-        return metrics
+        return metrics | self._update_rewards(data)
 
     def _start_actor(self) -> None:
         """Start the thread if it does not run, with environments where learning stands."""
@@ -151,6 +139,6 @@ class AsyncTrainer(Trainer):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> torch.Tensor:
-        """Restore such a state, or one of `Trainer`; see `Trainer.load_state_dict`."""
+        """Restore what `state_dict` of this class or of `Trainer` returned, as `Trainer` does."""
         self._environments = None
         return super().load_state_dict(state)

@@ -15,6 +15,7 @@ from firstlight.agents.session.iteration_data import IterationData, Metrics
 from firstlight.agents.session.module_group import ModuleGroup
 from firstlight.agents.session.run_session import Callback, RunSession
 from firstlight.envs.runner import RandomActor, Runner
+from firstlight.envs.types import Rollout
 from firstlight.envs.vec import VecEnv
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.mixer import RewardMixer
@@ -74,10 +75,13 @@ class Trainer:
     def run(self, total_steps: int, callbacks: Iterable[Callback] = ()) -> None:
         """Train until `total_steps` environment steps since the run began (`RunSession.open`)."""
         with self.session.open(total_steps, callbacks):
-            while self.session.is_running():
-                with self.session.iteration() as metrics:
-                    left = self.module_group.warmup_left
-                    metrics |= self.warm_up(left) if left else self.iterate(total_steps)
+            self._run_iterations(total_steps)
+
+    def _run_iterations(self, total_steps: int) -> None:
+        while self.session.is_running():
+            with self.session.iteration() as metrics:
+                left = self.module_group.warmup_left
+                metrics |= self.warm_up(left) if left else self.iterate(total_steps)
 
     def warm_up(self, steps_left: int) -> Metrics:
         """Collect a rollout of a random agent and show it to the modules that need one."""
@@ -94,18 +98,27 @@ class Trainer:
         session = self.session
         with session.stage("collect"):
             rollout = self.collector.collect(self.policy, self.num_steps)
+        data = self._reward(rollout, total_steps)
+        with session.stage("learn"), self.rollback():
+            metrics = self.learner.update(rollout, data.rewards, data.progress)
+        self.policy.observe(rollout)  # now: the update needs the statistics that chose the actions
+        return metrics | self._update_rewards(data)
+
+    def _reward(self, rollout: Rollout, total_steps: int) -> IterationData:
+        """Compute the bonuses of a rollout and mix its rewards."""
+        session = self.session
         with session.stage("intrinsic"):
             progress = min(session.steps / total_steps, 1.0)
             bonus = self.module_group.compute(rollout, progress)
             rewards = self.mixer(rollout, bonus, progress)
-            session.data = IterationData(rollout, bonus, rewards, progress)
-        with session.stage("learn"), self.rollback():
-            metrics = self.learner.update(rollout, rewards, progress)
-        self.policy.observe(rollout)  # now: the update needs the statistics that chose the actions
-        with session.stage("module_update"):
-            metrics |= self.mixer.update(rollout, rewards)
-            metrics |= self.module_group.update(rollout, bonus, session.steps)
-        return metrics
+            session.data = data = IterationData(rollout, bonus, rewards, progress)
+        return data
+
+    def _update_rewards(self, data: IterationData) -> Metrics:
+        """Update the mixer and the reward modules from a rollout. Returns scalars to log."""
+        with self.session.stage("module_update"):
+            metrics = self.mixer.update(data.rollout, data.rewards)
+            return metrics | self.module_group.update(data.rollout, data.bonus, self.session.steps)
 
     def state_dict(self) -> dict[str, Any]:
         """State of learner, modules, mixer and environments (`Trainable`)."""
@@ -116,7 +129,11 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> torch.Tensor:
-        """Restore such a state; return the environments [M] whose open episode is lost."""
+        """Restore what `state_dict` returned.
+
+        Returns:
+            The environments [M] whose open episode is lost.
+        """
         self.learner.load_state_dict(state["learner"])
         self.module_group.load_state_dict(state)
         self.module_group.reset(lost := self.runner.load_state_dict(state["runner"]))

@@ -82,7 +82,7 @@ def count_visits(table_keys, table_owners, table_counts, keys, owners, valid, ou
 
 @njit(cache=True, nogil=True)
 def look_up_counts(table_keys, table_owners, table_counts, keys, owner, out):
-    """Set `out` [R] int64 to the counts of `keys` [R] int64 of one owner; 0 for unknown ones."""
+    """Write the counts of an owner's `keys` [R] int64 to `out` [R] int64; 0 for unknown keys."""
     for i in range(len(keys)):
         slot = _home(table_keys, keys[i], owner)
         out[i] = table_counts[_find(table_keys, table_owners, table_counts, keys[i], owner, slot)]

@@ -6,6 +6,8 @@ import os
 
 from omegaconf import DictConfig
 
+from firstlight.envs.vector.pool import available_cores
+
 _MOST = 8
 
 
@@ -34,13 +36,6 @@ def set_threads(cfg: DictConfig) -> None:
     import torch
 
     if cfg.num_threads == "auto":
-        cfg.num_threads = choose_threads(_cores(), os.getloadavg()[0])
+        cfg.num_threads = choose_threads(available_cores(), os.getloadavg()[0])
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1

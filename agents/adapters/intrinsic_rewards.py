@@ -103,7 +103,7 @@ class IntrinsicRewards:
         return {**self.modules.state_dict(), "steps": self.steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore such a state; open episodes begin with empty episodic memories."""
+        """Restore what `state_dict` returned; open episodes begin with empty episodic memories."""
         self.modules.load_state_dict(state)
         self.steps = state["steps"]
         for module in self.modules.modules.values():

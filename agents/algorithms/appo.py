@@ -113,14 +113,14 @@ class APPO(PPO):
         self.estimator, self.rho_bar, self.c_bar = estimator, rho_bar, c_bar
         self.max_lag = max_lag
         self._lag = 0.0  # mean of the rollout
-        self._start_kl = 0.0  # from the policy that acted to the one that learns
+        self._start_kl = 0.0  # from the policy that acted to the policy that learns
         self._start_metrics: dict[str, float] = {}
 
     def update(self, rollout: Rollout, rewards: Rewards, progress: float = 0.0) -> dict[str, float]:
         """Update the policy from one rollout, see `PPO.update`.
 
         Logs also ``train/lag``, ``train/used_share`` of the valid rows that `max_lag` lets in, and,
-        unless the policy that acted is known to be the one that learns, ``train/start_kl`` and
+        unless the rollout has no lag and the estimator is "gae", ``train/start_kl`` and
         ``train/rho_clipped``, the share of rows with pi/mu above `rho_bar`.
         """
         valid = int(rollout.valid.sum())
@@ -135,7 +135,7 @@ class APPO(PPO):
         """Estimate by `vtrace` with the values of the policy as it is, or as PPO does."""
         if self.estimator == "gae" and not bool(torch.as_tensor(rollout.lag).any()):
             return super()._estimate(rollout, rewards)
-        log_prob, value = self._evaluate(rollout)
+        log_prob, value = self._log_prob_and_value(rollout)
         log_rho = log_prob - rollout.log_prob  # [T, N]
         used = log_rho[rollout.valid]
         if len(used):
@@ -164,7 +164,7 @@ class APPO(PPO):
         )
         return Estimates(value[:-1], traced.value_target, traced.advantage)
 
-    def _evaluate(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    def _log_prob_and_value(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Compute log-probabilities [T, N] and values [T+1, N, K] of the policy as it is."""
         T = rollout.num_steps
         past = map_obs(lambda field: field[:T], rollout.obs)

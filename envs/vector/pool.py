@@ -87,7 +87,7 @@ class PoolVec(VecEnv):
                 raise ValueError(f"{name} is {count}, expected at least 1")
         self.num_envs, self.success_threshold = num_envs, success_threshold
         self.reported = tuple(reported)
-        self.num_workers = min(num_envs, num_workers or _cpus())
+        self.num_workers = min(num_envs, num_workers or available_cores())
         self._closed, extra = False, info_space or spaces.Dict({})
         context: Any = multiprocessing.get_context(start_method)
         if start_method == "forkserver":
@@ -267,7 +267,8 @@ def _tensors(fields: Mapping[str, np.ndarray], ids: np.ndarray) -> Obs:
     }
 
 
-def _cpus() -> int:
+def available_cores() -> int:
+    """Count the processor cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS

@@ -55,7 +55,7 @@ class WorldEnv(gymnasium.Env):
     def step(
         self, action: Any
     ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, np.ndarray]]:
-        """Take one step.
+        """Step the environment; `action` is one of `action_space`.
 
         Raises:
             RuntimeError: before `reset`, and after the end of an episode.

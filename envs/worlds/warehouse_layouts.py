@@ -56,7 +56,7 @@ class Layout:
 
 
 def _rows(y: Sequence[float], x: Sequence[Sequence[float]], length: float) -> list[tuple]:
-    """Racks of 1 m depth: at each height of `y`, one that begins at each of its `x`."""
+    """List racks of 1 m depth and `length`: at each height of `y`, one from each of its `x` on."""
     return [(a, b, a + length, b + 1) for b, begins in zip(y, x, strict=True) for a in begins]
 
 

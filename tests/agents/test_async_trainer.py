@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 from gymnasium import spaces
+from nested import leaves
 
 from firstlight.agents import MLP, PPO, ActorCritic, Policy, Trainer, evaluate, load
 from firstlight.agents.algorithms.appo import APPO
@@ -226,17 +227,6 @@ def make(kind=AsyncTrainer, learner=APPO, *, autoreset="same_step", options=None
     mixer = RewardMixer(terms, Heads())
     made = learner(make_policy(vec, mixer.num_streams), **SMALL, **(options or {}))
     return kind(vec, made, modules, mixer, num_steps=T, **rest)
-
-
-def leaves(state, path=()):
-    """Return every leaf of a nested state by its path, as plain numbers."""
-    if isinstance(state, dict):
-        items = state.items()
-    elif isinstance(state, list | tuple):
-        items = enumerate(state)
-    else:
-        return {path: state.tolist() if hasattr(state, "tolist") else state}
-    return {k: v for key, part in items for k, v in leaves(part, (*path, key)).items()}
 
 
 @pytest.mark.parametrize("autoreset", ["same_step", "next_step"])

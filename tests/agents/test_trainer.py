@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from nested import leaves
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from firstlight.agents.algorithms.ppo import PPO
@@ -80,17 +81,6 @@ def make(modules=None, mixer=None, *, idle=False, seed=0, autoreset="same_step",
     policy = make_policy(vec, 1 + len(modules or {}) if mixer is None else mixer.num_streams, seed)
     learner = Idle(policy) if idle else PPO(policy, minibatch_size=16, num_epochs=2, seed=seed)
     return Trainer(vec, learner, modules, mixer, num_steps=T, seed=seed, **options)
-
-
-def leaves(state, path=()):
-    """Return every leaf of a nested state by its path, as plain numbers."""
-    if isinstance(state, dict):
-        items = state.items()
-    elif isinstance(state, list | tuple):
-        items = enumerate(state)
-    else:
-        return {path: state.tolist() if hasattr(state, "tolist") else state}
-    return {k: v for key, part in items for k, v in leaves(part, (*path, key)).items()}
 
 
 def lines(path):

@@ -15,3 +15,14 @@ def differing(a, b, path=""):
         pairs = enumerate(zip(a, b, strict=True))
         return next((d for i, (x, y) in pairs if (d := differing(x, y, f"{path}.{i}"))), None)
     return None if a == b else path
+
+
+def leaves(state, path=()):
+    """Return every leaf of a nested state by its path, as plain numbers."""
+    if isinstance(state, dict):
+        items = state.items()
+    elif isinstance(state, list | tuple):
+        items = enumerate(state)
+    else:
+        return {path: state.tolist() if hasattr(state, "tolist") else state}
+    return {k: v for key, part in items for k, v in leaves(part, (*path, key)).items()}

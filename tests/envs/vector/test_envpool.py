@@ -352,7 +352,7 @@ def test_closing_frees_the_pool_and_may_be_repeated():
     assert threads() > before
     vec.close()
     vec.close()
-    wait_until(lambda: threads() == before)  # one that has ended may still be listed
+    wait_until(lambda: threads() == before)  # an ended thread may still be listed
     with pytest.raises(ValueError, match="closed"):
         vec.reset()
     with pytest.raises(ValueError, match="closed"):
