@@ -46,12 +46,14 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     from firstlight.scripts.build import build, make_vec
     from firstlight.scripts.freed_memory import keep_freed_memory
     from firstlight.scripts.threads import set_threads
+    from firstlight.scripts.torch_compiler import skip_compiler_import
 
     check_options(cfg)
     keep_saved_options(cfg, overrides)
     check_run_dir(cfg, overrides)
     set_threads(cfg)
     keep_freed_memory()
+    skip_compiler_import()
     seed_process(derive(cfg.seed, "process"))  # environments and networks of users may need it
     with ExitStack() as cleanup:  # closes the environments whatever happens
         vec = make_vec(cfg.env)
