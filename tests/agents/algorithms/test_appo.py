@@ -158,7 +158,7 @@ def test_an_update_starts_unclipped_however_far_the_policy_that_acted_is(estimat
 
 @pytest.mark.parametrize("rho_bar", [1.0, 1.5])
 def test_the_first_gradient_is_the_weighted_policy_gradient(rho_bar):
-    """Rows count min(rho_bar, pi/mu) times in the gradient of the policy, and once in the values'."""
+    """Rows count min(rho_bar, pi/mu) times in the policy's gradient, and once in the values'."""
     policy, rollout, rewards = collected()
     rollout = dataclasses.replace(rollout, lag=1)
     start = moved(policy, 1.0)
