@@ -16,7 +16,7 @@ from firstlight.agents.returns import successor_values, vtrace
 from firstlight.envs.types import Rollout, map_obs
 from firstlight.intrinsic.mixer import Rewards, Schedule
 
-Estimator = Literal["vtrace", "gae"]
+Estimator = Literal["gae", "vtrace"]
 
 
 class APPO(PPO):
@@ -26,17 +26,17 @@ class APPO(PPO):
     each row is multiplied by ``min(rho_bar, pi/mu)`` (Hilton et al. 2022, the decoupled objective).
     So an update may go as far from where it begins as PPO's, however much the rollout lags.
 
+    With "gae" values and advantages are PPO's, from the values predicted when acting.
+
     With "vtrace" the values are those of pi, and their targets those of V-trace (Espeholt et al.
     2018) with ``rho = min(rho_bar, pi/mu)`` and ``c = gae_lambda * min(c_bar, pi/mu)``. The
     advantage, before it is multiplied by rho, is ``r + gamma * (V' + lambda * (v' - V')) - V`` with
     the successor's value V' and target v'. Where pi = mu this is generalised advantage estimation.
 
-    With "gae" values and advantages are PPO's, from the values predicted when acting.
-
     A policy with a memory begins each sequence with the state it had when acting.
 
     Args:
-        estimator: "vtrace" or "gae".
+        estimator: "gae" or "vtrace".
         rho_bar: largest weight of an error in the targets; it decides which policy's values the
             targets estimate.
         c_bar: largest weight of a trace; it decides how far corrections reach.
@@ -55,7 +55,7 @@ class APPO(PPO):
         self,
         policy: Policy,
         *,
-        estimator: Estimator = "vtrace",
+        estimator: Estimator = "gae",
         rho_bar: float = 1.0,
         c_bar: float = 1.0,
         max_lag: int | None = 20,
