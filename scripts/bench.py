@@ -37,6 +37,8 @@ USAGE = """firstlight-bench measures, and appends what it measured to docs/resul
   firstlight-bench schedules [rounds=3] [steps=250000]
       training steps per second of PPO, of PPO that collects in a thread, and of APPO,
       alternating
+  firstlight-bench gpu [rounds=3] [steps=250000]
+      training by stage on a GPU, and how busy it is
   firstlight-bench learning TABLE [budget=90m] [only=PART_OF_A_NAME]
       run the cells of a learning table that are still missing, one line each
   firstlight-bench report
@@ -54,6 +56,7 @@ MEASUREMENTS = {
     "pools": "pools",
     "worlds": "world_speed",
     "schedules": "schedules",
+    "gpu": "gpu",
 }
 """Command to the module in ``scripts/benchmarks`` with its `measure`."""
 

@@ -8,7 +8,7 @@ import statistics
 import torch
 
 from firstlight.scripts.benchmarks.results import append, commit, hardware
-from firstlight.scripts.benchmarks.stages import TASK, configured, one_round
+from firstlight.scripts.benchmarks.stages import TASK, configured, train
 
 NUM_ENVS, WIDTHS = (16, 64, 256, 1024), (64, 256)
 
@@ -26,8 +26,9 @@ def measure(*, rounds: int, steps: int) -> None:
         num_envs, width = size
         options = f"env.num_envs={num_envs}", "encoder=grid", f"encoder.hidden={width}"
         setup = configured(TASK, "env=minigrid/doorkey_8x8", "intrinsic=[count]", *options)
-        rate, _ = one_round(setup, steps)["all"]
-        found.setdefault(size, []).append(rate)
+        trainer, seconds = train(setup, steps)
+        trainer.vec.close()
+        found.setdefault(size, []).append(1 / seconds["all"])
     for (num_envs, width), rates in found.items():
         print(f"{num_envs:5d} environments, width {width:4d}: {statistics.median(rates):9,.0f}")
         line = {"num_envs": num_envs, "width": width, "steps_per_second": rates}

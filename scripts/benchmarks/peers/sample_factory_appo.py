@@ -1,8 +1,8 @@
 """Sample Factory's APPO, timed; run by the Python of an environment of its own.
 
-Does not import firstlight: ``python sample_factory_appo.py TASK STEPS [key=value]...`` trains on the
-CPU with Sample Factory's defaults but for the options given, and prints one JSON object with the
-steps and seconds after the first iterations.
+Does not import firstlight: ``python sample_factory_appo.py TASK STEPS [key=value]...`` trains on
+the CPU with Sample Factory's defaults but for the options given, and prints one JSON object with
+the steps and seconds after the first iterations.
 """
 
 import json
@@ -56,7 +56,7 @@ def main(task: str, steps: int, options: list[str]) -> None:
         words += [f"--train_for_env_steps={WARMUP + steps}", "--with_wandb=False", "--seed=0"]
         words += ["--normalize_input=False", *(f"--{option}" for option in options)]
         parser, _ = parse_sf_args(words)
-        cfg, runner = make_runner(parse_full_cfg(parser, words))
+        _, runner = make_runner(parse_full_cfg(parser, words))
         clock = Clock()
         runner.register_observer(clock)
         runner.init()
