@@ -1,0 +1,347 @@
+"""``firstlight-sweep``: cells run once, several at a time, and go on after every kind of end."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import trainings
+from command_line import command, contents
+from processes import fork, wait_until
+from trainings import AtOnce, InProcess
+
+from firstlight.scripts import sweep, train
+from firstlight.scripts.benchmarks.results import read_lines
+from firstlight.scripts.sweeps import runner
+from firstlight.scripts.sweeps.outcome import is_finished
+from firstlight.scripts.sweeps.runner import Ended, lock
+
+COMMON = (
+    "common: [env=chain, env.length=3, env.num_envs=2, trainer.num_steps=8, eval_episodes=2,"
+    " learner.num_epochs=1, num_threads=1, checkpoint.every=160]"
+)
+TABLE = f"""
+{COMMON}
+tasks:
+  short: {{threshold: 0.5}}
+methods:
+  ppo: {{overrides: ["intrinsic=[]"]}}
+  count: {{overrides: ["intrinsic=[count]"]}}
+seeds: [0, 1]
+cap: 32
+"""
+NAMES = ["short-count-s0-32", "short-count-s1-32", "short-ppo-s0-32", "short-ppo-s1-32"]
+HELPERS = Path(trainings.__file__).parent
+
+
+@pytest.fixture
+def table(empty):
+    """The path of a table of four cells, in the current folder."""
+    path = empty / "mine.yaml"
+    path.write_text(TABLE)
+    return path
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Trainings run in this process, which saves the start of one."""
+    monkeypatch.setattr(runner, "TrainingProcess", InProcess)
+
+
+def run(*words, status=0):
+    done = command(sweep.main, *map(str, words))
+    assert done.status == status, done.out + done.err
+    return done
+
+
+def lines(folder):
+    """Result lines without what depends on the time, ordered by cell."""
+    found = read_lines(folder / "results.jsonl")
+    timed = ("seconds", "wall_seconds", "commit")
+    return sorted(json.dumps({k: v for k, v in e.items() if k not in timed}) for e in found)
+
+
+def modified(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_cells_run_once_and_finished_ones_are_not_touched(table, empty, in_process):
+    done = run("mine.yaml", "only=ppo")
+    folder = empty / "runs" / "sweeps" / "mine"
+    before = modified(folder)
+    assert [path.name for path in sorted(folder.glob("short*"))] == NAMES[2:]
+    assert "only=ppo" not in (folder / "results.jsonl").read_text()
+    assert "3 of 4" not in done.out
+    run("mine.yaml")
+    after = modified(folder)
+    assert {path.name for path in folder.glob("short*")} == {*NAMES}
+    results = folder / "results.jsonl"
+    assert {p: t for p, t in after.items() if p in before and p != results} == {
+        p: t for p, t in before.items() if p != results
+    }
+    before = modified(folder)
+    done = run("mine.yaml")
+    assert modified(folder) == before
+    assert done.out.count("eval ") == 0
+    seeds = [(line["method"], line["seed"]) for line in read_lines(results)]
+    assert seeds == [("ppo", 0), ("ppo", 1), ("count", 0), ("count", 1)]
+
+
+def test_the_summary_has_median_range_and_interquartile_mean(table, empty, monkeypatch):
+    returns = iter([0.0, 1.0, 2.0, 30.0])
+    line = {"reached_at": 3, "seconds": 1, "threshold": 0.5, "eval_success": 0.5, "command": "x"}
+    monkeypatch.setattr(runner, "TrainingProcess", AtOnce)
+    monkeypatch.setattr(
+        "firstlight.scripts.sweeps.cell_work.CellWork.result",
+        lambda work, cell, *_: {
+            **work._identity(cell),
+            **line,
+            "eval_return": next(returns),
+        },
+    )
+    table.write_text(TABLE.replace("[0, 1]", "[0, 1, 2, 3]"))
+    done = run("mine.yaml", "only=ppo")
+    (row,) = [row for row in done.out.splitlines() if "│ short" in row]
+    assert "1.500 (0.000 to 30.000)" in row  # median, range
+    assert "1.500 (" in row.split("│")[6]  # the mean of 1 and 2
+    assert "4 of 4: 3" in row
+    assert "50%" in row
+
+
+def test_a_cell_that_fails_is_recorded_and_tried_again(table, empty, in_process):
+    broken = TABLE.replace('["intrinsic=[count]"]', "[intrinsic.nothing=3]")
+    table.write_text(broken)
+    done = run("mine.yaml", status=1)
+    results = empty / "runs/sweeps/mine/results.jsonl"
+    failed = [line for line in read_lines(results) if "error" in line]
+    assert [(line["method"], line["seed"]) for line in failed] == [("count", 0), ("count", 1)]
+    assert all("nothing" in line["error"] for line in failed)
+    assert len(read_lines(results)) == 4
+    assert "2 failed" in done.out
+    assert done.out.count("failed: ") == 2
+    table.write_text(TABLE)
+    done = run("mine.yaml")
+    assert "failed" not in done.out
+    assert len([line for line in read_lines(results) if "error" not in line]) == 4
+
+
+def test_a_finished_cell_with_other_options_now_is_refused(table, empty, in_process):
+    run("mine.yaml", "only=ppo-s0")
+    before = contents(empty / "runs")
+    table.write_text(TABLE.replace('["intrinsic=[]"]', '["intrinsic=[]", learner.lr=0.01]'))
+    done = run("mine.yaml", status=2)
+    (line,) = done.lines()
+    assert line.startswith("firstlight: short-ppo-s0-32 was run with other options: ")
+    assert contents(empty / "runs") == before
+
+
+def test_a_run_that_finished_without_its_line_gets_it_and_is_not_touched(table, empty, in_process):
+    run("mine.yaml", "only=ppo-s0")
+    folder = empty / "runs/sweeps/mine"
+    expected = lines(folder)
+    (folder / "results.jsonl").unlink()
+    before = modified(folder / "short-ppo-s0-32")
+    run("mine.yaml", "only=ppo-s0")
+    assert lines(folder) == expected
+    assert modified(folder / "short-ppo-s0-32") == before
+
+
+def test_a_cell_of_another_process_is_waited_for_and_not_run_twice(table, empty, monkeypatch):
+    """The other holds its log's lock; here it ends with a result while this one waits."""
+    folder = empty / "runs/sweeps/mine"
+    held = [lock(folder / "logs" / f"{NAMES[2]}.log")]
+    assert lock(folder / "logs" / f"{NAMES[2]}.log") is None
+    shown = []
+    monkeypatch.setattr(runner, "TrainingProcess", lambda _: pytest.fail("it was started"))
+
+    def end(*_):
+        shown.append(True)
+        identity = {"task": "short", "method": "ppo", "seed": 0, "cap": 32, "threshold": None}
+        line = {**identity, "eval_return": 0, "eval_success": None, "reached_at": 0, "seconds": 1}
+        (folder / "results.jsonl").write_text(json.dumps(line) + "\n")
+        held.pop().close()
+
+    monkeypatch.setattr(runner.time, "sleep", lambda _: end() if held else None)
+    done = run("mine.yaml", "only=ppo-s0")
+    assert shown == [True]
+    assert "waiting for trainings of another process" in done.out
+
+
+def test_two_at_a_time_do_not_write_into_each_other(table, empty):
+    """And give what they give one after another."""
+    begun = []
+
+    class Watched(InProcess):
+        """Ends only after the next has begun, if there is one."""
+
+        def __init__(self, training):
+            super().__init__(training)
+            begun.append(training.name)
+            self._number = len(begun)
+
+        def poll(self):
+            return super().poll() if self._number % 2 == 0 or len(begun) > self._number else None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "TrainingProcess", Watched)
+        run("mine.yaml", "jobs=2", "dir=two")
+        patch.setattr(runner, "TrainingProcess", InProcess)
+        run("mine.yaml", "dir=one")
+    assert begun == [NAMES[2], NAMES[0], NAMES[3], NAMES[1]]
+    assert lines(empty / "two") == lines(empty / "one")
+
+
+def start(*words):
+    return fork("trainings:forking_sweep", *words, path=[HELPERS])
+
+
+LONG = TABLE.replace("cap: 32", "cap: 16000").replace("seeds: [0, 1]", "seeds: [0]")
+
+
+def finish(*words, status=0):
+    process = start(*words)
+    out, _ = process.communicate()
+    assert process.returncode == status, out
+    return out
+
+
+def wait_for_checkpoint(folder, process):
+    def there():
+        assert process.poll() is None, process.stdout.read()
+        return any(folder.glob("short-*/checkpoints/step_*"))
+
+    wait_until(there)
+
+
+@pytest.fixture
+def uninterrupted(table, empty):
+    """Result lines of a sweep of two long cells, both at a time, that nothing interrupted."""
+    table.write_text(LONG.replace("threshold: 0.5", ""))
+    finish("mine.yaml", "jobs=2", "dir=whole")
+    return lines(empty / "whole")
+
+
+def test_a_sweep_that_was_killed_goes_on_to_the_same_lines(uninterrupted, empty):
+    """Once the sweep is killed, once one of its trainings, once all get a signal by the sweep."""
+    cut = empty / "cut"
+    process = start("mine.yaml", "dir=cut")
+    wait_for_checkpoint(cut, process)
+    process.kill()
+    wait_until(lambda: process.poll() is not None)
+    assert lines(cut) == []
+    # the training that it left ends by itself, which the next sweep waits for
+    process = start("mine.yaml", "dir=cut", "jobs=2")
+    wait_until(lambda: (cut / "short-count-s0-16000/checkpoints").exists())
+    wait_until(lambda: any((cut / "short-count-s0-16000/checkpoints").glob("step_*")))
+    (holder,) = (json.loads((cut / "short-count-s0-16000/run_lock.json").read_text())["process"],)
+    os.kill(holder, signal.SIGKILL)
+    out, _ = process.communicate()
+    assert process.returncode == 1, out
+    assert "short-count-s0-16000" in out
+    assert "failed: killed by SIGKILL" in out
+    process = start("mine.yaml", "dir=cut")
+    wait_until(lambda: (cut / "short-count-s0-16000/run_lock.json").exists())
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate()
+    assert process.returncode == 143, out
+    if not is_finished(cut / "short-count-s0-16000"):
+        status = json.loads((cut / "short-count-s0-16000/status.json").read_text())
+        assert status["status"] == "interrupted"
+    finish("mine.yaml", "dir=cut")
+    kept = [line for line in lines(cut) if '"error"' not in line]
+    assert kept == uninterrupted
+
+
+def test_ctrl_c_saves_every_training_once(uninterrupted, empty):
+    """They get the signal from the sweep alone: a second one would end them without saving."""
+    cut = empty / "cut"
+    process = start("mine.yaml", "dir=cut", "jobs=2")
+    names = ("short-count-s0-16000", "short-ppo-s0-16000")
+    for name in names:
+        path = cut / name / "metrics.jsonl"
+        wait_until(lambda path=path: path.exists() and path.stat().st_size > 0)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate()
+    assert process.returncode == 130, out
+    for name in names:
+        status = json.loads((cut / name / "status.json").read_text())
+        assert status["status"] in ("interrupted", "finished")
+        assert any((cut / name / "checkpoints").glob("step_*"))
+    assert not any('"error"' in line for line in lines(cut))
+    finish("mine.yaml", "dir=cut")
+    assert lines(cut) == uninterrupted
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (("tasks:", "taks:"), "mine.yaml: there is no key 'taks'; did you mean 'tasks'?"),
+        (("threshold", "treshold"), "tasks.short.there is no key 'treshold'; did you mean"),
+        (("threshold: 0.5", "threshold: high"), "tasks.short.threshold=high: expected a number"),
+        (("overrides", "override"), "there is no key 'override'; did you mean 'overrides'?"),
+        (("cap: 32", "cap: 1e3"), "mine.yaml: cap=1000.0: expected a whole number, at least 1"),
+        (("cap: 32", ""), "mine.yaml: cap is missing"),
+        (("[0, 1]", "[0, 0]"), "seeds=[0, 0]: expected a list of different whole numbers"),
+        (("seeds: [0, 1]", "seeds: [0, 1"), "mine.yaml, line "),
+        (("short:", "sh/ort:"), "tasks.sh/ort: expected a name of letters, digits"),
+        (
+            ("cap: 32", "blocks: [{tasks: [shrot], methods: [ppo], seeds: [0], cap: 8}]"),
+            "blocks[0].tasks: there is no 'shrot' in tasks; did you mean 'short'?",
+        ),
+        (("cap: 32", "cap: 32\nsearch: {trials: 3}"), "tasks and search: a table has either"),
+    ],
+    ids=lambda value: value[1] if isinstance(value, tuple) else "",
+)
+def test_a_bad_table_is_one_line_that_names_the_key(change, part, table, empty):
+    text = TABLE.replace(*change)
+    assert text != TABLE
+    table.write_text(text)
+    (line,) = run("mine.yaml", status=2).lines()
+    assert line.startswith("firstlight: ")
+    assert part in line
+    assert [path.name for path in empty.iterdir()] == ["mine.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["exampel"], "there is no file and no table 'exampel'; did you mean 'example'?"),
+        (["mine.yaml", "job=2"], "takes no option 'job'; did you mean 'jobs'?"),
+        (["mine.yaml", "jobs=0"], "jobs=0: expected a whole number, at least 1"),
+        (["mine.yaml", "only=cuont"], "no cell of mine.yaml contains it; did you mean 'count'?"),
+        (["mine.yaml", "other.yaml"], "takes one table, and got"),
+        (["jobs=2"], "takes one table, and got none"),
+    ],
+)
+def test_bad_words_are_one_line(words, part, table, empty):
+    (line,) = run(*words, status=2).lines()
+    assert part in line
+    assert [path.name for path in empty.iterdir()] == ["mine.yaml"]
+
+
+def test_an_error_is_the_last_line_of_a_training_or_its_signal(tmp_path):
+    training = runner.Training("t", (), lock(tmp_path / "t.log"), tmp_path / "t.log")
+    for code, error in (
+        ("print('firstlight: there is no x'); raise SystemExit(2)", "there is no x"),
+        ("raise KeyError('gone')", "exit status 1: KeyError: 'gone'"),
+        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL"),
+        ("pass", None),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(runner, "TRAIN", (os.sys.executable, "-c", code))
+            process = runner.TrainingProcess(training)
+        process.wait()
+        ended = process.poll()
+        assert isinstance(ended, Ended)
+        assert ended.error == error
+
+
+def test_multirun_skips_finished_runs_without_touching_them(empty, small):
+    done = command(train.main, "-m", *small, "seed=0,1")
+    assert done.status == 0, done.err
+    before = modified(empty / "runs")
+    again = command(train.main, "-m", *small, "seed=0,1")
+    assert again.out.count("is finished already; skipped") == 2
+    changed = {path.name for path, at in modified(empty / "runs").items() if before.get(path) != at}
+    assert changed <= {"multirun.yaml"}  # Hydra's own
