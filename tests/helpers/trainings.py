@@ -1,6 +1,7 @@
 """Stand-ins for the processes of a sweep's trainings, and a sweep whose trainings are forked."""
 
 import os
+import signal
 import sys
 import traceback
 
@@ -52,6 +53,9 @@ class ForkedProcess:
             status = 1
             try:
                 os.setsid()
+                for number in runner.SIGNALS:  # as after an exec
+                    signal.signal(number, signal.SIG_DFL)
+                signal.signal(signal.SIGINT, signal.default_int_handler)
                 os.dup2(stdout.fileno(), 1)
                 os.dup2(stdout.fileno(), 2)
                 sys.argv = list(words)[len(runner.TRAIN) - 1 :]

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import submitit
 import trainings
 from command_line import command, contents
 from processes import fork, wait_until
@@ -331,3 +332,19 @@ def test_multirun_skips_finished_runs_without_touching_them(empty, small):
     assert again.out.count("is finished already; skipped") == 2
     changed = {path.name for path, at in modified(empty / "runs").items() if before.get(path) != at}
     assert changed <= {"multirun.yaml"}  # Hydra's own
+
+
+def test_multirun_skips_finished_runs_of_submitit(empty, small, monkeypatch):
+    """With submitit's debug executor, which runs in this process what was submitted."""
+    executor = submitit.AutoExecutor
+    monkeypatch.setattr(
+        submitit, "AutoExecutor", lambda cluster, folder: executor(folder, cluster="debug")
+    )
+    words = "-m", "hydra/launcher=submitit_local", *small, "seed=0,1"
+    assert command(train.main, *words).status == 0
+    runs = sorted(path for path in (empty / "runs").glob("chain-*"))
+    assert [path.name[-2:] for path in runs] == ["s0", "s1"]
+    assert all(is_finished(path) for path in runs)
+    before = [modified(path) for path in runs]
+    assert command(train.main, *words).status == 0
+    assert [modified(path) for path in runs] == before
