@@ -140,7 +140,7 @@ def _check(values: Any, here: str, keys: Mapping[str, Kind], needed: Collection[
         raise BadInputError(f"{here.rstrip('.: ')} holds {values!r}: expected keys with values")
     for key, value in values.items():
         if key not in keys:
-            raise BadInputError(f"{here}there is no key {key!r}{suggestion(str(key), keys)}")
+            raise BadInputError(f"{here}{key}: there is no such key{suggestion(str(key), keys)}")
         expected, holds = keys[key]
         if not holds(value):
             raise BadInputError(f"{here}{key}={value}: expected {expected}")

@@ -263,10 +263,13 @@ def test_ctrl_c_saves_every_training(tmp_path):
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (("tasks:", "taks:"), "mine.yaml: there is no key 'taks'; did you mean 'tasks'?"),
-        (("threshold", "treshold"), "tasks.short.there is no key 'treshold'; did you mean"),
+        (("tasks:", "taskz:"), "mine.yaml: taskz: there is no such key; did you mean 'tasks'?"),
+        (("threshold", "thresholdd"), "tasks.short.thresholdd: there is no such key; did you mean"),
         (("threshold: 0.5", "threshold: high"), "tasks.short.threshold=high: expected a number"),
-        (("overrides", "override"), "there is no key 'override'; did you mean 'overrides'?"),
+        (
+            ("overrides", "override"),
+            "methods.ppo.override: there is no such key; did you mean 'overrides'?",
+        ),
         (("cap: 32", "cap: 1e3"), "mine.yaml: cap=1000.0: expected a whole number, at least 1"),
         (("cap: 32", ""), "mine.yaml: cap is missing"),
         (("[0, 1]", "[0, 0]"), "seeds=[0, 0]: expected a list of different whole numbers"),
@@ -293,7 +296,7 @@ def test_a_bad_table_is_one_line_that_names_the_key(change, part, table, empty):
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["exampel"], "there is no file and no table 'exampel'; did you mean 'example'?"),
+        (["examplex"], "there is no file and no table 'examplex'; did you mean 'example'?"),
         (["mine.yaml", "job=2"], "takes no option 'job'; did you mean 'jobs'?"),
         (["mine.yaml", "jobs=0"], "jobs=0: expected a whole number, at least 1"),
         (["mine.yaml", "only=cuont"], "no cell of mine.yaml contains it; did you mean 'count'?"),

@@ -272,7 +272,7 @@ def test_without_optuna_one_line_says_how_to_install_it(empty, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (("parameters", "parameter"), "search.there is no key 'parameter'; did you mean"),
+        (("parameters", "parameter"), "search.parameter: there is no such key; did you mean"),
         (("trials: 8", ""), "search.trials is missing"),
         (("trials: 8", "trials: many"), "search.trials=many: expected a whole number"),
         (("grid", "gridd"), "search.sampler: there is no 'gridd'; did you mean 'grid'?"),
@@ -281,7 +281,10 @@ def test_without_optuna_one_line_says_how_to_install_it(empty, monkeypatch):
         (("[2, 9]", "{low: 3, high: 1}"), "env.length: low is above high"),
         (("[2, 9]", "{low: 0, high: 1, log: true}"), "env.length.log: needs low above 0"),
         (("[2, 9]", "{low: 0.5, high: 1.0}"), "env.length: a grid needs a list, or a step"),
-        (("[2, 9]", "{low: 0, hihg: 1}"), "no key 'hihg'; did you mean 'high'?"),
+        (
+            ("[2, 9]", "{low: 0, hihg: 1}"),
+            "env.length.hihg: there is no such key; did you mean 'high'?",
+        ),
         (("[2, 9]", "3"), "env.length=3: expected a list, or low and high"),
         (("[2, 9]", "[[2], [9]]"), "env.length: expected text, numbers, true, false or null"),
         (("grid", "{_target_: optuna.samplers.Nothing}"), "search.sampler: "),
