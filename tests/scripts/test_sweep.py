@@ -5,6 +5,7 @@ import os
 import signal
 from pathlib import Path
 
+import hydra
 import pytest
 import submitit
 import trainings
@@ -17,6 +18,7 @@ from firstlight.scripts.benchmarks.results import read_lines
 from firstlight.scripts.sweeps import runner
 from firstlight.scripts.sweeps.outcome import is_finished
 from firstlight.scripts.sweeps.runner import Ended, lock
+from firstlight.scripts.sweeps.table import cells_of, read_table
 
 COMMON = (
     "common: [env=chain, env.length=3, env.num_envs=2, trainer.num_steps=8, eval_episodes=2,"
@@ -351,3 +353,12 @@ def test_multirun_skips_finished_runs_of_submitit(empty, small, monkeypatch):
     before = [modified(path) for path in runs]
     assert command(train.main, *words).status == 0
     assert [modified(path) for path in runs] == before
+
+
+@pytest.mark.parametrize("name", ["example", "example_search"])
+def test_our_tables_can_be_read_and_their_overrides_compose(name):
+    table = read_table(sweep.find_table(name))
+    words = [[*table.common]] if "search" in table else [c.arguments() for c in cells_of(table)]
+    with hydra.initialize_config_module("firstlight.conf", version_base="1.3"):
+        for overrides in words:
+            assert hydra.compose("train", [*overrides]).env["_target_"]
