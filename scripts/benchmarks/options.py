@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from firstlight.scripts.errors import BadInputError, suggestion
@@ -79,8 +79,27 @@ def read_options(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     if command not in OPTIONS:
         what = f"{command!r} is no command" if command else "give a command"
         raise BadInputError(f"{what} of firstlight-bench{suggestion(command, OPTIONS)}")
-    parsers = OPTIONS[command]
-    options = {key: DEFAULTS[key] for key in parsers}
+    return words, parse_options(arguments, command, OPTIONS[command], DEFAULTS)
+
+
+def parse_options(
+    arguments: Sequence[str],
+    command: str,
+    parsers: Mapping[str, Parser],
+    defaults: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Parse the ``key=value`` words of a command line.
+
+    Args:
+        arguments: of the command line; words without = are left out.
+        command: name in messages.
+        parsers: of the options that it takes.
+        defaults: of these options, at least.
+
+    Raises:
+        BadInputError: for an unknown option, or an invalid value.
+    """
+    options = {key: defaults[key] for key in parsers}
     for key, text in (word.split("=", 1) for word in arguments if "=" in word):
         if key not in parsers:
             raise BadInputError(f"{command} takes no option {key!r}{suggestion(key, parsers)}")
@@ -88,4 +107,4 @@ def read_options(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             options[key] = parsers[key](text)
         except ValueError as error:
             raise BadInputError(f"{key}={text}: expected {EXPECTED[parsers[key]]}") from error
-    return words, options
+    return options

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,26 @@ def hardware() -> str:
 
 def append(table: str, line: dict[str, Any]) -> None:
     """Append one result line to a table."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    with (RESULTS / f"{table}.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    append_line(RESULTS / f"{table}.jsonl", line)
 
 
 def read(table: str) -> list[dict[str, Any]]:
     """Read the result lines of a table."""
-    path = RESULTS / f"{table}.jsonl"
+    return read_lines(RESULTS / f"{table}.jsonl")
+
+
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Append a JSON object in one write, so that several processes may append to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(file, (json.dumps(line) + "\n").encode())
+    finally:
+        os.close(file)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the JSON objects of a file, one a line; none if there is no file."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

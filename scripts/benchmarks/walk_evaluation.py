@@ -94,9 +94,9 @@ def measure(run: Path) -> dict[str, Any]:
     """
     from firstlight.envs.seeding import derive
     from firstlight.envs.worlds.walks import Walks
-    from firstlight.scripts.benchmarks.learning import curve_of
     from firstlight.scripts.benchmarks.submodular_evaluation import load_for_evaluation
     from firstlight.scripts.saved_run import read_config
+    from firstlight.scripts.sweeps.outcome import curve_of
 
     seed = derive(read_config(run).seed, "evaluate")
     vec, policy, module = load_for_evaluation(run, 100, seed)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from firstlight.scripts.benchmarks.learning import cells, key_of, spec
+from firstlight.scripts.benchmarks.learning import cells, spec
 from firstlight.scripts.report.curves import Groups, draw_learning_curves
 from firstlight.scripts.report.markdown import markdown_table, span
 from firstlight.scripts.report.seed_statistics import (
@@ -14,6 +14,7 @@ from firstlight.scripts.report.seed_statistics import (
     interquartile_mean,
     probability_of_improvement,
 )
+from firstlight.scripts.sweeps.table import key_of
 
 BASELINE = "ppo"
 """Method that the others are compared with."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from firstlight.scripts.benchmarks.learning import cells, key_of, spec
+from firstlight.scripts.benchmarks.learning import cells, spec
 from firstlight.scripts.report.curves import Groups, draw_value_curves, runs_by_method
 from firstlight.scripts.report.markdown import markdown_table, provenance, span
+from firstlight.scripts.sweeps.table import key_of
 
 Lines = list[dict[str, Any]]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from command_line import python
 
-from firstlight.scripts.benchmarks.learning import TRAIN
+from firstlight.scripts.sweeps.runner import TRAIN
 
 SMALL = (
     *("env=chain", "env.length=3", "env.num_envs=2", "trainer.num_steps=8", "total_steps=32"),

@@ -32,7 +32,7 @@ STATED = (
     "auxiliary/",
     "core/",
 )  # groups that state the defaults
-OVERLAYS = ("bench", "experiment")
+OVERLAYS = ("bench", "experiment", "sweep")
 FILES = sorted(CONF.rglob("*.yaml"))
 CHOICES = [
     (path.relative_to(CONF).parts[0], path.relative_to(CONF / path.relative_to(CONF).parts[0]))

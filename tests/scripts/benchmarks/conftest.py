@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from command_line import command
+from trainings import InProcess
 
-from firstlight.scripts import train
 from firstlight.scripts.benchmarks import learning
+from firstlight.scripts.sweeps import runner
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +33,4 @@ def make_table(here, monkeypatch):
 @pytest.fixture
 def train_in_process(monkeypatch):
     """Cells of learning tables are trained in this process, which saves its start."""
-
-    def run_training(arguments):
-        done = command(train.main, *arguments)
-        assert done.status == 0, done.err
-
-    monkeypatch.setattr(learning, "run_training", run_training)
+    monkeypatch.setattr(runner, "TrainingProcess", InProcess)

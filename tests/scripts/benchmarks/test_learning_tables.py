@@ -6,9 +6,12 @@ import hydra
 import pytest
 from benchmarks_document import cells, section
 from command_line import command
+from trainings import AtOnce
 
 from firstlight.scripts import bench
 from firstlight.scripts.benchmarks import learning, results
+from firstlight.scripts.sweeps import runner
+from firstlight.scripts.sweeps.table import KEY
 
 TABLE = """
 common: [env=chain, env.length=3, env.num_envs=2, trainer.num_steps=8, eval_episodes=2, "{one}"]
@@ -31,14 +34,15 @@ def table(make_table):
 def test_a_table_continues_with_the_missing_cells(table, monkeypatch):
     run = []
 
-    def cell(name, one):
+    def result(work, cell, *_):
         if len(run) == 2:
             raise KeyboardInterrupt
-        run.append(one.key)
-        keys = dict(zip(learning.KEY, one.key, strict=True))
+        run.append(cell.key)
+        keys = dict(zip(KEY, cell.key, strict=True))
         return {**keys, "reached_at": None, "seconds": 1.0, "eval_return": 0.0}
 
-    monkeypatch.setattr(learning, "run_cell", cell)
+    monkeypatch.setattr(runner, "TrainingProcess", AtOnce)
+    monkeypatch.setattr(learning.LearningTable, "result", result)
     with pytest.raises(KeyboardInterrupt):
         learning.run_table(table, budget=60)
     first, run[:] = list(run), []
@@ -50,15 +54,16 @@ def test_a_table_continues_with_the_missing_cells(table, monkeypatch):
     assert run == []
 
 
-def test_a_failed_run_is_an_error_with_its_output(monkeypatch):
-    code = "import sys; print(sys.argv[1:]); sys.exit('broken')"
-    monkeypatch.setattr(learning, "TRAIN", (sys.executable, "-c", code))
-    with pytest.raises(RuntimeError, match=r"seed=0 failed:\n\['seed=0'\]\nbroken"):
-        learning.run_training(["seed=0"])
+def test_a_failed_run_is_an_error_with_its_output_and_no_line(table, monkeypatch):
+    code = "import sys; print(sys.argv[-4], flush=True); sys.exit('broken')"
+    monkeypatch.setattr(runner, "TRAIN", (sys.executable, "-c", code))
+    with pytest.raises(RuntimeError, match=r"short-ppo-s0-32 failed:\ntotal_steps=32\nbroken"):
+        learning.run_table(table, budget=60)
+    assert results.read(table) == []
 
 
 def test_no_cell_is_started_once_the_budget_is_spent(table, monkeypatch, capsys):
-    monkeypatch.setattr(learning, "run_cell", lambda *_: pytest.fail("it was started"))
+    monkeypatch.setattr(runner, "TrainingProcess", lambda _: pytest.fail("it was started"))
     learning.run_table(table, budget=-1)
     assert "run the command again to continue" in capsys.readouterr().out
 

@@ -1,0 +1,1 @@
+"""Sweeps: tables of training runs, and searches for hyperparameters."""
