@@ -110,7 +110,7 @@ class Signals:
         if signum is None:
             return
         self.dispatching = signal.Signals(signum).name
-        before = self._before[signum]
+        before = self._before.get(signum)  # None if another process received it
         if callable(before) and before is not signal.default_int_handler:
             before(signum, None)
         else:
