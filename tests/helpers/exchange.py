@@ -1,4 +1,4 @@
-"""What `test_collective` calls in each rank: every exchange once, on numbers that follow from it."""
+"""What `test_collective` calls in each rank: every exchange once, on numbers of the rank."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What `test_distributed` calls in each rank: train on columns of rollouts that one process made."""
+"""What `test_distributed` calls in each rank: train on columns of recorded rollouts."""
 
 import dataclasses
 import json
@@ -111,7 +111,7 @@ def trainer_of(kind, num_envs):
     )
     learner = {"continuous": APPO}.get(kind, PPO)(
         policy,
-        lr=1e-3,
+        lr=3e-4,
         num_epochs=3,
         minibatch_size=T * N,
         sequence_length=4 if kind == "recurrent" else None,
