@@ -206,7 +206,8 @@ class PPO(Learner):
         metrics |= {"train/lr": lr, "train/entropy_coef": entropy_coef}
         if self.target_kl is not None:
             metrics["train/epochs"] = epochs
-        fit = explained_variance(batch.value[batch.valid], batch.target[batch.valid]).tolist()
+        pair = (collective.gather_rows(x[batch.valid]) for x in (batch.value, batch.target))
+        fit = explained_variance(*pair).tolist()
         for name, value in zip(rewards.streams, fit, strict=True):
             metrics[f"value/{name}/explained_variance"] = value
         return metrics | self.auxiliaries.metrics()

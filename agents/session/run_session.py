@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import math
 import os
 import signal
 import time
@@ -440,12 +441,15 @@ class RunSession:
 
 
 def _mean_metrics(metrics: Metrics) -> Metrics:
-    """Return the means over the processes of a run, of each scalar over those that have it."""
+    """Return the means over the processes of a run, of each scalar over those that know it."""
     if collective.size() == 1:
         return metrics
     told = collective.gather_json({name: float(value) for name, value in metrics.items()})
-    values = {name: [each[name] for each in told if name in each] for each in told for name in each}
-    return {name: sum(found) / len(found) for name, found in values.items()}
+    known: dict[str, list[float]] = {name: [] for each in told for name in each}
+    for each in told:
+        for name, value in each.items():
+            known[name] += [] if math.isnan(value) else [value]
+    return {n: sum(values) / len(values) if values else math.nan for n, values in known.items()}
 
 
 def _name_of(callback: Callback) -> str:

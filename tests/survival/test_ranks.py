@@ -75,11 +75,22 @@ def test_a_signal_to_one_process_ends_all_after_the_same_iteration(tmp_path):
     assert lines(tmp_path)[-1]["rollout/dropped"] == 2 * N
 
 
+def test_bad_input_ends_all_processes_and_writes_nothing(tmp_path):
+    (tmp_path / "notes.txt").write_text("of another run")
+    first, second = train(tmp_path, ENDLESS)
+    out, _ = first.communicate()
+    assert first.returncode == 2
+    assert "already holds a run" in out
+    second.communicate()
+    assert second.returncode == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_torchrun_starts_the_command_and_passes_a_signal_on(tmp_path):
     folder = Path(sys.executable).parent
     process = subprocess.Popen(
         [
-            *(folder / "torchrun", "--nproc-per-node=2", "--master-port=0"),
+            *(folder / "torchrun", "--standalone", "--nproc-per-node=2"),
             *(folder / "firstlight-train", f"run_dir={tmp_path}", *CHAIN, *RND, ENDLESS),
         ],
         stdout=subprocess.PIPE,
