@@ -131,7 +131,8 @@ class Fitter(nn.Module):
                 self.optimizer.zero_grad()
                 value = parameters[0].new_zeros(())
                 if len(rows):
-                    value = share * loss(rows)
+                    value = loss(rows)
+                    value = value if share == 1 else share * value
                     value.backward()
                 value = collective.sum_gradients(parameters, value.detach()[None])[0]
                 if not bool(torch.isfinite(value)):

@@ -102,7 +102,9 @@ def config_of_rank_0(cfg: DictConfig) -> DictConfig:
     if collective.size() == 1:
         return cfg
     text = OmegaConf.to_yaml(cfg, resolve=True).encode()
-    return OmegaConf.create(collective.broadcast_bytes(text).decode())
+    shared = OmegaConf.create(collective.broadcast_bytes(text).decode())
+    assert isinstance(shared, DictConfig)
+    return shared
 
 
 def make_heat_maps(cfg: DictConfig, vec: VecEnv) -> list[Any]:

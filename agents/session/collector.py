@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from firstlight.agents.session.guards import raised_together
+from firstlight.agents.session.agreement import raised_together
 from firstlight.agents.session.module_group import ModuleGroup
 from firstlight.agents.session.run_session import RunSession
 from firstlight.envs.finite import NonFiniteError, check_rollout

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from firstlight.envs.finite import NonFiniteError
-from firstlight.networks import collective
 
 if TYPE_CHECKING:
     from firstlight.agents.learner import Learner
@@ -52,22 +51,6 @@ class UpdateGuard:
         if not self._failed:
             self.in_a_row = 0
         self._failed = False
-
-
-@contextmanager
-def raised_together() -> Iterator[None]:
-    """Raise a NonFiniteError of one process in all of them, after a block that exchanges nothing.
-
-    Raises:
-        NonFiniteError: from the block, here or in another process.
-    """
-    error = None
-    try:
-        yield
-    except NonFiniteError as caught:
-        error = caught
-    if collective.any_true(error is not None):
-        raise error or NonFiniteError("something is not finite in another process")
 
 
 def check_state(name: str, state: Any, *, infinite: bool = False) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from firstlight.agents.session.guards import UpdateGuard, raised_together
+from firstlight.agents.session.agreement import raised_together
+from firstlight.agents.session.guards import UpdateGuard
 from firstlight.agents.session.iteration_data import Metrics
 from firstlight.envs.finite import NonFiniteError, check_finite
 from firstlight.envs.types import Rollout

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-import math
 import os
 import signal
 import time
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from firstlight.agents.policy import Policy
+from firstlight.agents.session.agreement import agree_on_end, mean_metrics
 from firstlight.agents.session.episodes import EpisodeStatistics
 from firstlight.agents.session.guards import UpdateGuard, check_state, is_out_of_memory
 from firstlight.agents.session.iteration_data import IterationData, Metrics
@@ -183,17 +183,12 @@ class RunSession:
                     self.directory.open()
                 with self.watchdog:
                     try:
-                        if self._unreported is not None:  # resumed: they were interrupted
-                            self._finish_iteration(self._unreported)
-                        yield
+                        with self._saving_without_others():
+                            if self._unreported is not None:  # resumed: they were interrupted
+                                self._finish_iteration(self._unreported)
+                            yield
                     except Interrupted:
                         self._end_interrupted()
-                    except CollectiveError:
-                        if self._signals.received is not None:  # the other process got it as well
-                            self._end_interrupted()
-                        with self._signals.hold():
-                            self._save_boundary()
-                        raise
                     self.save(last=True)
                 self._write_status("finished")
         except BaseException as error:
@@ -234,7 +229,7 @@ class RunSession:
         metrics["perf/steps_per_second"] = (self.steps - self._steps_before) / elapsed
         counts = {"train/skipped_updates": self.guard.skipped, "rollout/dropped": self._dropped}
         metrics |= {name: float(count) for name, count in counts.items() if count}
-        self._finish_iteration(_mean_metrics(metrics))
+        self._finish_iteration(mean_metrics(metrics))
 
     def _finish_iteration(self, metrics: Metrics) -> None:
         """Call the callbacks, log, save a checkpoint if one is due, and end on a signal."""
@@ -255,19 +250,11 @@ class RunSession:
             if self.checkpoint_is_due():
                 with self.stage("save"):
                     self.save()
-        if self._is_interrupted():
+        # a signal that comes after this waits for the next iteration: the others do not know of it
+        self.stopping, signum = agree_on_end(self.stopping, self._signals.received)
+        if signum is not None:
+            self._signals.received = self._signals.received or signum
             self._save_for_signal()
-
-    def _is_interrupted(self) -> bool:
-        """Whether to end because of a signal, and set `stopping`, both as any process says."""
-        if collective.size() == 1:
-            return self._signals.received is not None
-        told = collective.gather_json([self.stopping, self._signals.received])
-        self.stopping = any(stopping for stopping, _ in told)
-        received = [signum for _, signum in told if signum is not None]
-        if received and self._signals.received is None:
-            self._signals.received = received[0]
-        return bool(received)  # not of what came since: the others do not know of it
 
     def check_signals(self) -> None:
         """End a loop in a callback, such as an evaluation, if a signal has arrived.
@@ -419,6 +406,18 @@ class RunSession:
         self._signals.dispatch()
         raise SystemExit(128 + signum)  # the previous handler returned: the iteration is lost
 
+    @contextmanager
+    def _saving_without_others(self) -> Iterator[None]:
+        """Save the state before the iteration if another process ends inside."""
+        try:
+            yield
+        except CollectiveError:
+            with self._signals.hold():
+                if self._signals.received is None:
+                    self._save_boundary()
+                    raise
+            raise Interrupted from None  # by a signal that the other process got as well
+
     def _save_boundary(self, signum: int | None = None) -> None:
         """Save the state before the iteration; after a signal, write ``status.json`` as well."""
         if self._boundary is not None and self._boundary["steps"] > self._saved_steps:
@@ -438,18 +437,6 @@ class RunSession:
         if self.directory is not None:
             with self.watchdog.reporter_stopped():
                 self.directory.status(status, self._saved_steps, error, self._resume_mode)
-
-
-def _mean_metrics(metrics: Metrics) -> Metrics:
-    """Return the means over the processes of a run, of each scalar over those that know it."""
-    if collective.size() == 1:
-        return metrics
-    told = collective.gather_json({name: float(value) for name, value in metrics.items()})
-    known: dict[str, list[float]] = {name: [] for each in told for name in each}
-    for each in told:
-        for name, value in each.items():
-            known[name] += [] if math.isnan(value) else [value]
-    return {n: sum(values) / len(values) if values else math.nan for n, values in known.items()}
 
 
 def _name_of(callback: Callback) -> str:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from processes import CHAIN, ENDLESS, finish, lines, wait_for_lines
+from processes import CHAIN, ENDLESS, children, finish, lines, wait_for_lines, wait_until
 from ranks import finish_ranks, start_ranks
 
 from firstlight.agents.session.run_directory import checkpoint
@@ -75,6 +75,13 @@ def test_a_signal_to_one_process_ends_all_after_the_same_iteration(tmp_path):
     assert lines(tmp_path)[-1]["rollout/dropped"] == 2 * N
 
 
+def is_worker(pid):
+    """Whether a process runs the command, and not torchrun or a helper of its own."""
+    path = Path(f"/proc/{pid}/cmdline")
+    words = path.read_bytes().split(b"\0") if path.exists() else []
+    return b"-u" in words[:2] and any(word.endswith(b"firstlight-train") for word in words)
+
+
 def test_bad_input_ends_all_processes_and_writes_nothing(tmp_path):
     (tmp_path / "notes.txt").write_text("of another run")
     first, second = train(tmp_path, ENDLESS)
@@ -86,19 +93,27 @@ def test_bad_input_ends_all_processes_and_writes_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_torchrun_starts_the_command_and_passes_a_signal_on(tmp_path):
+def test_torchrun_starts_the_command_and_passes_a_signal_on(soak, tmp_path):
+    """In a soak it also starts all processes again after the death of each of them."""
     folder = Path(sys.executable).parent
     process = subprocess.Popen(
         [
-            *(folder / "torchrun", "--standalone", "--nproc-per-node=2"),
-            *(folder / "firstlight-train", f"run_dir={tmp_path}", *CHAIN, *RND, ENDLESS),
+            *(folder / "torchrun", "--standalone", "--nproc-per-node=2", "--max-restarts=9"),
+            *(folder / "firstlight-train", f"run_dir={tmp_path}", "resume=auto"),
+            *(*CHAIN, *RND, "checkpoint.every=640", ENDLESS),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
     )
-    wait_for_lines(process, tmp_path, 2)
+    for i in soak.times(0, 6):
+        wait_for_lines(process, tmp_path, len(lines(tmp_path)) + 20)
+        workers = [pid for pid in children(process.pid) if is_worker(pid)]
+        assert len(workers) == 2
+        os.kill(workers[i % 2], signal.SIGKILL)
+        wait_until(lambda workers=workers: not any(map(is_worker, workers)))
+    wait_for_lines(process, tmp_path, len(lines(tmp_path)) + 2)
     process.terminate()
     out, _ = process.communicate()
     assert process.returncode != 0
