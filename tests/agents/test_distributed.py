@@ -45,7 +45,8 @@ def test_steps_and_metrics_are_those_of_all_environments(found):
     assert len(of_both) == len(of_one)
     for ours, wanted in zip(of_both[1:], of_one[1:], strict=True):  # after the warm-up
         names = [name for name in wanted if not name.startswith("perf/")]
-        names = [name for name in names if "correlation" not in name]
+        # rows with a ratio above 1, which without a lag is 1 but for rounding
+        names = [n for n in names if "correlation" not in n and n != "train/rho_clipped"]
         assert len(names) > 12
         assert {name: ours[name] for name in names} == pytest.approx(
             {name: wanted[name] for name in names}, rel=1e-3, abs=1e-4, nan_ok=True

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from processes import CHAIN, ENDLESS, children, finish, lines, wait_for_lines, wait_until
 from ranks import finish_ranks, start_ranks
 
@@ -30,9 +31,19 @@ def newest(run_dir):
     return checkpoint.load(checkpoint.newest(run_dir / "checkpoints"))
 
 
-def test_rank_0_alone_writes_and_steps_are_those_of_both(tmp_path):
-    first, second = finish_ranks(train(tmp_path, f"total_steps={10 * 2 * N * T}"))
-    assert [line["step"] for line in lines(tmp_path)] == [2 * N * T * i for i in range(1, 11)]
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("learner=ppo", f"total_steps={10 * 2 * N * T}"),
+        ("learner=appo", "stop_at=-1", ENDLESS),  # a callback of rank 0 ends it
+    ],
+    ids=["ppo", "appo"],
+)
+def test_rank_0_alone_writes_and_steps_are_those_of_both(words, tmp_path):
+    first, second = finish_ranks(train(tmp_path, *words))
+    steps = [line["step"] for line in lines(tmp_path)]
+    assert len(steps) >= 10
+    assert steps == [2 * N * T * i for i in range(1, len(steps) + 1)]
     assert len([*tmp_path.glob("events.*")]) == 1
     assert "2 processes" in first
     assert second == ""
