@@ -61,6 +61,14 @@ def test_unusable_rows_of_one_process_change_no_number_of_steps():
     assert first["gradient_steps"] == updates * 3 * round(64 / 12)
 
 
+def test_every_bonus_keeps_only_the_memory_of_its_episodes_for_itself():
+    own = ("/memory.", "/visits.", "/queue.", "/trajectory", ".returns")
+    for each in results("every_bonus:every_bonus"):
+        assert each["number"] > 500
+        assert [name for name in each["differing"] if not any(part in name for part in own)] == []
+        assert each["differing"]  # the environments of the two did differ
+
+
 @pytest.fixture
 def in_two_processes(monkeypatch):
     monkeypatch.setattr(collective, "size", lambda: 2)
