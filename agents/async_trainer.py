@@ -10,7 +10,7 @@ from typing import Any, get_args
 import torch
 
 from firstlight.agents.actor_thread import ActorThread, WhenFull
-from firstlight.agents.learner import Learner
+from firstlight.agents.learner import Learner, default_num_steps
 from firstlight.agents.session.iteration_data import Metrics
 from firstlight.agents.trainer import Trainer
 from firstlight.envs.vec import VecEnv
@@ -29,8 +29,10 @@ class AsyncTrainer(Trainer):
     The thread has ended when `run` returns.
 
     Args:
-        vec, learner, modules, mixer, num_steps, seed, device, run_dir, resume, checkpoint_every,
-            stall_after: see `Trainer`.
+        vec, learner, modules, mixer, seed, device, run_dir, resume, checkpoint_every, stall_after:
+            see `Trainer`.
+        num_steps: `T` of a rollout; default 32, a quarter of `Trainer`'s, because an update is
+            learnt from only after the next rollout. With few environments more.
         queue_size: number of rollouts that may be ahead of the rollout being learnt from. A rollout
             is at most so many updates old ("wait"). With 0 the threads alternate, and training is
             that of `Trainer`, bit for bit.
@@ -87,7 +89,7 @@ class AsyncTrainer(Trainer):
             learner,
             modules,
             mixer,
-            num_steps=num_steps,
+            num_steps=num_steps or default_num_steps(vec.num_envs * collective.size(), each=32),
             seed=seed,
             device=device,
             run_dir=run_dir,

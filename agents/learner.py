@@ -248,16 +248,16 @@ def check_learner(learner: Any, num_steps: int, num_envs: int) -> bool:
     return learner.reads_states
 
 
-def default_num_steps(num_envs: int) -> int:
+def default_num_steps(num_envs: int, each: int = 128) -> int:
     """Return the steps of a rollout for a number of environments.
 
-    128 each, but a rollout has at least 2,048 steps, of which few environments make more each, and
+    `each`, but a rollout has at least 2,048 steps, of which few environments make more each, and
     where possible at most 16,384.
 
     >>> [default_num_steps(num_envs) for num_envs in (1, 16, 64, 1024)]
     [2048, 128, 128, 16]
     """
-    rows = min(max(128 * num_envs, 2048), 16384)
+    rows = min(max(each * num_envs, 2048), 16384)
     return max(rows // num_envs, 16)
 
 

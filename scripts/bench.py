@@ -23,6 +23,8 @@ USAGE = """firstlight-bench measures, and appends what it measured to docs/resul
       training steps per second against Stable-Baselines3, alternating
   firstlight-bench stages [rounds=3] [steps=250000]
       training time by stage: environments, collect, intrinsic, learn, module_update
+  firstlight-bench sizes [rounds=3] [steps=250000]
+      training steps per second by number of environments and width of the encoder
   firstlight-bench views [rounds=3] [steps=250000]
       overhead of our adapter on EnvPool, and of MiniGrid's views on training
   firstlight-bench modules [rounds=3] [peers=.venv-peers] [only=PART_OF_A_NAME]
@@ -35,6 +37,8 @@ USAGE = """firstlight-bench measures, and appends what it measured to docs/resul
   firstlight-bench schedules [rounds=3] [steps=250000]
       training steps per second of PPO, of PPO that collects in a thread, and of APPO,
       alternating
+  firstlight-bench gpu [rounds=3] [steps=250000]
+      training by stage on a GPU, and how busy it is
   firstlight-bench learning TABLE [budget=90m] [only=PART_OF_A_NAME]
       run the cells of a learning table that are still missing, one line each
   firstlight-bench report
@@ -46,11 +50,13 @@ The peers are installed into an environment of their own, the folder `peers`.
 MEASUREMENTS = {
     "throughput": "throughput",
     "stages": "stages",
+    "sizes": "sizes",
     "views": "adapter_overhead",
     "modules": "modules",
     "pools": "pools",
     "worlds": "world_speed",
     "schedules": "schedules",
+    "gpu": "gpu",
 }
 """Command to the module in ``scripts/benchmarks`` with its `measure`."""
 

@@ -50,6 +50,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     from firstlight.scripts.build import build, make_vec, pick_device
     from firstlight.scripts.freed_memory import keep_freed_memory
     from firstlight.scripts.threads import set_threads
+    from firstlight.scripts.torch_compiler import skip_compiler_import
 
     check_options(cfg)
     with ExitStack() as cleanup:  # closes the environments whatever happens
@@ -61,6 +62,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
         cfg = config_of_rank_0(cfg)
         set_threads(cfg)
         keep_freed_memory()
+        skip_compiler_import()
         # environments and networks of users may need it
         seed_process(derive(cfg.seed, "process", *([rank] if rank else [])))
         vec = make_vec(cfg.env)

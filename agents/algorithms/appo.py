@@ -17,25 +17,27 @@ from firstlight.envs.types import Rollout, map_obs
 from firstlight.intrinsic.mixer import Rewards, Schedule
 from firstlight.networks import collective
 
-Estimator = Literal["vtrace", "gae"]
+Estimator = Literal["gae", "vtrace"]
 
 
 class APPO(PPO):
-    """Asynchronous PPO: the loss of PPO, clipped around the policy that acted.
+    """Asynchronous PPO: PPO for a policy pi that differs from the one that acted, mu.
 
-    With "vtrace" the values are those of the policy at the start of the update, and their targets
-    are those of V-trace (Espeholt et al. 2018) with ``rho = min(rho_bar, pi/mu)`` and
-    ``c = gae_lambda * min(c_bar, pi/mu)``: pi is the policy at the start of the update, mu the one
-    that acted. The policy learns from the advantage ``r + gamma * (V' + lambda * (v' - V')) - V``,
-    with the successor's value V' and target v', and without a factor rho of its own step, because
-    PPO's loss holds pi/mu already. Where pi = mu this is generalised advantage estimation.
+    pi is the policy at the start of the update. The loss is clipped around pi, and the advantage of
+    each row is multiplied by ``min(rho_bar, pi/mu)`` (Hilton et al. 2022, the decoupled objective).
+    So an update may go as far from where it begins as PPO's, however much the rollout lags.
 
     With "gae" values and advantages are PPO's, from the values predicted when acting.
+
+    With "vtrace" the values are those of pi, and their targets those of V-trace (Espeholt et al.
+    2018) with ``rho = min(rho_bar, pi/mu)`` and ``c = gae_lambda * min(c_bar, pi/mu)``. The
+    advantage, before it is multiplied by rho, is ``r + gamma * (V' + lambda * (v' - V')) - V`` with
+    the successor's value V' and target v'. Where pi = mu this is generalised advantage estimation.
 
     A policy with a memory begins each sequence with the state it had when acting.
 
     Args:
-        estimator: "vtrace" or "gae".
+        estimator: "gae" or "vtrace".
         rho_bar: largest weight of an error in the targets; it decides which policy's values the
             targets estimate.
         c_bar: largest weight of a trace; it decides how far corrections reach.
@@ -43,11 +45,7 @@ class APPO(PPO):
             learning rate is multiplied by the share of rows that do. None for no bound.
         policy, lr, lr_decay, num_epochs, minibatch_size, clip_range, clip_range_vf, entropy_coef,
             value_coef, max_grad_norm, normalize_advantage, advantage_floor, auxiliaries,
-            sequence_length, burn_in, seed: see `PPO`.
-        adaptive_kl: see `PPO`, of the divergence of one update: from the policy that acted to the
-            one after the update, divided by the updates between (the lag, and this one), or to the
-            one before it, divided by the lag, whichever is larger.
-        target_kl: see `PPO`, of the former divergence.
+            adaptive_kl, target_kl, sequence_length, burn_in, seed: see `PPO`.
         gae_lambda: lambda of both estimators.
 
     Raises:
@@ -58,7 +56,7 @@ class APPO(PPO):
         self,
         policy: Policy,
         *,
-        estimator: Estimator = "vtrace",
+        estimator: Estimator = "gae",
         rho_bar: float = 1.0,
         c_bar: float = 1.0,
         max_lag: int | None = 20,
@@ -113,8 +111,6 @@ class APPO(PPO):
         )
         self.estimator, self.rho_bar, self.c_bar = estimator, rho_bar, c_bar
         self.max_lag = max_lag
-        self._lag = 0.0  # mean of the rollout
-        self._start_kl = 0.0  # from the policy that acted to the policy that learns
         self._start_metrics: dict[str, float] = {}
 
     def update(self, rollout: Rollout, rewards: Rewards, progress: float = 0.0) -> dict[str, float]:
@@ -127,7 +123,7 @@ class APPO(PPO):
         valid = collective.total(int(rollout.valid.sum()))
         own_lag = torch.as_tensor(rollout.lag, dtype=torch.float32).mean()
         lag = (collective.sum(own_lag) / collective.size()).item()
-        self._lag, self._start_kl, self._start_metrics = lag, 0.0, {"train/lag": lag}
+        self._start_metrics = {"train/lag": lag}
         if valid:
             used = collective.total(int(self._used(rollout).sum())) / valid
             self._start_metrics["train/used_share"] = used
@@ -135,7 +131,7 @@ class APPO(PPO):
 
     def _estimate(self, rollout: Rollout, rewards: Rewards) -> Estimates:
         """Estimate by `vtrace` with the values of the policy as it is, or as PPO does."""
-        if self.estimator == "gae" and not self._lag:
+        if self.estimator == "gae" and not self._start_metrics["train/lag"]:
             return super()._estimate(rollout, rewards)
         log_prob, value = self._log_prob_and_value(rollout)
         log_rho = log_prob - rollout.log_prob  # [T, N]
@@ -143,15 +139,15 @@ class APPO(PPO):
         if number := collective.total(len(used)):
             share = len(used) / number
             kl = share * approx_kl(used) if len(used) else used.new_zeros(())
-            self._start_kl = collective.sum(kl).item()
             above = (used > torch.as_tensor(self.rho_bar).log()).float()
             clipped = collective.mean(above).item()
             self._start_metrics |= {
-                "train/start_kl": self._start_kl,
+                "train/start_kl": collective.sum(kl).item(),
                 "train/rho_clipped": clipped,
             }
+        weight = log_rho.exp().clamp(max=self.rho_bar)
         if self.estimator == "gae":
-            return super()._estimate(rollout, rewards)
+            return super()._estimate(rollout, rewards)._replace(log_prob=log_prob, weight=weight)
         next_value = successor_values(
             rollout, value, final_value(self.policy, rollout), rewards.carry
         )
@@ -167,7 +163,7 @@ class APPO(PPO):
             rho_bar=self.rho_bar,
             c_bar=self.c_bar,
         )
-        return Estimates(value[:-1], traced.value_target, traced.advantage)
+        return Estimates(value[:-1], traced.value_target, traced.advantage, log_prob, weight)
 
     def _log_prob_and_value(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Compute log-probabilities [T, N] and values [T+1, N, K] of the policy as it is."""
@@ -184,16 +180,3 @@ class APPO(PPO):
             return rollout.valid
         fresh = torch.as_tensor(rollout.lag, device=rollout.device) <= self.max_lag  # [] or [N]
         return rollout.valid & fresh
-
-    def _kl(self, logs: Sequence[Tensor]) -> float:
-        """Return the mean KL divergence of gradient steps per update since the policy acted."""
-        return super()._kl(logs) / (1 + self._lag)
-
-    def _adapt_lr(self, kl: float, wanted: float) -> None:
-        """Adapt the learning rate to the divergence of an update, see `adaptive_kl`.
-
-        An update on rollouts that lag may undo what the one before did, which ends near the policy
-        that acted however far both went.
-        """
-        before = self._start_kl / self._lag if self._lag else 0.0
-        super()._adapt_lr(max(kl, before), wanted)

@@ -49,17 +49,21 @@ log = logging.getLogger(__name__)
 
 
 class Estimates(NamedTuple):
-    """What a rollout says about values, all [T, N, K] in units of the rewards.
+    """What a rollout says about values and actions; [T, N, K] in units of the rewards.
 
     Args:
         value: predicted at each step.
         target: for the values to learn.
         advantage: of the action taken.
+        log_prob: [T, N] of the action under the policy that the update is clipped around.
+        weight: [T, N] of each row's advantage in the loss; None for 1 everywhere.
     """
 
     value: Tensor
     target: Tensor
     advantage: Tensor
+    log_prob: Tensor
+    weight: Tensor | None = None
 
 
 class PPO(Learner):
@@ -389,14 +393,16 @@ class PPO(Learner):
         T = rollout.num_steps
         if rollout.state:
             self.check_sizes(T, rollout.num_envs)
-        value, target, advantages = self._estimate(rollout, rewards)  # [T, N, K]
-        advantage = rewards.advantage(advantages, rollout.valid)  # [T, N, K] -> [T, N]
+        estimates = self._estimate(rollout, rewards)
+        advantage = rewards.advantage(estimates.advantage, rollout.valid)  # [T, N, K] -> [T, N]
+        target = estimates.target
         self.policy.observe_returns(rewards.reward[rollout.valid], target[rollout.valid])
         past = map_obs(lambda field: field[:T], rollout.obs)
         forward = partial(self.policy, past, rollout.state, rollout.is_first[:T])
         for extra in self.auxiliaries.advantages(rollout, forward):
             advantage = advantage + extra
-
+        if estimates.weight is not None:
+            advantage = advantage * estimates.weight
         prepared = self.policy.prepare(past)
 
         def rows(field: Tensor) -> Tensor:  # [T, N, ...] -> [1, T*N, ...]
@@ -407,8 +413,8 @@ class PPO(Learner):
             state=rollout.state,
             is_first=rows(rollout.is_first[:T]),
             action=rows(rollout.action),
-            log_prob=rows(rollout.log_prob),
-            value=rows(value),
+            log_prob=rows(estimates.log_prob),
+            value=rows(estimates.value),
             advantage=rows(advantage),
             target=rows(target),
             valid=rows(self._used(rollout)),
@@ -434,7 +440,7 @@ class PPO(Learner):
             rollout.valid,
             self.gae_lambda,
         )
-        return Estimates(value, advantages + value, advantages)
+        return Estimates(value, advantages + value, advantages, rollout.log_prob)
 
     def _used(self, rollout: Rollout) -> Tensor:
         """Return which rows [T, N] enter the loss: the valid ones."""

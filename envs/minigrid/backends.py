@@ -101,8 +101,8 @@ def _choose(task: str, backend: Backend, whole: bool) -> str:
     """Choose a backend that has the task and, if `whole`, exposes the whole grid."""
     from firstlight.envs.minigrid.tasks import TASKS, backends_of
 
-    if backend == "native" and task in TASKS:
-        return backend
+    if backend in ("native", "auto") and task in TASKS:
+        return "native"  # without importing the others, which takes seconds
     have = backends_of(task)
     fit = [name for name in have if not (whole and name == "envpool")]
     if backend == "auto" and fit:

@@ -21,7 +21,9 @@ def draw_categorical(logits, uniform):
     action, log_prob = np.empty(B, np.int64), np.empty(B, np.float32)
     weight = np.empty(A, np.float64)
     for b in range(B):
-        largest = logits[b].max()
+        largest = logits[b, 0]
+        for a in range(1, A):
+            largest = max(largest, logits[b, a])
         total = 0.0
         for a in range(A):
             weight[a] = np.exp(np.float64(logits[b, a] - largest))

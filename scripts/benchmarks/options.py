@@ -46,6 +46,8 @@ EXPECTED: dict[Parser, str] = {
 OPTIONS: dict[str, dict[str, Parser]] = {
     "throughput": {"rounds": positive_integer, "steps": positive_integer, "peers": nonempty},
     "stages": {"rounds": positive_integer, "steps": positive_integer},
+    "sizes": {"rounds": positive_integer, "steps": positive_integer},
+    "gpu": {"rounds": positive_integer, "steps": positive_integer},
     "views": {"rounds": positive_integer, "steps": positive_integer},
     "modules": {"rounds": positive_integer, "peers": nonempty, "only": nonempty},
     "pools": {"rounds": positive_integer},

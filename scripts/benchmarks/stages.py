@@ -44,14 +44,14 @@ class Setup:
     make: Callable[[str], Trainer]
 
 
-def configured(task: str, *overrides: str) -> Setup:
+def configured(task: str, *overrides: str, device: str = "cpu") -> Setup:
     """Setup of ``firstlight-train`` with `overrides`, without its evaluations."""
 
     def make(run_dir: str) -> Trainer:
         from hydra import compose, initialize_config_module
 
         with initialize_config_module("firstlight.conf", version_base="1.3"):
-            cfg = compose("train", overrides=[*overrides, "device=cpu"])
+            cfg = compose("train", overrides=[*overrides, f"device={device}"])
         cfg.run_dir = run_dir
         return build(cfg, make_vec(cfg.env))
 
@@ -86,11 +86,13 @@ class IterationClock:
         self.ticks.append(time.perf_counter())
 
 
-def one_round(setup: Setup, steps: int) -> Rows:
-    """Train for about `steps` steps after the first iterations, and step the environments alone.
+def train(setup: Setup, steps: int) -> tuple[Trainer, dict[str, float]]:
+    """Train for about `steps` steps after the first iterations.
 
-    Stages are those that every run logs as ``perf/<stage>_seconds``; the remaining time, such as
-    statistics and logging, is "rest". The last checkpoint of the run is not counted.
+    Returns:
+        The trainer, and seconds per step by stage. Stages are those that every run logs as
+        ``perf/<stage>_seconds``; the remaining time, such as statistics and logging, is "rest", and
+        their sum "all". The last checkpoint of the run is not counted.
     """
     clock = IterationClock()
     with tempfile.TemporaryDirectory() as folder:
@@ -104,10 +106,16 @@ def one_round(setup: Setup, steps: int) -> Rows:
     done = lines[-1]["step"] - lines[settled]["step"]
     seconds = clock.ticks[-1] - clock.ticks[settled]
     parts = {
-        name: sum(line[f"perf/{name}_seconds"] for line in lines[settled + 1 :]) for name in STAGES
+        name: sum(line.get(f"perf/{name}_seconds", 0.0) for line in lines[settled + 1 :])
+        for name in STAGES
     }
     parts |= {"rest": seconds - sum(parts.values()), "all": seconds}
-    each = {name: spent / done for name, spent in parts.items()}
+    return trainer, {name: spent / done for name, spent in parts.items()}
+
+
+def one_round(setup: Setup, steps: int) -> Rows:
+    """Train for about `steps` steps, and step the environments alone."""
+    trainer, each = train(setup, steps)
     alone = {
         "environments alone, EnvPool": time_envpool(setup.task, trainer.vec.num_envs, steps),
         "environments alone, ours": time_vec(trainer.vec, steps),

@@ -24,6 +24,7 @@ def write() -> None:
         HEAD,
         speed_tables.throughput(read("throughput")),
         speed_tables.stages(read("stages")),
+        speed_tables.sizes(read("sizes")),
         speed_tables.adapter_overhead(read("views")),
         speed_tables.pools(read("pools")),
         speed_tables.worlds(read("worlds")),

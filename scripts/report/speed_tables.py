@@ -76,6 +76,31 @@ def stages(lines: list[dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
+def sizes(lines: list[dict[str, Any]]) -> str:
+    """Table of training steps per second by number of environments and width of the encoder."""
+    latest = {(line["num_envs"], line["width"]): line for line in lines}
+    if not latest:
+        return ""
+    counts, widths = (list(dict.fromkeys(key[i] for key in latest)) for i in (0, 1))
+    rows = [
+        [str(n), *(span(latest[n, w]["steps_per_second"], "{:,.0f}") for w in widths)]
+        for n in counts
+    ]
+    head = ["environments", *(f"width {w}" for w in widths)]
+    return "\n".join(
+        [
+            "## Training speed by size",
+            "",
+            "Environment steps per second of training on our own DoorKey-8x8 with the grid encoder "
+            "and a count bonus, one torch thread; medians (ranges) of alternating rounds, after "
+            f"the first iterations. {provenance(latest.values())} GPU: not measured.",
+            "",
+            *markdown_table(head, rows),
+            "",
+        ]
+    )
+
+
 def adapter_overhead(lines: list[dict[str, Any]]) -> str:
     """Table of our adapter's speed relative to EnvPool, and training speed of MiniGrid's views."""
     latest = {line["row"]: line for line in lines}

@@ -115,6 +115,7 @@ def trainer_of(kind, num_envs):
         num_epochs=3,
         minibatch_size=T * N,
         sequence_length=4 if kind == "recurrent" else None,
+        **({"estimator": "vtrace"} if continuous else {}),
     )
     return Trainer(vec, learner, modules, mixer, num_steps=T, seed=3)
 

@@ -16,7 +16,7 @@ from firstlight.scripts.benchmarks import options, results
         (("learning", "bonusses"), "did you mean 'bonuses'?"),
         (
             ("learning",),
-            "learning needs a table; choose from battery, bonuses, ",
+            "learning needs a table; choose from appo, battery, ",
         ),
         (("learning", "bonuses", "budget=soon"), "budget=soon: expected a time, such as 90m"),
         (("learning", "bonuses", "budget=-3m"), "budget=-3m: expected a time"),

@@ -1,0 +1,70 @@
+"""Sample Factory's APPO, timed; run by the Python of an environment of its own.
+
+Does not import firstlight: ``python sample_factory_appo.py TASK STEPS [key=value]...`` trains on
+the CPU with Sample Factory's defaults but for the options given, and prints one JSON object with
+the steps and seconds after the first iterations.
+"""
+
+import json
+import sys
+import tempfile
+import time
+
+import gymnasium
+import minigrid  # noqa: F401  (registers its tasks)
+import numpy as np
+from sample_factory.algo.runners.runner import AlgoObserver
+from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
+from sample_factory.envs.env_utils import register_env
+from sample_factory.train import make_runner
+
+WARMUP = 20_000
+"""Environment steps that are not counted."""
+
+
+class FlatView(gymnasium.ObservationWrapper):
+    """The symbolic view as 147 numbers."""
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        self.observation_space = gymnasium.spaces.Box(0, 255, (147,), np.float32)
+
+    def observation(self, obs):
+        return obs["image"].astype(np.float32).ravel()
+
+
+def make_env(name: str, cfg=None, env_config=None, render_mode=None) -> gymnasium.Env:
+    """Make one environment, as Sample Factory asks for it."""
+    return FlatView(gymnasium.make(name, render_mode=render_mode))
+
+
+class Clock(AlgoObserver):
+    """Notes the time of each report of steps."""
+
+    def __init__(self) -> None:
+        self.ticks: list[tuple[float, int]] = []
+
+    def on_training_step(self, runner, training_iteration_since_resume: int) -> None:
+        self.ticks.append((time.perf_counter(), runner.total_env_steps_since_resume or 0))
+
+
+def main(task: str, steps: int, options: list[str]) -> None:
+    """Train, and print one JSON object."""
+    register_env(task, make_env)
+    with tempfile.TemporaryDirectory() as folder:
+        words = [f"--env={task}", "--device=cpu", f"--train_dir={folder}", "--experiment=timed"]
+        words += [f"--train_for_env_steps={WARMUP + steps}", "--with_wandb=False", "--seed=0"]
+        words += ["--normalize_input=False", *(f"--{option}" for option in options)]
+        parser, _ = parse_sf_args(words)
+        _, runner = make_runner(parse_full_cfg(parser, words))
+        clock = Clock()
+        runner.register_observer(clock)
+        runner.init()
+        runner.run()
+    counted = [tick for tick in clock.ticks if tick[1] >= WARMUP]
+    (began, first), (ended, last) = counted[0], counted[-1]
+    print(json.dumps({"steps": last - first, "seconds": ended - began}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
