@@ -16,6 +16,7 @@ from firstlight.agents.trainer import Trainer
 from firstlight.envs.vec import VecEnv
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.mixer import RewardMixer
+from firstlight.networks import collective
 
 
 class AsyncTrainer(Trainer):
@@ -41,7 +42,8 @@ class AsyncTrainer(Trainer):
         barrier: not possible here; True is refused.
 
     Raises:
-        ValueError: for a `queue_size` or `when_full` out of range, for `barrier`, and as `Trainer`.
+        ValueError: for a `queue_size` or `when_full` out of range, for `barrier`, for "drop_oldest"
+            in several processes, and as `Trainer`.
     """
 
     def __init__(
@@ -70,6 +72,11 @@ class AsyncTrainer(Trainer):
             raise ValueError(
                 f"queue_size is {queue_size}, expected at least {least} with when_full={when_full}"
             )
+        if when_full == "drop_oldest" and collective.size() > 1:
+            raise ValueError(
+                f"when_full is drop_oldest, but {collective.size()} processes learn from the same "
+                "rollouts together: use wait"
+            )
         if barrier:
             raise ValueError(
                 "barrier is True, but asynchronous training collects beyond a checkpoint before it "
@@ -82,7 +89,7 @@ class AsyncTrainer(Trainer):
             learner,
             modules,
             mixer,
-            num_steps=num_steps or default_num_steps(vec.num_envs, each=32),
+            num_steps=num_steps or default_num_steps(vec.num_envs * collective.size(), each=32),
             seed=seed,
             device=device,
             run_dir=run_dir,

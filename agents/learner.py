@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from firstlight.agents.policy import Policy, PolicyOutput
 from firstlight.envs.types import Obs, Rollout, State, map_obs, take
 from firstlight.intrinsic.mixer import Rewards, Schedule
+from firstlight.networks import collective
 
 
 class Learner(ABC):
@@ -24,17 +25,20 @@ class Learner(ABC):
     Attributes:
         policy: updated in place.
         reads_states: whether rollouts must hold `Rollout.states`.
+        many_processes: whether several processes may update at once, each from its own rollout, and
+            all end with the same policy (docs/distributed.md).
     """
 
     policy: Policy
     reads_states: bool = False
+    many_processes: bool = False
 
     def check_sizes(self, num_steps: int, num_envs: int) -> None:
         """Check that the learner can train on rollouts of this size.
 
         Args:
             num_steps: `T` of a rollout.
-            num_envs: `N` of a rollout.
+            num_envs: `N` of a rollout, in this process.
 
         Raises:
             ValueError: if it cannot; the message names the option to change.
@@ -64,7 +68,7 @@ class Learner(ABC):
 
         Args:
             num_steps: `T` of the rollout.
-            num_envs: `N` of the rollout.
+            num_envs: `N` of the rollout, in this process.
         """
         return None
 
@@ -180,20 +184,24 @@ def minibatches(
 ) -> Iterator[Batch]:
     """Split `batch` into random minibatches of about `size` steps.
 
-    Their number follows from the shape of the batch and `size`, not from how many rows are valid,
-    so that every process of a parallel run takes equally many gradient steps. It is smaller only
-    where a minibatch would have fewer than two valid rows. Single steps [1, B] are split by row,
-    without those that are not valid; sequences [L, B] by column. Sizes differ by at most one.
+    Their number follows from the shape of the batch and `size`, not from how many rows are valid.
+    It is smaller only where a minibatch would have fewer than two valid rows. Single steps [1, B]
+    are split by row, without those that are not valid; sequences [L, B] by column. Sizes differ by
+    at most one.
+
+    Every process of a run gets equally many. The minibatch of a gradient step is that of all
+    processes together, of which each draws a part, perhaps an empty one, from its own batch.
 
     Args:
-        batch: of a rollout.
-        size: steps of a minibatch, about.
+        batch: of a rollout, of the same shape in every process.
+        size: steps of a minibatch, about, of all processes.
         generator: draws the order.
         steps: of the batch, for their number; default all. Fewer if some only warm up a state.
     """
     L, B = batch.valid.shape
     columns = batch.valid[0].nonzero()[:, 0] if L == 1 else torch.arange(B).to(batch.valid.device)
-    number = num_minibatches(L, B, size, len(columns), steps)
+    steps = (L * B if steps is None else steps) * collective.size()
+    number = num_minibatches(L, B, size, collective.total(len(columns)), steps)
     order = columns[torch.randperm(len(columns), generator=generator).to(columns.device)]
     for part in order.tensor_split(number):
         yield batch.take(part)
@@ -226,9 +234,15 @@ def check_learner(learner: Any, num_steps: int, num_envs: int) -> bool:
         num_envs: `N`.
 
     Raises:
-        ValueError: see `Learner.check_sizes`.
+        ValueError: see `Learner.check_sizes`, and for a learner that is not for several processes.
     """
-    if not isinstance(learner, Learner):
+    ours = isinstance(learner, Learner)
+    if collective.size() > 1 and not (ours and learner.many_processes):
+        raise ValueError(
+            f"{type(learner).__name__} learns in one process, and this run has "
+            f"{collective.size()}: use PPO or APPO, or one process with more environments"
+        )
+    if not ours:
         return False
     learner.check_sizes(num_steps, num_envs)
     return learner.reads_states

@@ -15,23 +15,28 @@ from firstlight.agents.session.iteration_data import IterationData, Metrics
 from firstlight.agents.session.module_group import ModuleGroup
 from firstlight.agents.session.run_session import Callback, RunSession
 from firstlight.envs.runner import RandomActor, Runner
+from firstlight.envs.seeding import derive, generator
 from firstlight.envs.types import Rollout
 from firstlight.envs.vec import VecEnv
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.mixer import RewardMixer
+from firstlight.networks import collective
 
 
 class Trainer:
     """Synchronous training: every rollout is collected by the policy that learns from it.
+
+    In a run of several processes each has a trainer with environments of its own, and all have the
+    same policy, modules and mixer (docs/distributed.md).
 
     Args:
         vec: the environments, already wrapped by the modules that add fields.
         learner: updates its policy.
         modules: name to reward module.
         mixer: the reward layer; by default the environment's reward and each module's own term.
-        num_steps: `T` of a rollout; default 128, with few or many environments more or less
-            (`default_num_steps`).
-        seed: of environments and actions.
+        num_steps: `T` of a rollout; default 128, with few or many environments, of all processes,
+            more or less (`default_num_steps`).
+        seed: of environments and actions; each process derives its own from it.
         device: of policy, modules and mixer.
         run_dir, resume, checkpoint_every, barrier, stall_after: see `RunSession`.
 
@@ -60,14 +65,19 @@ class Trainer:
         self.modules = dict(modules or {})
         self.mixer = RewardMixer.from_modules(self.modules) if mixer is None else mixer
         self.mixer.check(self.modules, self.policy.num_streams)
-        self.num_steps = num_steps or default_num_steps(vec.num_envs)
+        self.num_steps = num_steps or default_num_steps(vec.num_envs * collective.size())
         states = check_learner(learner, self.num_steps, vec.num_envs)
+        seed = derive(seed, "rank", collective.rank()) if collective.rank() else seed
         self.runner = Runner(vec, seed=seed, device=device, keep_states=states)
+        if collective.size() > 1:
+            self.runner.resume = "dropped"  # a checkpoint holds no process's environments
         options: dict = {"run_dir": run_dir, "resume": resume, "barrier": barrier}
         options |= {"checkpoint_every": checkpoint_every, "stall_after": stall_after}
         self.session = RunSession(self, vec, **options)
         self.module_group = ModuleGroup(self.modules, self.mixer, self.session.guard).to(device)
         self.policy.to(device)
+        for part in (self.policy, self.mixer, *self.modules.values()):
+            collective.broadcast_module(part)
         self.rollback = Rollback(learner)
         self.collector = RolloutCollector(self.runner, self.session, self.module_group)
         self.session.restore()
@@ -136,5 +146,10 @@ class Trainer:
         """
         self.learner.load_state_dict(state["learner"])
         self.module_group.load_state_dict(state)
-        self.module_group.reset(lost := self.runner.load_state_dict(state["runner"]))
+        runner = state["runner"]
+        if collective.size() > 1:  # the saved generator is that of rank 0
+            seed = derive(self.runner.seed, "actions", runner["resets"])
+            own = generator(seed, "resumed", self.runner.device)
+            runner = {**runner, "generator": own.get_state()}
+        self.module_group.reset(lost := self.runner.load_state_dict(runner))
         return lost

@@ -25,6 +25,7 @@ from firstlight.intrinsic.memory_kernels import (
     move_entries,
 )
 from firstlight.intrinsic.state import GrowingBuffers, grow_rows
+from firstlight.networks import collective
 
 
 def hash_rows(fields: Iterable[Tensor], num_rows: int) -> Tensor:
@@ -170,15 +171,25 @@ class VisitTable(GrowingBuffers):
     def count(self, keys: Tensor, valid: Tensor, owners: Tensor | None = None) -> Tensor:
         """Count visits in time order: all columns of step t read the table, then all are added.
 
+        Without `owners` the columns are those of all processes of the run, so that each has the
+        same table, and counts as one process with all the environments would.
+
         Args:
             keys: [T, N] int64.
             valid: [T, N] bool; other rows are not visits.
-            owners: [T, N] int64, separate counts per owner; default one count for all.
+            owners: [T, N] int64, separate counts per owner, of this process; default one count for
+                all.
 
         Returns:
             [T, N] int64: visits before step t plus this one; 0 where not valid. On the CPU.
         """
         keys, valid = keys.cpu(), valid.cpu()
+        if owners is None and collective.size() > 1:
+            first, width = collective.rank() * keys.shape[1], keys.shape[1]
+            keys = collective.gather_columns(keys)
+            valid = collective.gather_columns(valid.byte()).bool()
+            whole = self.count(keys, valid, torch.zeros_like(keys))
+            return whole[:, first : first + width]
         owners = torch.zeros_like(keys) if owners is None else owners
         self.reserve(keys.numel())
         out = torch.zeros_like(keys)

@@ -8,6 +8,7 @@ from torch import Tensor
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.mixer.terms import Transform
 from firstlight.intrinsic.state import GrowingBuffers, read_rows, write_rows
+from firstlight.networks import collective
 from firstlight.networks.normalisation import Moments, RunningMoments
 
 
@@ -130,9 +131,9 @@ class RecentScale(GrowingBuffers, Transform):
 
     def _extended(self, returns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Count, mean and variance of remembered rollouts and of a new one, `returns` [B]."""
-        if len(returns) == 0:
+        if (number := collective.total(len(returns))) == 0:
             return self.count, self.mean, self.var
-        new = (returns.new_tensor(len(returns)), returns.mean(), returns.var(correction=0))
+        new = (returns.new_tensor(number), *collective.mean_and_var(returns))
         old = (self.count, self.mean, self.var)
         count, mean, var = (torch.cat([a, b[None]]) for a, b in zip(old, new, strict=True))
         newer = count.flip(0).cumsum(0).flip(0) - count  # steps after each rollout

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.seeding import generator
+from firstlight.networks import collective
 
 
 @contextmanager
@@ -79,14 +80,17 @@ class GrowingBuffers(nn.Module):
 class Fitter(nn.Module):
     """Fits parameters by Adam over shuffled minibatches; resumes exactly from its `state_dict`.
 
-    Adam's moments and the state of the random generator are part of the `state_dict`.
+    Adam's moments and the state of the random generator are part of the `state_dict`. In a run of
+    several processes a minibatch is one of all their rows, of which each draws a part of its own;
+    their gradients are added, so that the parameters stay the same.
 
     Args:
         parameters: to fit; saved and moved by the module that owns them.
         lr: Adam's step size.
         num_epochs: passes over the rows, each in a new order.
         num_minibatches: minibatches per pass, one gradient step each.
-        minibatch_size: rows of a minibatch, about; overrides `num_minibatches` if given.
+        minibatch_size: rows of a minibatch, about, of all processes; overrides `num_minibatches` if
+            given.
         proportion: probability that a row is used in a pass (loss mask of Burda et al. 2018).
         seed: of the order and the choice of rows.
     """
@@ -121,32 +125,41 @@ class Fitter(nn.Module):
         Raises:
             NonFiniteError: for a loss or gradient that is not finite; that step is not taken.
         """
-        losses = []
+        losses, parameters = [], self._fitted_parameters()
         with torch.enable_grad():
-            for rows in self._minibatches(num_rows):
-                value = loss(rows)
+            for rows, share in self._minibatches(num_rows):
+                self.optimizer.zero_grad()
+                value = parameters[0].new_zeros(())
+                if len(rows):
+                    value = loss(rows)
+                    value = value if share == 1 else share * value
+                    value.backward()
+                value = collective.sum_gradients(parameters, value.detach()[None])[0]
                 if not bool(torch.isfinite(value)):
                     raise NonFiniteError(f"the loss of a reward module is {value.item()}")
-                self.optimizer.zero_grad()
-                value.backward()
-                gradients = [p.grad for p in self._fitted_parameters() if p.grad is not None]
+                gradients = [p.grad for p in parameters if p.grad is not None]
                 if not bool(torch.isfinite(nn.utils.get_total_norm(gradients))):
                     raise NonFiniteError("the gradient of a reward module is not finite")
                 self.optimizer.step()
-                losses.append(value.detach())
+                losses.append(value)
         return torch.stack(losses).mean().item() if losses else 0.0
 
-    def _minibatches(self, num_rows: int) -> Iterator[Tensor]:
+    def _minibatches(self, num_rows: int) -> Iterator[tuple[Tensor, float]]:
+        """Yield this process's rows of each minibatch, and their share of all its rows."""
         device = self._fitted_parameters()[0].device
         parts = self.num_minibatches
         if self.minibatch_size is not None:
-            parts = max(1, round(num_rows / self.minibatch_size))
+            parts = max(1, round(collective.total(num_rows) / self.minibatch_size))
         for _ in range(self.num_epochs):
             order = torch.randperm(num_rows, generator=self.generator)
             kept = torch.rand(num_rows, generator=self.generator) < self.proportion
-            for rows, keep in zip(order.chunk(parts), kept.chunk(parts), strict=True):
-                if keep.any():
-                    yield rows[keep].to(device)
+            pairs = zip(order.chunk(parts), kept.chunk(parts), strict=True)
+            chosen = [rows[keep] for rows, keep in pairs]
+            chosen += [order[:0]] * (parts - len(chosen))  # as many in every process
+            counts = collective.sum(torch.tensor([len(rows) for rows in chosen])).tolist()
+            for rows, count in zip(chosen, counts, strict=True):
+                if count:
+                    yield rows.to(device), len(rows) / count
 
     def _fitted_parameters(self) -> list[nn.Parameter]:
         return self.optimizer.param_groups[0]["params"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from firstlight.networks import collective
 
 _RESOLUTION = 1e-6
 """Deviation, relative to the mean, below which float32 numbers count as constant."""
@@ -36,8 +39,9 @@ def merge_moments(first: Moments, second: Moments) -> Moments:
 class RunningMoments(nn.Module):
     """Running mean and variance per element, merged batch by batch.
 
-    Parallel merge of Chan et al. 1979, in float64. Starts as if `prior` observations of mean 0 and
-    variance 1 had been seen, as in the code of Burda et al. 2018, so the variance is never 0.
+    Parallel merge of Chan et al. 1979, in float64, also of the processes of a run. Starts as if
+    `prior` observations of mean 0 and variance 1 had been seen, as in the code of Burda et al.
+    2018, so the variance is never 0.
 
     Args:
         shape: of one observation.
@@ -68,7 +72,14 @@ class RunningMoments(nn.Module):
     def merged(self, x: Tensor) -> Moments:
         """Compute the moments including `x` [*, *shape] of any dtype; store nothing."""
         so_far = Moments(self.count, self.mean.flatten(), self.var.flatten())
-        rows = max(1, 2**21 // self.mean.numel())  # 16 MB of float64 at a time
+        for new in _of_all_processes(self._parts(x), self.mean.numel(), self.mean.device):
+            so_far = merge_moments(so_far, new)
+        mean, var = so_far.mean.view_as(self.mean), so_far.var.view_as(self.var)
+        return Moments(so_far.count, mean, var)
+
+    def _parts(self, x: Tensor) -> Iterator[Moments]:
+        """Compute the moments of `x`, 16 MB of float64 at a time."""
+        rows = max(1, 2**21 // self.mean.numel())
         for part in x.reshape(-1, self.mean.numel()).split(rows):
             if len(part) == 0:
                 break
@@ -76,10 +87,7 @@ class RunningMoments(nn.Module):
             average = part.new_full((len(part),), 1 / len(part))  # faster than `mean(0)`
             part_mean = average @ part
             part_var = average @ (part - part_mean).square_()
-            here = Moments(self.count.new_tensor(len(part)), part_mean, part_var)
-            so_far = merge_moments(so_far, here)
-        mean, var = so_far.mean.view_as(self.mean), so_far.var.view_as(self.var)
-        return Moments(so_far.count, mean, var)
+            yield Moments(self.count.new_tensor(len(part)), part_mean, part_var)
 
     def update(self, x: Tensor) -> None:
         """Add observations `x` [*, *shape] of any dtype."""
@@ -90,6 +98,20 @@ class RunningMoments(nn.Module):
         """Normalise `x` [*, *shape] of any dtype to float32 of unit variance, within ±`clip`."""
         x = x.float() - self.mean.float()
         return x.div_(self.var.sqrt().float()).clamp_(-clip, clip)
+
+
+def _of_all_processes(
+    parts: Iterator[Moments], size: int, device: torch.device
+) -> Iterable[Moments]:
+    """Return the moments [size] of each process by rank; in a run of one process the `parts`."""
+    if collective.size() == 1:
+        return parts
+    own = torch.zeros(1 + 2 * size, dtype=torch.float64, device=device)
+    if (first := next(parts, None)) is not None:
+        whole = functools.reduce(merge_moments, parts, first)
+        own = torch.cat([whole.count[None], whole.mean, whole.var])
+    rows = collective.stack(own)
+    return [Moments(row[0], row[1 : 1 + size], row[1 + size :]) for row in rows if row[0] > 0]
 
 
 class ObservationNormaliser(nn.Module):
@@ -129,7 +151,7 @@ class ObservationNormaliser(nn.Module):
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
         """Add observations `x` [R, C] of the chosen columns only."""
-        if len(x) == 0:
+        if collective.total(len(x)) == 0:
             return
         self.moments.update(x)
         mean, std = self.moments.mean, self.moments.var.sqrt()
@@ -191,16 +213,16 @@ class ReturnNormaliser(nn.Module):
             reward: [R, K] of valid rows.
             target: [R, K] returns, the targets of the values.
         """
-        if len(reward) == 0:
+        if collective.total(len(reward)) == 0:
             return
-        peak = reward.double().abs().amax(0)
+        peak = collective.maximum(_peak(reward.double()))
         self.rewarded = self.rewarded | (peak > 0)
         decayed = torch.where(peak > 0, self.reward_decay * self.largest, self.largest)
         self.largest = torch.maximum(peak, decayed)
         target = target.double()
         self.total = self._moved(self.total, torch.ones_like(self.total))
-        self.first = self._moved(self.first, target.mean(0))
-        self.second = self._moved(self.second, target.square().mean(0))
+        self.first = self._moved(self.first, collective.mean(target))
+        self.second = self._moved(self.second, collective.mean(target.square()))
         weight = self.total.clamp(min=1 - self.decay)  # of a stream without rewards it is 0
         mean = self.first / weight if self.centred else torch.zeros_like(self.first)
         std = (self.second / weight - mean.square()).clamp(min=0).sqrt()
@@ -211,3 +233,8 @@ class ReturnNormaliser(nn.Module):
     def _moved(self, before: Tensor, new: Tensor) -> Tensor:
         """Move a moving mean [K] of the streams that have had a reward."""
         return torch.where(self.rewarded, self.decay * before + (1 - self.decay) * new, before)
+
+
+def _peak(x: Tensor) -> Tensor:
+    """Return the largest absolute value [K] of rows [R, K]; 0 without any."""
+    return x.abs().amax(0) if len(x) else x.new_zeros(x.shape[1:])

@@ -353,7 +353,9 @@ def build(cfg: DictConfig, vec: VecEnv) -> Trainer:
     """Build the trainer for a config and its environments."""
     import torch
 
+    from firstlight.agents.session.run_directory import checkpoint
     from firstlight.envs.seeding import derive
+    from firstlight.networks import collective
 
     torch.manual_seed(derive(cfg.seed, "networks"))
     modules, vec = make_modules(cfg.intrinsic, vec, cfg.seed)
@@ -366,7 +368,7 @@ def build(cfg: DictConfig, vec: VecEnv) -> Trainer:
     critic = options.pop("critic_encoder", None)
     # a policy of the user's own has no such
     given = {name: options.pop(name) for name in _POLICY_OPTIONS if name in options}
-    saved = saved_policy(cfg)
+    saved = checkpoint.broadcast(saved_policy(cfg) if collective.rank() == 0 else None) or {}
     encoder = make_encoder(cfg.encoder, saved.get("encoder"), **spaces)
     critic_encoder = None
     if critic:

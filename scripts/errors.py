@@ -28,6 +28,7 @@ _print_tracebacks = os.environ.get(FULL_ERROR) == "1"
 
 ONE_LINE_ERRORS = {
     "NonFiniteError": FAILED,
+    "CollectiveError": FAILED,
     "OutOfMemoryError": OUT_OF_MEMORY,
     "MemoryError": OUT_OF_MEMORY,
 }

@@ -36,6 +36,8 @@ def set_threads(cfg: DictConfig) -> None:
     import torch
 
     if cfg.num_threads == "auto":
-        cfg.num_threads = choose_threads(available_cores(), os.getloadavg()[0])
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this run on this machine
+        cores = available_cores() // processes
+        cfg.num_threads = choose_threads(cores, os.getloadavg()[0] / processes)
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)

@@ -31,33 +31,45 @@ if TYPE_CHECKING:
 def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     """Build a trainer, run it, and write everything into ``cfg.run_dir``.
 
+    Under torchrun every process calls it, with environments of its own; rank 0 alone writes,
+    evaluates and prints.
+
     Args:
         cfg: the composed config.
         overrides: the command's overrides, for the comparison with a run that is resumed.
 
     Returns:
-        The `Evaluation` at the end.
+        The `Evaluation` at the end; None in processes other than rank 0.
     """
     from firstlight.agents.session.callbacks import Evaluate, StopAt
     from firstlight.agents.session.progress import Progress
     from firstlight.agents.session.run_directory.files import write_text
     from firstlight.agents.session.summary import summary
     from firstlight.envs.seeding import derive, seed_process
-    from firstlight.scripts.build import build, make_vec
+    from firstlight.networks import collective
+    from firstlight.scripts.build import build, make_vec, pick_device
     from firstlight.scripts.freed_memory import keep_freed_memory
     from firstlight.scripts.threads import set_threads
     from firstlight.scripts.torch_compiler import skip_compiler_import
 
     check_options(cfg)
-    keep_saved_options(cfg, overrides)
-    check_run_dir(cfg, overrides)
-    set_threads(cfg)
-    keep_freed_memory()
-    skip_compiler_import()
-    seed_process(derive(cfg.seed, "process"))  # environments and networks of users may need it
     with ExitStack() as cleanup:  # closes the environments whatever happens
+        cleanup.enter_context(collective.joined(cuda=pick_device(cfg.device) == "cuda"))
+        rank = collective.rank()
+        if rank == 0:
+            keep_saved_options(cfg, overrides)
+            check_run_dir(cfg, overrides)
+        cfg = config_of_rank_0(cfg)
+        set_threads(cfg)
+        keep_freed_memory()
+        skip_compiler_import()
+        # environments and networks of users may need it
+        seed_process(derive(cfg.seed, "process", *([rank] if rank else [])))
         vec = make_vec(cfg.env)
         cleanup.callback(vec.close)
+        if rank > 0:
+            build(cfg, vec).run(cfg.total_steps)
+            return None
         heat_maps = make_heat_maps(cfg, vec)
         eval_vec = make_vec(cfg.env, num_envs=min(vec.num_envs, cfg.eval_episodes, 32))
         cleanup.callback(eval_vec.close)
@@ -85,6 +97,18 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     return evaluate.last
 
 
+def config_of_rank_0(cfg: DictConfig) -> DictConfig:
+    """Return the config of rank 0, which may hold options of the run that it resumes."""
+    from firstlight.networks import collective
+
+    if collective.size() == 1:
+        return cfg
+    text = OmegaConf.to_yaml(cfg, resolve=True).encode()
+    shared = OmegaConf.create(collective.broadcast_bytes(text).decode())
+    assert isinstance(shared, DictConfig)
+    return shared
+
+
 def make_heat_maps(cfg: DictConfig, vec: VecEnv) -> list[Any]:
     """Make the callback that draws rewards by position, if ``heat_maps=true``."""
     from firstlight.agents.diagnostics.pictures import HeatMaps
@@ -100,13 +124,18 @@ def make_heat_maps(cfg: DictConfig, vec: VecEnv) -> list[Any]:
 @command("train")
 def main(cfg: DictConfig) -> None:
     """Train, or with ``doctor=true`` check the reward sources."""
+    from firstlight.networks.collective import is_launched
+
+    hydra = HydraConfig.get()
+    overrides, sweep = hydra.overrides.task, hydra.mode == RunMode.MULTIRUN
+    if is_launched() and (sweep or cfg.doctor):
+        word = "-m" if sweep else "doctor=true"
+        raise BadInputError(f"{word} under torchrun, which starts one training run: leave one out")
     if cfg.doctor:
         check_options(cfg)
         if doctor(cfg):
             sys.exit(FAILED)
         return
-    hydra = HydraConfig.get()
-    overrides, sweep = hydra.overrides.task, hydra.mode == RunMode.MULTIRUN
     with open_dict(cfg):
         name = run_name(cfg, hydra.runtime.choices, overrides, sweep=sweep)
         cfg.run_dir = cfg.run_dir or f"runs/{name}"

@@ -15,6 +15,7 @@ from firstlight.agents.policy import Policy
 from firstlight.agents.returns import successor_values, vtrace
 from firstlight.envs.types import Rollout, map_obs
 from firstlight.intrinsic.mixer import Rewards, Schedule
+from firstlight.networks import collective
 
 Estimator = Literal["gae", "vtrace"]
 
@@ -119,25 +120,29 @@ class APPO(PPO):
         unless the rollout has no lag and the estimator is "gae", ``train/start_kl`` and
         ``train/rho_clipped``, the share of rows with pi/mu above `rho_bar`.
         """
-        valid = int(rollout.valid.sum())
-        lag = torch.as_tensor(rollout.lag, dtype=torch.float32).mean().item()
+        valid = collective.total(int(rollout.valid.sum()))
+        own_lag = torch.as_tensor(rollout.lag, dtype=torch.float32).mean()
+        lag = (collective.sum(own_lag) / collective.size()).item()
         self._start_metrics = {"train/lag": lag}
         if valid:
-            used = int(self._used(rollout).sum()) / valid
+            used = collective.total(int(self._used(rollout).sum())) / valid
             self._start_metrics["train/used_share"] = used
         return super().update(rollout, rewards, progress) | self._start_metrics
 
     def _estimate(self, rollout: Rollout, rewards: Rewards) -> Estimates:
         """Estimate by `vtrace` with the values of the policy as it is, or as PPO does."""
-        if self.estimator == "gae" and not bool(torch.as_tensor(rollout.lag).any()):
+        if self.estimator == "gae" and not self._start_metrics["train/lag"]:
             return super()._estimate(rollout, rewards)
         log_prob, value = self._log_prob_and_value(rollout)
         log_rho = log_prob - rollout.log_prob  # [T, N]
         used = log_rho[rollout.valid]
-        if len(used):
-            clipped = (used > torch.as_tensor(self.rho_bar).log()).float().mean().item()
+        if number := collective.total(len(used)):
+            share = len(used) / number
+            kl = share * approx_kl(used) if len(used) else used.new_zeros(())
+            above = (used > torch.as_tensor(self.rho_bar).log()).float()
+            clipped = collective.mean(above).item()
             self._start_metrics |= {
-                "train/start_kl": approx_kl(used).item(),
+                "train/start_kl": collective.sum(kl).item(),
                 "train/rho_clipped": clipped,
             }
         weight = log_rho.exp().clamp(max=self.rho_bar)

@@ -33,6 +33,7 @@ from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.seeding import generator
 from firstlight.envs.types import Rollout, map_obs
 from firstlight.intrinsic.mixer import Rewards, Schedule
+from firstlight.networks import collective
 from firstlight.networks.distributions import Categorical
 
 _LOGS = (*LOGS, "grad_norm")
@@ -71,6 +72,9 @@ class PPO(Learner):
     Advantages are estimated for each stream, weighted and added (Burda et al. 2018, §2.3), see
     `Rewards.advantage`. Rows that are not valid enter no loss and no mean.
 
+    Several processes take the same gradient steps: each computes the gradient of its own rows, and
+    these are added with the weights that make the sum the gradient of one process with all of them.
+
     Args:
         policy: to update; its `K` is that of the rewards.
         lr: learning rate of Adam; a number, or a schedule over training progress.
@@ -80,8 +84,8 @@ class PPO(Learner):
             it, multiplied. It stays within a factor of 10 of `lr` and its decay.
         target_kl: leave out the other epochs after one with a larger mean KL divergence.
         num_epochs: passes over a rollout.
-        minibatch_size: approximate number of rows of a gradient step; default a quarter of the
-            rollout, but at least 256 and at most 2048.
+        minibatch_size: approximate number of rows of a gradient step, of all processes; default a
+            quarter of the rollout, but at least 256 and at most 2048.
         gae_lambda: lambda of generalised advantage estimation.
         clip_range: clipping range of the probability ratio.
         clip_range_vf: clipping range of value updates, in units of their scale; None disables it.
@@ -105,6 +109,8 @@ class PPO(Learner):
         ValueError: for an unknown `lr_decay`, a `sequence_length` or a `burn_in` out of range, or a
             policy that an auxiliary refuses.
     """
+
+    many_processes = True
 
     def __init__(
         self,
@@ -167,13 +173,14 @@ class PPO(Learner):
         self.auxiliaries.to(self._parameters[0].device)
         self.auxiliaries.observe(rollout, progress)
         batch = self._batch(rollout, rewards)
-        used = int(batch.valid.sum())
+        used = collective.total(int(batch.valid.sum()))
         if used < 2:
             return {}  # every environment only reset itself, or all rows are left out
         lr = resolve_schedule(self.lr, progress) * self._lr_factor
         if self.lr_decay == "linear":
             lr *= 1 - progress
-        lr *= used / int(rollout.valid.sum())  # less for a rollout of which rows are left out
+        # less for a rollout of which rows are left out
+        lr *= used / collective.total(int(rollout.valid.sum()))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         live = (rewards.weight != 0).float()
@@ -183,7 +190,7 @@ class PPO(Learner):
         while epochs < self.num_epochs:
             before, epochs = len(logs), epochs + 1
             for part in minibatches(batch, self._minibatch_rows(steps), self.generator, steps):
-                if rollout.state and int(part.valid.sum()) < 2:
+                if rollout.state and collective.total(int(part.valid.sum())) < 2:
                     continue  # of sequences of crashed environments
                 logs.append(self._step(part, live, entropy_coef, floor))
             if self.target_kl is not None and self._kl(logs[before:]) > self.target_kl:
@@ -203,7 +210,8 @@ class PPO(Learner):
         metrics |= {"train/lr": lr, "train/entropy_coef": entropy_coef}
         if self.target_kl is not None:
             metrics["train/epochs"] = epochs
-        fit = explained_variance(batch.value[batch.valid], batch.target[batch.valid]).tolist()
+        pair = (collective.gather_rows(x[batch.valid]) for x in (batch.value, batch.target))
+        fit = explained_variance(*pair).tolist()
         for name, value in zip(rewards.streams, fit, strict=True):
             metrics[f"value/{name}/explained_variance"] = value
         return metrics | self.auxiliaries.metrics()
@@ -217,24 +225,32 @@ class PPO(Learner):
             return None
         if any(auxiliary.brings_batches for auxiliary in self.auxiliaries):
             return None
+        rows = self._minibatch_rows(num_steps * num_envs)
+        num_envs *= collective.size()
         steps = num_steps * num_envs
         if self.policy.initial_state(1):
             number = num_envs * num_sequences(num_steps, self.sequence_length, self.burn_in)
-            number = num_minibatches(num_steps, number, self._minibatch_rows(steps), steps=steps)
+            number = num_minibatches(num_steps, number, rows, steps=steps)
         else:
-            number = num_minibatches(1, steps, self._minibatch_rows(steps))
+            number = num_minibatches(1, steps, rows)
         return self.num_epochs * number
 
     def check_sizes(self, num_steps: int, num_envs: int) -> None:
         """Check that minibatches hold whole sequences, see `Learner.check_sizes`."""
+        if collective.size() > 1 and any(a.brings_batches for a in self.auxiliaries):
+            raise ValueError(
+                "an auxiliary takes gradient steps of its own, as many as its episodes need, which "
+                "several processes cannot take together: train in one process or set auxiliary=null"
+            )
         if self.policy.initial_state(1):
-            rows = self._minibatch_rows(num_steps * num_envs)
+            rows = self._minibatch_rows(num_steps * num_envs) // collective.size()
             check_sequences(num_steps, self.sequence_length, self.burn_in, rows)
 
     def _minibatch_rows(self, steps: int) -> int:
-        """Return the rows of a minibatch of a rollout of so many steps."""
+        """Return the rows of a minibatch of all processes, whose rollouts have so many steps."""
         if self.minibatch_size is not None:
             return self.minibatch_size
+        steps *= collective.size()
         return min(max(steps // 4, _MINIBATCH[0]), _MINIBATCH[1])
 
     def state_dict(self) -> dict[str, Any]:
@@ -284,42 +300,52 @@ class PPO(Learner):
     ) -> Tensor:
         """Make one gradient step. Returns `_LOGS` on the device, without waiting for them."""
         if self.normalize_advantage:
-            used = _valid_rows(batch)(batch.advantage)
-            std = used.std() + 1e-8
-            if self.advantage_floor:
-                std = used.std().clamp(min=floor).clamp(min=_TINY)
-            advantage = (batch.advantage - used.mean()) / std
+            mean, std = collective.mean_and_std(_valid_rows(batch)(batch.advantage))
+            std = std.clamp(min=floor).clamp(min=_TINY) if self.advantage_floor else std + 1e-8
+            advantage = (batch.advantage - mean) / std
             batch = dataclasses.replace(batch, advantage=advantage)
         return self._descend(batch, partial(self._loss, live=live, entropy_coef=entropy_coef))
 
     def _descend(self, batch: Batch, loss: _Loss) -> Tensor:
         """Make one gradient step on a minibatch. Returns its logs and the norm of the gradient."""
-        logs = None
+        logs, whole = None, None
+        if collective.size() > 1:
+            whole = collective.total(int(batch.valid.sum()))
         try:
-            logs = self._backward(batch, loss)
+            logs = self._backward(batch, loss, whole)
         except Exception as error:
             if not is_out_of_memory(error) or self._passes > 1:
                 raise
         if logs is None:  # outside the handler, which holds the memory of the failed pass
             self._passes = 2  # from now on
             log.warning("out of memory: minibatches are processed in %d parts", self._passes)
-            logs = self._backward(batch, loss)
+            logs = self._backward(batch, loss, whole)
+        logs = collective.sum_gradients(self._parameters, logs)
         norm = self.optimizer.clipped_step(self.max_grad_norm)
         return torch.cat([logs, norm[None]])
 
-    def _backward(self, batch: Batch, loss: _Loss) -> Tensor:
-        """Compute the gradient of a minibatch in one or several passes. Returns its logs."""
+    def _backward(self, batch: Batch, loss: _Loss, whole: int | None) -> Tensor:
+        """Compute the gradient of a minibatch in one or several passes. Returns its logs.
+
+        Args:
+            batch: the minibatch, or this process's part of it.
+            loss: of a batch.
+            whole: valid rows of the minibatch of all processes; None for those of `batch`.
+        """
         self.optimizer.zero_grad()
         total = batch.valid.shape[1]
-        passes = min(self._passes, total)
+        passes = max(1, min(self._passes, total))
+        if whole is None and passes > 1:
+            whole = int(batch.valid.sum())
         logs = torch.zeros((), device=batch.advantage.device)
         for columns in torch.arange(total, device=logs.device).tensor_split(passes):
             part = batch.take(columns) if passes > 1 else batch
-            share = int(part.valid.sum()) / int(batch.valid.sum()) if passes > 1 else 1.0
-            value, terms = loss(part)
-            (share * value).backward()
-            logs = logs + share * terms
-        return logs
+            share = 1.0 if whole is None else int(part.valid.sum()) / whole
+            if share > 0:  # else other processes have all rows of this minibatch
+                value, terms = loss(part)
+                (share * value).backward()
+                logs = logs + share * terms
+        return logs if logs.dim() else logs.expand(len(LOGS))
 
     def _auxiliary_loss(self, auxiliary: Auxiliary, batch: Batch) -> tuple[Tensor, Tensor]:
         """Compute the loss of a minibatch that an auxiliary yielded."""

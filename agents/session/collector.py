@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from firstlight.agents.session.agreement import raised_together
 from firstlight.agents.session.module_group import ModuleGroup
 from firstlight.agents.session.run_session import RunSession
 from firstlight.envs.finite import NonFiniteError, check_rollout
@@ -42,7 +43,8 @@ class RolloutCollector:
             self.session.episodes.drop(rollout.env_ids)
         rollout = rollout.to(self.runner.device)
         try:
-            check_rollout(rollout)
+            with raised_together():
+                check_rollout(rollout)
         except NonFiniteError:  # modules never receive this rollout's episode ends
             self.modules.reset(rollout.env_ids[rollout.is_first[:-1].any(0)])
             raise

@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from firstlight.envs.types import Rollout
+from firstlight.networks import collective
 
 _NO_COHORT = -1  # of open episodes that enter no mean
 
@@ -33,6 +34,27 @@ class Episode:
     length: int
     success: bool | None
     numbers: dict[str, float] = field(default_factory=dict)
+
+
+class _Rows(NamedTuple):
+    """The steps of a rollout, as `EpisodeStatistics` reads them.
+
+    Args:
+        reward: [T, N] float32.
+        valid: [T, N] bool.
+        done: [T, N] bool, terminated or truncated, and not crashed.
+        reopened: [T, N] bool, rows in which an environment that crashed begins anew; None if none
+            crashed.
+        ids: [N] int64, the environment behind each column.
+        channels: side channels after each step, [T, N] each.
+    """
+
+    reward: np.ndarray
+    valid: np.ndarray
+    done: np.ndarray
+    reopened: np.ndarray | None
+    ids: np.ndarray
+    channels: dict[str, np.ndarray]
 
 
 class EpisodeAccumulator:
@@ -114,8 +136,10 @@ class EpisodeStatistics:
     Episodes continue from rollout to rollout. Rows that are not valid are skipped, so both kinds of
     autoreset give the same numbers. Episodes of crashed environments are left out.
 
+    The episodes are those of all processes of a run, and the statistics the same in each.
+
     Args:
-        num_envs: number of environments; a rollout may hold some of them.
+        num_envs: number of environments of this process; a rollout may hold some of them.
         success_threshold: of the vector environment.
         window: number of episodes that the means are over, at least, once there are so many.
         reported: side channels whose mean at the ends of episodes is logged, see `VecEnv`.
@@ -137,23 +161,17 @@ class EpisodeStatistics:
         self.episodes = self.counted = 0
         self.window = window
         self._channels = ("success", *reported)
-        self._open = EpisodeAccumulator(num_envs, success_threshold)
-        self._open_cohort = np.full(num_envs, _NO_COHORT)  # meaningless where no episode is open
+        self._first_id = collective.rank() * num_envs  # of this process among all
+        self._open = EpisodeAccumulator(collective.size() * num_envs, success_threshold)
+        # meaningless where no episode is open
+        self._open_cohort = np.full(collective.size() * num_envs, _NO_COHORT)
         self._cohort = 0  # of episodes that begin in the next rollout
         self._waiting: dict[int, list[Episode]] = {}  # ended, by cohort, oldest first
         self._window: deque[list[Episode]] = deque()  # cohorts, none empty
 
     def update(self, rollout: Rollout) -> None:
         """Add every valid row of `rollout`."""
-        reward, valid, ids = (
-            x.cpu().numpy() for x in (rollout.reward, rollout.valid, rollout.env_ids)
-        )
-        done = (rollout.terminated | rollout.truncated).cpu().numpy()
-        reopened = None  # after a crash: nothing else opens an episode before the last one ended
-        if rollout.crashed is not None:
-            done &= ~rollout.crashed.cpu().numpy()
-            reopened = ~valid & rollout.is_first[1:].cpu().numpy()
-        after = _channels_after(rollout, self._channels)
+        reward, valid, done, reopened, ids, after = self._rows(rollout)
         self.last = []
         self._waiting[self._cohort] = []
         for t in range(rollout.num_steps):
@@ -194,7 +212,10 @@ class EpisodeStatistics:
         They enter no statistics, and neither do the others of their cohorts and of later ones: of
         those only the short episodes have ended by now.
         """
-        lost = env_ids.cpu().numpy()
+        self._drop(collective.gather_rows(env_ids.cpu() + self._first_id).numpy())
+
+    def _drop(self, lost: np.ndarray) -> None:
+        """As `drop`, of `lost` [*] int64 among the environments of all processes."""
         lost = lost[self._open.length[lost] > 0]
         cohorts = self._open_cohort[lost]
         first = min(cohorts[cohorts != _NO_COHORT], default=self._cohort)
@@ -240,6 +261,41 @@ class EpisodeStatistics:
         self._window = deque(cohort for cohort in cohorts if cohort)
         self._waiting = {c: [Episode(*fields) for fields in those] for c, those in waiting}
 
+    def load_finished(self, state: dict[str, Any]) -> None:
+        """Restore such a state but for its open episodes, of any number of environments."""
+        number, rule = len(self._open.ret), self._open.success_threshold
+        saved = len(state["open_return"])
+        self._open, self._open_cohort = EpisodeAccumulator(saved, rule), np.zeros(saved, np.int64)
+        self.load_state_dict(state)
+        self._drop(np.arange(saved))
+        self._open = EpisodeAccumulator(number, rule)
+        self._open_cohort = np.full(number, _NO_COHORT)
+
+    def _rows(self, rollout: Rollout) -> _Rows:
+        """Arrange the steps of all processes."""
+        reward, valid = rollout.reward.cpu(), rollout.valid.cpu()
+        done = (rollout.terminated | rollout.truncated).cpu()
+        reopened = None  # after a crash: nothing else opens an episode before the last one ended
+        if rollout.crashed is not None:
+            done = done & ~rollout.crashed.cpu()
+            reopened = ~valid & rollout.is_first[1:].cpu()
+        ids, after = rollout.env_ids.cpu(), _channels_after(rollout, self._channels)
+        if collective.size() > 1:
+            reopened = torch.zeros_like(valid) if reopened is None else reopened
+            flags = torch.stack([valid, done, reopened], 2).byte()  # [T, N, 3]
+            valid, done, reopened = collective.gather_columns(flags).bool().unbind(2)
+            reward, ids = collective.gather_columns(reward), ids + self._first_id
+            ids = collective.gather_rows(ids)
+            after = {name: collective.gather_columns(x) for name, x in after.items()}
+        return _Rows(
+            reward.numpy(),
+            valid.numpy(),
+            done.numpy(),
+            None if reopened is None else reopened.numpy(),
+            ids.numpy(),
+            {name: channel.numpy() for name, channel in after.items()},
+        )
+
     def _release(self) -> None:
         """Move cohorts whose episodes have all ended into the window, in order of time."""
         is_open = (self._open.length > 0) & (self._open_cohort != _NO_COHORT)
@@ -283,8 +339,8 @@ def reported_means(episodes: Iterable[Episode]) -> dict[str, float]:
     return {name: float(np.mean(found)) for name, found in values.items()}
 
 
-def _channels_after(rollout: Rollout, names: Sequence[str]) -> dict[str, np.ndarray]:
+def _channels_after(rollout: Rollout, names: Sequence[str]) -> dict[str, Tensor]:
     """Return side channels after each step, [T, N] each, those of `names` that exist."""
     info, final = rollout.info, rollout.final_info
     there = [name for name in names if name in info]
-    return {name: rollout.successors(info[name], final[name]).cpu().numpy() for name in there}
+    return {name: rollout.successors(info[name], final[name]).cpu() for name in there}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from firstlight.agents.session.agreement import raised_together
 from firstlight.agents.session.guards import UpdateGuard
 from firstlight.agents.session.iteration_data import Metrics
 from firstlight.envs.finite import NonFiniteError, check_finite
@@ -57,8 +58,9 @@ class ModuleGroup:
             NonFiniteError: naming a module whose bonus is not finite.
         """
         bonus = {name: m.compute(rollout) for name, m in self.active(progress).items()}
-        for name, values in bonus.items():
-            check_finite(f"bonus {name!r}", values)
+        with raised_together():
+            for name, values in bonus.items():
+                check_finite(f"bonus {name!r}", values)
         return bonus
 
     def update(self, rollout: Rollout, names: Iterable[str], step: int) -> Metrics:

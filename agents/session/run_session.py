@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from firstlight.agents.policy import Policy
+from firstlight.agents.session.agreement import agree_on_end, mean_metrics
 from firstlight.agents.session.episodes import EpisodeStatistics
 from firstlight.agents.session.guards import UpdateGuard, check_state, is_out_of_memory
 from firstlight.agents.session.iteration_data import IterationData, Metrics
+from firstlight.agents.session.run_directory import checkpoint
 from firstlight.agents.session.run_directory.run_dir import RunDirectory
 from firstlight.agents.session.signals import Interrupted, Signals
 from firstlight.agents.session.stage_timers import StageTimers
@@ -28,6 +30,8 @@ from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.seeding import global_rng_state, set_global_rng_state
 from firstlight.envs.types import Rollout
 from firstlight.envs.vec import VecEnv
+from firstlight.networks import collective
+from firstlight.networks.collective import CollectiveError
 from firstlight.networks.spec import SpecError, describe
 
 log = logging.getLogger(__name__)
@@ -67,6 +71,10 @@ class RunSession:
                 with session.iteration() as metrics:
                     metrics.update(self.iterate(total_steps))
 
+    In a run of several processes each has a session. Rank 0 alone has a directory and calls the
+    callbacks; steps and episodes are those of all, other metrics are means over the processes, and
+    all stop after the same iteration.
+
     Args:
         trainer: what is saved and restored.
         vec: the environments that are trained on.
@@ -79,12 +87,12 @@ class RunSession:
             and again, and ``status.json`` says `stalled` (`Watchdog`); None or 0: never.
 
     Attributes:
-        steps: environment steps since the run began.
+        steps: environment steps since the run began, of all processes.
         total_steps: at which the run ends.
         stopping: a callback asked for the end.
         data: of the current iteration, for callbacks. None during warm-up, and where something was
             not finite; who keeps it keeps the rollout in memory.
-        directory: the run directory, or None.
+        directory: the run directory, or None; of rank 0 alone.
         episodes: statistics of finished episodes.
         stage: times the stages of an iteration.
         watchdog: reports stages that stall.
@@ -104,12 +112,21 @@ class RunSession:
         self.trainer, self.checkpoint_every, self.barrier = trainer, checkpoint_every, barrier
         self.steps, self.total_steps, self.stopping = 0, 0, False
         self.data: IterationData | None = None
-        self.directory = None if run_dir is None else RunDirectory(run_dir, resume=resume)
+        self.directory: RunDirectory | None = None
+        if run_dir is not None and collective.rank() == 0:
+            self.directory = RunDirectory(run_dir, resume=resume)
         self.episodes = EpisodeStatistics(
             vec.num_envs, vec.success_threshold, reported=vec.reported
         )
         self.stage, self.guard = StageTimers(), UpdateGuard()
+        if barrier and collective.size() > 1:
+            raise ValueError(
+                f"barrier is True, but a run of {collective.size()} processes does not resume bit "
+                "for bit: leave it out"
+            )
         self._resume_mode = "barrier" if barrier else vec.resume
+        if collective.size() > 1:
+            self._resume_mode = "dropped"
         self._steps_before, self._dropped = 0, 0
         self._callbacks: list[Callback] = []
         self._warned = False
@@ -149,12 +166,15 @@ class RunSession:
 
         Args:
             total_steps: environment steps since the run began at which it ends.
-            callbacks: called in this order after each iteration.
+            callbacks: called in this order after each iteration, by rank 0.
 
         Raises:
             OSError: if the last checkpoint cannot be written.
+            CollectiveError: if another process ends before the run does; the state before the
+                iteration is saved.
         """
-        self.total_steps, self.stopping, self._callbacks = total_steps, False, list(callbacks)
+        self.total_steps, self.stopping = total_steps, False
+        self._callbacks = list(callbacks) if collective.rank() == 0 else []
         self._boundary, self._next_boundary = None, float("-inf")
         try:
             with self._signals:
@@ -163,9 +183,10 @@ class RunSession:
                     self.directory.open()
                 with self.watchdog:
                     try:
-                        if self._unreported is not None:  # resumed: they were interrupted
-                            self._finish_iteration(self._unreported)
-                        yield
+                        with self._saving_without_others():
+                            if self._unreported is not None:  # resumed: they were interrupted
+                                self._finish_iteration(self._unreported)
+                            yield
                     except Interrupted:
                         self._end_interrupted()
                     self.save(last=True)
@@ -208,7 +229,7 @@ class RunSession:
         metrics["perf/steps_per_second"] = (self.steps - self._steps_before) / elapsed
         counts = {"train/skipped_updates": self.guard.skipped, "rollout/dropped": self._dropped}
         metrics |= {name: float(count) for name, count in counts.items() if count}
-        self._finish_iteration(metrics)
+        self._finish_iteration(mean_metrics(metrics))
 
     def _finish_iteration(self, metrics: Metrics) -> None:
         """Call the callbacks, log, save a checkpoint if one is due, and end on a signal."""
@@ -229,7 +250,10 @@ class RunSession:
             if self.checkpoint_is_due():
                 with self.stage("save"):
                     self.save()
-        if self._signals.received is not None:
+        # a signal that comes after this waits for the next iteration: the others do not know of it
+        self.stopping, signum = agree_on_end(self.stopping, self._signals.received)
+        if signum is not None:
+            self._signals.received = self._signals.received or signum
             self._save_for_signal()
 
     def check_signals(self) -> None:
@@ -244,10 +268,10 @@ class RunSession:
 
     def record(self, rollout: Rollout) -> None:
         """Count a new rollout's environment steps and episodes."""
-        self.steps += int(rollout.valid.sum())
+        self.steps += collective.total(int(rollout.valid.sum()))
         self.episodes.update(rollout)
-        if rollout.crashed is not None:
-            self._dropped += int(rollout.crashed.sum())
+        crashed = 0 if rollout.crashed is None else int(rollout.crashed.sum())
+        self._dropped += collective.total(crashed)
 
     def save(self, *, return_mean: float | None = None, last: bool = False) -> None:
         """Write a checkpoint of everything; if that fails the old ones stay.
@@ -289,15 +313,19 @@ class RunSession:
         Raises:
             ValueError: if the checkpoint is of another run.
         """
-        state = None if self.directory is None else self.directory.take_restored()
-        if self.directory is None or state is None:
+        own = None if self.directory is None else self.directory.take_restored()
+        state = checkpoint.broadcast(own)
+        if state is None:
             return
         try:
             self.load_state_dict(state)
         except (RuntimeError, LookupError) as error:  # torch lists every shape that differs
-            self.directory.close()
+            path = "the run directory"
+            if self.directory is not None:
+                self.directory.close()
+                path = str(self.directory.path)
             raise ValueError(
-                f"the checkpoint in {self.directory.path} is of another environment or run: {error}"
+                f"the checkpoint in {path} is of another environment or run: {error}"
             ) from error
 
     def state_dict(self) -> dict[str, Any]:
@@ -311,6 +339,7 @@ class RunSession:
             self._warned = True
         return {
             "steps": self.steps,
+            "processes": collective.size(),
             "dropped": self._dropped,
             "skipped": [self.guard.skipped, self.guard.in_a_row],
             "policy_spec": spec,
@@ -328,12 +357,20 @@ class RunSession:
         if unreported := state.get("unreported"):  # not in checkpoints of older versions
             self._steps_before, self._unreported = unreported
         self.guard.skipped, self.guard.in_a_row = state["skipped"]
-        self.episodes.load_state_dict(state["episodes"])
+        several = max(collective.size(), state.get("processes", 1)) > 1
+        if several:
+            self.episodes.load_finished(state["episodes"])
+        else:
+            self.episodes.load_state_dict(state["episodes"])
         lost = self.trainer.load_state_dict(state)
-        if len(lost):
+        number = len(lost)
+        if several and number:  # those of all processes of that run
+            number = len(state["episodes"]["open_return"])
+        elif number:
             self.episodes.drop(lost)
-            log.warning("%d open episodes cannot be restored and are dropped", len(lost))
-        self._dropped = state["dropped"] + len(lost)
+        if number and collective.rank() == 0:
+            log.warning("%d open episodes cannot be restored and are dropped", number)
+        self._dropped = state["dropped"] + number
         if state["rng"] is not None:
             set_global_rng_state(state["rng"])
 
@@ -369,13 +406,27 @@ class RunSession:
         self._signals.dispatch()
         raise SystemExit(128 + signum)  # the previous handler returned: the iteration is lost
 
-    def _save_boundary(self, signum: int) -> None:
+    @contextmanager
+    def _saving_without_others(self) -> Iterator[None]:
+        """Save the state before the iteration if another process ends inside."""
+        try:
+            yield
+        except CollectiveError:
+            with self._signals.hold():
+                if self._signals.received is None:
+                    self._save_boundary()
+                    raise
+            raise Interrupted from None  # by a signal that the other process got as well
+
+    def _save_boundary(self, signum: int | None = None) -> None:
+        """Save the state before the iteration; after a signal, write ``status.json`` as well."""
         if self._boundary is not None and self._boundary["steps"] > self._saved_steps:
             try:
                 self._save(self._boundary)
             except (OSError, NonFiniteError) as error:
                 log.warning("no checkpoint at step %s: %s", self._boundary["steps"], error)
-        self._write_status("interrupted", signal.Signals(signum).name)
+        if signum is not None:
+            self._write_status("interrupted", signal.Signals(signum).name)
 
     def _force_end(self, signum: int) -> None:
         """End the process from another thread: the main thread does not come back from C++."""

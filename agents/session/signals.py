@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
+from firstlight.networks import collective
+
 END = (signal.SIGINT, signal.SIGTERM)
 WARNING = (signal.SIGUSR1, signal.SIGUSR2)
 """Sent by Slurm and submitit some time before a job ends."""
@@ -37,7 +39,8 @@ class Signals:
     then raises `Interrupted` wherever that thread is, outside of `hold`. If the main thread handles
     nothing for `FORCE_SECONDS`, because it is in C++ all the time, the thread calls `force`.
 
-    A second SIGINT or SIGTERM ends the process at once. Handlers that were installed before, such
+    A second SIGINT or SIGTERM ends the process at once, unless the run has several processes: there
+    a scheduler and torchrun each send one. Handlers that were installed before, such
     as submitit's, are restored on leaving and get the signal from `dispatch`. In any thread but the
     main one it does nothing. May be entered again.
 
@@ -110,7 +113,7 @@ class Signals:
         if signum is None:
             return
         self.dispatching = signal.Signals(signum).name
-        before = self._before[signum]
+        before = self._before.get(signum)  # None if another process received it
         if callable(before) and before is not signal.default_int_handler:
             before(signum, None)
         else:
@@ -122,7 +125,7 @@ class Signals:
             self._repeated = False
             self.check()
             return
-        if self.received in END and signum in END:
+        if self.received in END and signum in END and collective.size() == 1:
             self._restore()
             _end(signum)
         if self.received not in END:

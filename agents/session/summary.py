@@ -11,6 +11,7 @@ from firstlight.agents.learner import Learner
 from firstlight.agents.policy import Policy
 from firstlight.envs.action_spaces import WIDEST, ActionMask, choices, is_bounded
 from firstlight.envs.vec import VecEnv
+from firstlight.networks import collective
 
 if TYPE_CHECKING:
     from firstlight.agents.trainer import Trainer
@@ -28,7 +29,8 @@ def summary(trainer: Trainer) -> str:
         trainer: built, with its environments.
     """
     vec, policy, learner = trainer.vec, trainer.policy, trainer.learner
-    env_steps = trainer.num_steps * vec.num_envs
+    env_steps = trainer.num_steps * vec.num_envs * collective.size()
+    processes = f" of {collective.size()} processes" if collective.size() > 1 else ""
     steps = None
     if isinstance(learner, Learner):  # one that shares no code with ours does not tell
         steps = learner.gradient_steps(trainer.num_steps, vec.num_envs)
@@ -40,7 +42,8 @@ def summary(trainer: Trainer) -> str:
         describe_memory(policy),
         f"success: {describe_success(vec)}",
         _channels(trainer),
-        f"an iteration takes {number} gradient step{plural} on {env_steps:,} environment steps",
+        f"an iteration takes {number} gradient step{plural} on {env_steps:,} environment steps"
+        + processes,
     ]
     return "; ".join(part for part in parts if part)
 

@@ -24,6 +24,7 @@ from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.norm import RecentScale
 from firstlight.intrinsic.observation_queue import ObservationQueue
 from firstlight.intrinsic.state import Fitter, GrowingBuffers, isolated_rng, read_rows, write_rows
+from firstlight.networks import collective
 from firstlight.networks.encoders import Flat
 from firstlight.networks.initialisation import orthogonal
 
@@ -206,9 +207,9 @@ class DEIR(GrowingBuffers, IntrinsicModule):
 
     def _remember(self, next_obs: Obs, bonus: Tensor) -> None:
         """Add the observations [B, ...] of at least the mean bonus to the queue, and update it."""
-        if len(bonus) == 0:
+        if collective.total(len(bonus)) == 0:
             return
-        mean = bonus.double().mean()
+        mean = collective.mean(bonus.double())
         novel = (bonus >= self.mean_bonus).nonzero()[:, 0]  # all of the first rollout
         if self.mean_bonus < 0:
             self.mean_bonus = mean

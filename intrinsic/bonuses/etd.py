@@ -19,6 +19,7 @@ from firstlight.intrinsic.episodic_memory import NearestMemory
 from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.norm import RecentScale
 from firstlight.intrinsic.state import Fitter, isolated_rng
+from firstlight.networks import collective
 from firstlight.networks.initialisation import orthogonal
 
 Distance = Literal["quasimetric", "euclidean"]
@@ -138,7 +139,7 @@ class ETD(IntrinsicModule):
         source, target = self._pairs(rollout)
         obs = map_obs(lambda field: field.flatten(0, 1), past)
         goals = map_obs(lambda field: field.flatten(0, 1), rollout.next_obs())
-        used = len(source) * self.fitter.proportion
+        used = collective.total(len(source)) * self.fitter.proportion
         self.fitter.num_minibatches = max(1, round(used / self.batch_size))
 
         def loss(rows: Tensor) -> Tensor:

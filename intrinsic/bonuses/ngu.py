@@ -19,6 +19,7 @@ from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.mixer.transforms import ZScore
 from firstlight.intrinsic.norm import RecentScale
 from firstlight.intrinsic.state import Fitter
+from firstlight.networks import collective
 
 
 class NGU(IntrinsicModule):
@@ -207,7 +208,7 @@ class NGU(IntrinsicModule):
     def _add_distances(self, distance: Tensor, valid: Tensor) -> None:
         """Add distances [T, N] of the k-th neighbours, where valid, to their running mean."""
         found = distance[valid.cpu() & distance.isfinite()]
-        if len(found):
-            new = found.double().mean().to(self.mean_distance.device)
+        if collective.total(len(found)):
+            new = collective.mean(found.double()).to(self.mean_distance.device)
             share = 1 - self.decay if self.mean_distance > 0 else 1.0
             self.mean_distance = torch.lerp(self.mean_distance, new, share)

@@ -15,6 +15,7 @@ from firstlight.intrinsic.embedding import CHUNK, MakeEncoder, embed, make_encod
 from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.norm import RecentScale
 from firstlight.intrinsic.state import GrowingBuffers, isolated_rng
+from firstlight.networks import collective
 
 
 class RE3(GrowingBuffers, IntrinsicModule):
@@ -112,9 +113,9 @@ class RE3(GrowingBuffers, IntrinsicModule):
         """Add states to the memory. Returns the mean "distance" of the rollout."""
         embedding = self._embed(rollout)
         distance = self._distances(embedding)[rollout.valid].double()
-        self.count = self.count + len(distance)
-        self.total = self.total + distance.sum()
-        self.square = self.square + distance.square().sum()
+        self.count = self.count + collective.total(len(distance))
+        self.total = self.total + collective.sum(distance.sum())
+        self.square = self.square + collective.sum(distance.square().sum())
         self._remember(embedding[rollout.valid])
         self.encoder.observe(map_obs(lambda field: field[:-1], rollout.obs), rollout.valid)
         return {"distance": distance.mean().item() if len(distance) else 0.0}
@@ -156,7 +157,8 @@ class RE3(GrowingBuffers, IntrinsicModule):
         return torch.where(variance > 0, variance.clamp(min=0).sqrt(), 1.0).float()
 
     def _remember(self, embedding: Tensor) -> None:
-        """Add some of the embeddings [B, E] to the ring."""
+        """Add some of the embeddings [B, E] of all processes to the ring."""
+        embedding = collective.gather_rows(embedding)
         numbers = generator(self.seed, f"re3 {int(self.added)}")
         chosen = torch.randperm(len(embedding), generator=numbers)[: self.samples]
         new = embedding[chosen.to(embedding.device)]

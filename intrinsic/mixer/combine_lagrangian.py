@@ -15,6 +15,7 @@ from firstlight.intrinsic.mixer.segments import sums
 from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.mixer.thresholds import ThresholdSearch
 from firstlight.intrinsic.state import GrowingBuffers, read_rows, write_rows
+from firstlight.networks import collective
 
 _BOUND = 5.0  # of nu: keeps its sigmoid in [0.007, 0.993], where the gradient does not vanish
 
@@ -153,6 +154,7 @@ class Lagrangian(GrowingBuffers, Combine):
             else:
                 total = torch.where(ended, before[:-1] + values, 0.0).sum()
                 count = ended.sum()
+            total, count = collective.sum(total), collective.sum(count)
             measured = (count > 0) & (name in raw)
             reached.append(torch.where(measured, total / count.clamp(min=1), torch.nan))
         self.open = write_rows(self.open, ids, running)

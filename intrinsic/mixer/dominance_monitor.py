@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from firstlight.networks import collective
+
 LIMIT, RECOVERED = 0.9, 0.8
 """Share of the reward above which a bonus is reported, and below which it may be reported again."""
 
@@ -52,7 +54,8 @@ class DominanceMonitor(nn.Module):
                 continue
             if sum(shares) > LIMIT and not any(loud[name] for name in group):
                 loud |= dict.fromkeys(group, True)
-                _warn(group, sum(shares), task)
+                if collective.rank() == 0:
+                    _warn(group, sum(shares), task)
             elif sum(shares) < RECOVERED:
                 loud |= dict.fromkeys(group, False)
         self.loud = torch.tensor(list(loud.values()), device=self.loud.device)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from firstlight.intrinsic.mixer.combine import Joint
 from firstlight.intrinsic.mixer.rewards import Component
+from firstlight.networks import collective
 
 MAX_CORRELATED = 6
 """Largest number of sources for which pairwise correlations are logged; with 7 there are 21."""
@@ -23,11 +24,11 @@ def source_metrics(
 ) -> dict[str, float]:
     """Compute ``reward/<source>/{raw,scaled,weighted,share,sparsity,correlation_<other>}``.
 
-    Means over valid rows. `share` is of the mean absolute contributions of all sources; `sparsity`
-    is the fraction of rows whose raw value is exactly 0. Correlations are between scaled values and
-    are logged under the source that comes first; a constant has none. Joined sources have equal
-    shares of their bonus; ``correlation_joined``, of the source and the bonus, shows which of them
-    decides *where* the bonus is high.
+    Means over valid rows, of all processes. `share` is of the mean absolute contributions of all
+    sources; `sparsity` is the fraction of rows whose raw value is exactly 0. Correlations, those of
+    this process, are between scaled values and are logged under the source that comes first; a
+    constant has none. Joined sources have equal shares of their bonus; ``correlation_joined``, of
+    the source and the bonus, shows which of them decides *where* the bonus is high.
 
     Args:
         components: of each source.
@@ -35,17 +36,15 @@ def source_metrics(
         valid: [T, N] bool.
         joint: the bonus of joined sources.
     """
-    names, count = list(components), valid.sum().clamp(min=1)
+    names, count = list(components), collective.sum(valid.sum()).clamp(min=1)
     if not names:
         return {}
     rows = torch.stack([components[name].scaled[valid] for name in names])  # [S, R]
     raws = torch.stack([components[name].raw[valid] for name in names])
     sizes = torch.stack([contributed[name][valid] for name in names]).abs()
     columns = [
-        raws.sum(1) / count,
-        rows.sum(1) / count,
-        sizes.sum(1) / count,
-        (raws == 0).sum(1) / count,
+        collective.sum(column) / count
+        for column in (raws.sum(1), rows.sum(1), sizes.sum(1), (raws == 0).sum(1))
     ]
     paired = 1 < len(names) <= MAX_CORRELATED
     joined = () if joint is None else joint.names

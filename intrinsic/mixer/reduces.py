@@ -20,6 +20,7 @@ from torch import Tensor
 
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.mixer.terms import Reduce
+from firstlight.networks import collective
 
 Level = Literal["sample", "batch"]
 
@@ -139,9 +140,9 @@ def _check_level(level: str) -> None:
 
 
 def _means(members: Tensor, rollout: Rollout) -> Tensor:
-    """Mean of each member [T, N, M] over valid rows: [M] float64."""
+    """Mean of each member [T, N, M] over valid rows, of all processes: [M] float64."""
     total = torch.where(rollout.valid[..., None], members.double(), 0.0).sum((0, 1))
-    return total / rollout.valid.sum().clamp(min=1)
+    return collective.sum(total) / collective.sum(rollout.valid.sum()).clamp(min=1)
 
 
 def _weighted(members: Tensor, rollout: Rollout, weight: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from firstlight.networks import collective
+
 
 @dataclass(frozen=True)
 class Component:
@@ -70,10 +72,12 @@ class Rewards:
         """
         if any(self.normalize):
             chosen = torch.tensor(self.normalize, device=advantages.device)
-            chosen = chosen & (self.reward != 0).flatten(0, -2).any(0)  # [K]
-            rows, count = valid[..., None], valid.sum().clamp(min=1)
-            mean = torch.where(rows, advantages, 0.0).sum((0, 1)) / count
+            rewarded = (self.reward != 0).flatten(0, -2).any(0)  # [K]
+            chosen = chosen & (collective.sum(rewarded.int()) > 0)
+            rows, count = valid[..., None], collective.sum(valid.sum()).clamp(min=1)
+            mean = collective.sum(torch.where(rows, advantages, 0.0).sum((0, 1))) / count
             away = advantages - mean
-            std = (torch.where(rows, away, 0.0).square().sum((0, 1)) / count).sqrt()
+            square = torch.where(rows, away, 0.0).square().sum((0, 1))
+            std = (collective.sum(square) / count).sqrt()
             advantages = torch.where(chosen, away / (std + 1e-8), advantages)
         return (advantages * self.weight).sum(-1)  # [T, N, K] -> [T, N]

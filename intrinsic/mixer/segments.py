@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from firstlight.envs.types import Rollout
+from firstlight.networks import collective
 
 
 def previous(x: Tensor, rollout: Rollout, carry: Tensor) -> Tensor:
@@ -64,8 +65,9 @@ def following(x: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor]:
 
 
 def mean(x: Tensor, rollout: Rollout) -> Tensor:
-    """Mean [] of `x` [T, N] over valid rows; 0 if there are none."""
-    return torch.where(rollout.valid, x, 0.0).sum() / rollout.valid.sum().clamp(min=1)
+    """Mean [] of `x` [T, N] over valid rows, of all processes; 0 if there are none."""
+    added = collective.sum(torch.where(rollout.valid, x, 0.0).sum())
+    return added / collective.sum(rollout.valid.sum()).clamp(min=1)
 
 
 def _opening(rollout: Rollout) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.mixer.terms import Transform
+from firstlight.networks import collective
 
 
 class Chained(Transform):
@@ -94,14 +95,14 @@ class ZScore(Transform):
 
     def _merged(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Weight, mean and variance including `x` [*]."""
-        if len(x) == 0:
+        if collective.total(len(x)) == 0:
             return self.weight, self.mean, self.var
-        x = x.double()
+        new_mean, new_var = collective.mean_and_var(x.double())
         weight = self.decay * self.weight + (1 - self.decay)
         share = (1 - self.decay) / weight  # 1 at first: there is nothing older
-        away = x.mean() - self.mean
+        away = new_mean - self.mean
         spread = share * (1 - share) * away.square()
-        var = (1 - share) * self.var + share * x.var(correction=0) + spread
+        var = (1 - share) * self.var + share * new_var + spread
         return weight, self.mean + share * away, var
 
 
@@ -140,9 +141,11 @@ class MinMax(Transform):
         self.low, self.high, self.started = self._merged(raw[rollout.valid])
 
     def _merged(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if len(x) == 0:
+        if collective.total(len(x)) == 0:
             return self.low, self.high, self.started
-        low, high = x.min(), x.max()
+        none = x.new_tensor(torch.inf)  # of a process without ratings
+        low = collective.minimum(x.min() if len(x) else none)
+        high = collective.maximum(x.max() if len(x) else -none)
         low = torch.where(self.started, torch.minimum(low, self.low), low)
         high = torch.where(self.started, torch.maximum(high, self.high), high)
         return low, high, torch.ones_like(self.started)
@@ -266,6 +269,7 @@ class _Quantiles(nn.Module):
 
     def merged(self, x: Tensor) -> Tensor:
         """Compute the quantiles [Q] including ratings `x` [*]; store nothing."""
+        x = collective.gather_rows(x)
         if len(x) == 0:
             return self.values
         now = torch.quantile(x, self.levels)
@@ -275,4 +279,4 @@ class _Quantiles(nn.Module):
     def update(self, x: Tensor) -> None:
         """Add ratings `x` [*]."""
         self.values = self.merged(x)
-        self.started = self.started | (len(x) > 0)
+        self.started = self.started | (collective.total(len(x)) > 0)

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from firstlight.agents.session.run_directory.files import sync, to_json, write_bytes
+from firstlight.networks import collective
 from firstlight.networks.spec import with_new_keywords
 
 FORMAT = 3
@@ -95,8 +96,18 @@ def load(path: Path | str) -> dict:
         CheckpointError: if a file is missing or differs from what was written.
     """
     number, files = _read(Path(path))
-    tensors = safetensors.torch.load(files["tensors.safetensors"])
-    return upgraded(_unflatten(json.loads(files["state.json"]), tensors), number)
+    return upgraded(_unpacked(files), number)
+
+
+def broadcast(state: dict | None) -> dict | None:
+    """Return the state, or None, that rank 0 gives, in every process of the run."""
+    if collective.size() == 1:
+        return state
+    files = [] if state is None else [*_packed(state).values()]
+    if collective.total(len(files)) == 0:
+        return None
+    files = [collective.broadcast_bytes(data) for data in files or [b""] * len(_FILES)]
+    return state or _unpacked(dict(zip(_FILES, files, strict=True)))
 
 
 def policy_spec(path: Path | str) -> dict | None:
@@ -171,9 +182,7 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _write(path: Path, state: dict, step: int) -> None:
-    tensors: dict[str, Tensor] = {}
-    text = to_json(_flatten(state, (), tensors))
-    files = dict(zip(_FILES, (safetensors.torch.save(tensors), text.encode()), strict=True))
+    files = _packed(state)
     manifest = {"format": FORMAT, "step": step, "files": {k: _digest(v) for k, v in files.items()}}
     manifest["sha256"] = _digest(to_json(manifest).encode())
     if not path.parent.is_dir():
@@ -196,6 +205,18 @@ def _write(path: Path, state: dict, step: int) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
     sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _packed(state: dict) -> dict[str, bytes]:
+    """Convert a state to the contents of the files that hold it."""
+    tensors: dict[str, Tensor] = {}
+    text = to_json(_flatten(state, (), tensors))
+    return dict(zip(_FILES, (safetensors.torch.save(tensors), text.encode()), strict=True))
+
+
+def _unpacked(files: dict[str, bytes]) -> dict:
+    tensors = safetensors.torch.load(files["tensors.safetensors"])
+    return _unflatten(json.loads(files["state.json"]), tensors)
 
 
 def upgraded(state: dict, number: int) -> dict:
