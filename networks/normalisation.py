@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -166,14 +167,15 @@ class ReturnNormaliser(nn.Module):
 
     Moments are moving means over rollouts, corrected for their start. Until a stream's first reward
     that is not 0 its mean is 0 and its scale 1; from then on its scale is the deviation of its
-    returns, or its largest reward if that is more. So the scale does not shrink while a sparse
-    reward is absent, and follows the units of the rewards exactly.
+    returns, or the root mean square of the rewards that are not 0 if that is more. So the scale
+    does not shrink while a sparse reward is absent, follows the units of the rewards exactly, and
+    is not set by a few rewards that are many times larger than the others.
 
     Args:
         num_streams: `K`.
         centred: use the mean; else it is 0, and the scale is the root of the mean square.
         decay: of the moments, per rollout.
-        reward_decay: of the largest reward, per rollout with a reward.
+        reward_decay: of the rewards' mean square, per rollout with a reward.
 
     Attributes:
         mean: [K].
@@ -187,7 +189,8 @@ class ReturnNormaliser(nn.Module):
     total: Tensor
     first: Tensor
     second: Tensor
-    largest: Tensor
+    reward_total: Tensor
+    reward_square: Tensor
 
     def __init__(
         self,
@@ -202,7 +205,7 @@ class ReturnNormaliser(nn.Module):
         self.register_buffer("mean", torch.zeros(num_streams))
         self.register_buffer("scale", torch.ones(num_streams))
         self.register_buffer("rewarded", torch.zeros(num_streams, dtype=torch.bool))
-        for name in ("total", "first", "second", "largest"):
+        for name in ("total", "first", "second", "reward_total", "reward_square"):
             self.register_buffer(name, torch.zeros(num_streams, dtype=torch.float64))
 
     @torch.no_grad()
@@ -215,10 +218,15 @@ class ReturnNormaliser(nn.Module):
         """
         if collective.total(len(reward)) == 0:
             return
-        peak = collective.maximum(_peak(reward.double()))
-        self.rewarded = self.rewarded | (peak > 0)
-        decayed = torch.where(peak > 0, self.reward_decay * self.largest, self.largest)
-        self.largest = torch.maximum(peak, decayed)
+        squares, number = collective.sum(
+            torch.stack([reward.double().square().sum(0), (reward != 0).double().sum(0)])
+        )
+        new = number > 0
+        self.rewarded = self.rewarded | new
+        keep = 1 - (1 - self.reward_decay) * new.double()
+        self.reward_total = keep * self.reward_total + (1 - keep)
+        square = squares / number.clamp(min=1)
+        self.reward_square = keep * self.reward_square + (1 - keep) * square
         target = target.double()
         self.total = self._moved(self.total, torch.ones_like(self.total))
         self.first = self._moved(self.first, collective.mean(target))
@@ -226,7 +234,8 @@ class ReturnNormaliser(nn.Module):
         weight = self.total.clamp(min=1 - self.decay)  # of a stream without rewards it is 0
         mean = self.first / weight if self.centred else torch.zeros_like(self.first)
         std = (self.second / weight - mean.square()).clamp(min=0).sqrt()
-        scale = torch.maximum(std, self.largest)
+        typical = (self.reward_square / self.reward_total.clamp(min=1 - self.reward_decay)).sqrt()
+        scale = torch.maximum(std, typical)
         self.mean = torch.where(self.rewarded, mean, 0.0).float()
         self.scale = torch.where(self.rewarded, scale, 1.0).float().clamp(min=_TINY)
 
@@ -234,7 +243,9 @@ class ReturnNormaliser(nn.Module):
         """Move a moving mean [K] of the streams that have had a reward."""
         return torch.where(self.rewarded, self.decay * before + (1 - self.decay) * new, before)
 
-
-def _peak(x: Tensor) -> Tensor:
-    """Return the largest absolute value [K] of rows [R, K]; 0 without any."""
-    return x.abs().amax(0) if len(x) else x.new_zeros(x.shape[1:])
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """Load; a checkpoint of before has the largest reward in place of the mean square."""
+        if (largest := state_dict.pop(f"{prefix}largest", None)) is not None:
+            state_dict[f"{prefix}reward_square"] = largest.square()
+            state_dict[f"{prefix}reward_total"] = (largest > 0).double()
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -66,7 +66,12 @@ def measure(*, rounds: int, steps: int) -> None:
         print("no CUDA device: nothing is recorded")
         return
     for (name, stage), rates in found.items():
-        line = {"row": name, "stage": stage, "steps_per_second": rates, "device": torch.cuda.get_device_name()}
+        line = {
+            "row": name,
+            "stage": stage,
+            "steps_per_second": rates,
+            "device": torch.cuda.get_device_name(),
+        }
         if busy[name]:
             line["gpu_percent"] = round(statistics.mean(busy[name]), 1)
         line["about"] = f"firstlight-train {' '.join(SETUPS[name])}"

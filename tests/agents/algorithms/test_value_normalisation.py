@@ -177,7 +177,31 @@ def test_the_first_reward_after_a_million_zeros_moves_no_more_than_one_step(kind
         # Adam's largest step at its sixth update, when the five before had no gradient
         bound = 1e-3 * (0.1 / (1 - 0.9**6)) / (0.001 / (1 - 0.999**6)) ** 0.5
         assert (p - before[name]).abs().max() <= bound * 1.01, name
-    assert policy.returns.scale == 1  # the largest reward
+    assert policy.returns.scale == 1  # the size of the one reward
+
+
+def test_a_few_huge_rewards_do_not_set_the_scale():
+    """As NetHack's score: most rewards are small, and one in ten thousand is 200."""
+    generator, returns = torch.Generator().manual_seed(0), ReturnNormaliser(1)
+    for _ in range(50):
+        reward = torch.rand(4096, 1, generator=generator) - 0.5
+        reward[torch.rand(4096, 1, generator=generator) < 1e-4] = 200.0
+        returns.update(reward, 3 * torch.randn(4096, 1, generator=generator))
+    assert 3 / 1.1 < returns.scale < 3 * 1.5
+
+
+def test_a_checkpoint_that_holds_the_largest_reward_keeps_its_scale():
+    before = ReturnNormaliser(2)
+    before.update(torch.tensor([[0.5, 0.0]]), torch.zeros(1, 2))
+    state = before.state_dict()
+    for name in ("reward_total", "reward_square"):
+        del state[name]
+    state["largest"] = torch.tensor([0.5, 0.0], dtype=torch.float64)
+    loaded = ReturnNormaliser(2)
+    loaded.load_state_dict(state)
+    assert loaded.scale.tolist() == [0.5, 1.0]
+    loaded.update(torch.zeros(3, 2), torch.zeros(3, 2))
+    assert loaded.scale.tolist() == [0.5, 1.0]
 
 
 def test_invalid_rows_are_not_counted():
