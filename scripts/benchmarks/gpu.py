@@ -6,6 +6,7 @@ import statistics
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -66,7 +67,7 @@ def measure(*, rounds: int, steps: int) -> None:
         print("no CUDA device: nothing is recorded")
         return
     for (name, stage), rates in found.items():
-        line = {
+        line: dict[str, Any] = {
             "row": name,
             "stage": stage,
             "steps_per_second": rates,
