@@ -43,7 +43,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     from firstlight.agents.session.run_directory.files import write_text
     from firstlight.agents.session.summary import summary
     from firstlight.envs.seeding import derive, seed_process
-    from firstlight.scripts.build import build, make_vec
+    from firstlight.scripts.build import build, make_vec, needed_options
     from firstlight.scripts.freed_memory import keep_freed_memory
     from firstlight.scripts.threads import set_threads
 
@@ -54,10 +54,12 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     keep_freed_memory()
     seed_process(derive(cfg.seed, "process"))  # environments and networks of users may need it
     with ExitStack() as cleanup:  # closes the environments whatever happens
-        vec = make_vec(cfg.env)
+        needed = needed_options(cfg)
+        vec = make_vec(cfg.env, **needed)
         cleanup.callback(vec.close)
         heat_maps = make_heat_maps(cfg, vec)
-        eval_vec = make_vec(cfg.env, num_envs=min(vec.num_envs, cfg.eval_episodes, 32))
+        num_envs = min(vec.num_envs, cfg.eval_episodes, 32)
+        eval_vec = make_vec(cfg.env, num_envs=num_envs, **needed)
         cleanup.callback(eval_vec.close)
         trainer = build(cfg, vec)
         for module in trainer.modules.values():
