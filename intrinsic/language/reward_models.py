@@ -18,6 +18,9 @@ from firstlight.networks.normalisation import RunningMoments
 _FEW = 25_000
 """Labels up to which each arrival is followed by `steps` gradient steps; then one a rollout."""
 
+_SMOOTHING = 0.05
+"""Share of doubt in a label of the classifier, which so can still learn a corrected one."""
+
 
 def text_bytes(texts: Sequence[str], length: int) -> Tensor:
     """Encode B texts as latin-1 bytes, 0 where there is no letter: [B, length] int64."""
@@ -259,8 +262,9 @@ class Classification(_Learnt):
         return logs
 
     def loss(self, items: list[Tensor], target: Tensor) -> Tensor:
-        """Cross-entropy of the labels."""
-        return F.binary_cross_entropy_with_logits(self.output(items[0]), (target > 0.5).float())
+        """Cross-entropy of the smoothed labels."""
+        helpful = (target > 0.5).float() * (1 - 2 * _SMOOTHING) + _SMOOTHING
+        return F.binary_cross_entropy_with_logits(self.output(items[0]), helpful)
 
     @torch.no_grad()
     def rate(self, texts: Sequence[str]) -> Tensor:

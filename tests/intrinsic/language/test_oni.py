@@ -221,3 +221,17 @@ def test_a_judge_of_ones_own_is_an_object(vec):
 
     found = run(make_module(vec, judge=Likes()), vec)
     assert any(bonus.any() for bonus, _, _ in found)
+
+
+def test_ranking_compares_pairs_of_different_sentences(vec):
+    pairs = []
+
+    class Comparing(RuleJudge):
+        def compare(self, items):
+            pairs.extend(items)
+            return super().compare(items)
+
+    run(make_module(vec, model="ranking", judge=Comparing("minigrid"), num_pairs=5), vec)
+    assert 0 < len(pairs) <= 4 * 5
+    assert len(pairs) == len(set(pairs))
+    assert all(first < second for first, second in pairs)
