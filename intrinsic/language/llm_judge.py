@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from firstlight.intrinsic.language.judge import Judge, JudgeError, digest
+from firstlight.intrinsic.language.local_server import NAME, LocalServer
 from firstlight.intrinsic.language.prompts import Prompt
 from firstlight.intrinsic.language.store import Item
 
@@ -30,28 +31,30 @@ class LLMJudge(Judge):
     The client's own retries are off: the annotation service repeats requests.
 
     Args:
+        model: the model's name at the endpoint; None starts a small model of ours (`LocalServer`),
+            which `close` ends.
         url: of the endpoint, such as "http://127.0.0.1:8000/v1"; default OpenAI's.
-        model: the model's name at that endpoint.
         prompt: for single texts.
         pair_prompt: for comparisons; default `prompt.system` cannot do them, so they are refused.
         temperature: of sampling.
         max_tokens: tokens of an answer for each text.
-        timeout_seconds: for a whole request.
+        timeout_seconds: for a whole request; default 60, for the small model 600, which has a low
+            priority and waits when the processor is busy.
 
     Raises:
-        ImportError: if the extra `llm` is not installed.
+        ImportError: if the extra `llm`, or for the small model `llm-local`, is not installed.
     """
 
     def __init__(
         self,
         *,
-        model: str,
+        model: str | None,
         prompt: Prompt,
         pair_prompt: Prompt | None = None,
         url: str | None = None,
         temperature: float = 0.1,
         max_tokens: int = 24,
-        timeout_seconds: float = 60.0,
+        timeout_seconds: float | None = None,
     ):
         try:
             import openai
@@ -61,12 +64,17 @@ class LLMJudge(Judge):
                 "pip install 'firstlight[llm]'"
             ) from error
         self._openai = openai
-        self.model, self._prompt, self._pair_prompt = model, prompt, pair_prompt
+        self.model, self._prompt, self._pair_prompt = model or NAME, prompt, pair_prompt
         pair = "" if pair_prompt is None else pair_prompt.digest
         self.prompt = digest(prompt.digest, pair, str(temperature))
         self.temperature, self.max_tokens = temperature, max_tokens
         self._schema_known, self._lock = True, threading.Lock()
-        key = os.environ.get(KEY) or "none"  # local servers ask for none, the client for some
+        self._server = LocalServer() if model is None else None
+        if self._server is not None:
+            url = self._server.url
+        timeout_seconds = timeout_seconds or (60.0 if self._server is None else 600.0)
+        key = os.environ.get(KEY) if self._server is None else None
+        key = key or "none"  # local servers ask for none, the client for some
         self._client = openai.OpenAI(
             base_url=url, api_key=key, max_retries=0, timeout=timeout_seconds
         )
@@ -84,8 +92,10 @@ class LLMJudge(Judge):
         return [0.5 if first == second else next(answers) for first, second in pairs]
 
     def close(self) -> None:
-        """Close the connections; requests under way fail."""
+        """Close the connections, and end the small model; requests under way fail."""
         self._client.close()
+        if self._server is not None:
+            self._server.close()
 
     def _ask(self, prompt: Prompt, items: Sequence[Item]) -> list[float | None]:
         """Ask for all, then once more for those without an answer."""

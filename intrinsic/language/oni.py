@@ -22,6 +22,7 @@ from firstlight.intrinsic.language.embedding_judge import EmbeddingJudge, read_e
 from firstlight.intrinsic.language.judge import Judge
 from firstlight.intrinsic.language.limits import Limits
 from firstlight.intrinsic.language.llm_judge import LLMJudge
+from firstlight.intrinsic.language.local_server import check_installed
 from firstlight.intrinsic.language.prompts import Prompt
 from firstlight.intrinsic.language.reward_models import (
     Classification,
@@ -67,7 +68,7 @@ class ONI(IntrinsicModule):
         examples: for "embedding": pairs of text and label, 1 or 0; default those of the family.
         url: for "llm": of an endpoint that speaks OpenAI's interface; the key is in the environment
             variable OPENAI_API_KEY.
-        llm: for "llm": the model's name there.
+        llm: for "llm": the model's name there; without name and url a small model is started here.
         store: file of the label store; default `STORE` in the run directory, else in memory.
         beta: β, exponent of the episodic count; 0 rewards each repetition.
         threshold: η of retrieval and classification.
@@ -287,10 +288,10 @@ def check_judge(
     elif judge == "rule":
         RuleJudge(family)
     else:
+        if llm is None and url is not None:
+            raise ValueError(f"url is {url}, but llm, the name of a model there, is missing")
         if llm is None:
-            raise ValueError(
-                'judge="llm" needs the name of a model: llm=..., and url=... of its endpoint'
-            )
+            check_installed()
         Prompt.load(family, goal, pairs=pairs)
         _need("openai", "llm")
 
@@ -312,7 +313,6 @@ def make_judge(
         return EmbeddingJudge(read_examples(family) if examples is None else examples)
     if judge == "rule":
         return RuleJudge(family)
-    assert llm is not None
     return LLMJudge(
         model=llm,
         url=url,

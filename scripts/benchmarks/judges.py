@@ -1,8 +1,9 @@
 """Measure judges on the labelled texts that they may not see.
 
-``python -m firstlight.scripts.benchmarks.judges embedding rule`` prints a table; further words
-``llm=NAME url=URL`` measure a language model. `train` in place of `held_back` is for choosing
-constants: each text is then rated by examples among the others.
+``python -m firstlight.scripts.benchmarks.judges embedding rule`` prints a table. A word
+``llm=NAME``, with ``url=URL``, measures a language model, ``llm=local`` the embedded one. The word
+``train`` is for choosing constants: each text is rated by examples among the others, of those not
+held back.
 """
 
 from __future__ import annotations
@@ -103,10 +104,10 @@ def main(words: Sequence[str]) -> None:
             from firstlight.intrinsic.language.llm_judge import LLMJudge
             from firstlight.intrinsic.language.prompts import Prompt
 
-            asked = LLMJudge(
-                model=options["llm"], url=options.get("url"), prompt=Prompt.load(family)
-            )
-            print(family, options["llm"], _show(measure(asked, rows)))
+            name = None if options["llm"] == "local" else options["llm"]
+            asked = LLMJudge(model=name, url=options.get("url"), prompt=Prompt.load(family))
+            print(family, asked.model, _show(measure(asked, rows)))
+            asked.close()
 
 
 def _show(found: dict[str, float]) -> str:

@@ -14,6 +14,7 @@ from firstlight.intrinsic.language.rule_judge import RuleJudge
 from firstlight.intrinsic.language.store import LabelStore
 
 MODELS = ("retrieval", "classification", "ranking")
+SMALL = {"width": 8, "length": 54, "hidden": 16, "gradient_steps": 8, "min_labels": 1}
 
 
 class Recording(RuleJudge):
@@ -149,7 +150,7 @@ def test_with_the_cache_only_nobody_is_asked(vec, tmp_path):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_each_model_obeys_the_rules_of_modules(model, vec):
-    module = make_module(vec, model=model, min_labels=1, z_threshold=-10.0)
+    module = make_module(vec, model=model, z_threshold=-10.0, **SMALL)
     run(module, vec, rollouts=6)
     assert module.compute(Runner(vec, seed=1).collect(RandomActor(vec.act_space), 64)).any()
     check_module(module, vec=vec)
@@ -160,16 +161,16 @@ def test_the_same_run_gives_the_same_rewards(model):
     totals = []
     for _ in range(2):
         vec = make("MiniGrid-DoorKey-5x5-v0", num_envs=8, text=True)
-        found = run(make_module(vec, model=model, min_labels=1), vec)
+        found = run(make_module(vec, model=model, **SMALL), vec)
         totals.append(torch.stack([bonus for bonus, _, _ in found]))
         vec.close()
     assert torch.equal(*totals)
 
 
 def test_a_saved_module_continues_identically(vec):
-    module = make_module(vec, model="classification", min_labels=1)
+    module = make_module(vec, model="classification", **SMALL)
     run(module, vec)
-    loaded = make_module(vec, model="classification", min_labels=1, seed=5)
+    loaded = make_module(vec, model="classification", seed=5, **SMALL)
     loaded.load_state_dict(module.state_dict())
     rollout = Runner(vec, seed=3).collect(RandomActor(vec.act_space), 64)
     module.reset()
@@ -193,7 +194,7 @@ def test_the_reward_changes_what_the_mixer_gives_the_learner(vec):
     [
         ({"model": "retreival"}, "did you mean 'retrieval'"),
         ({"judge": "oracle"}, "judge is 'oracle'"),
-        ({"judge": "llm"}, "needs the name of a model"),
+        ({"judge": "llm", "url": "http://127.0.0.1:1/v1"}, "the name of a model there, is missing"),
         ({"judge": "llm", "llm": "x", "goal": "combat"}, "no goal 'combat'"),
         ({"judge": "rule", "family": "chess"}, "no rules for 'chess'"),
         ({"judge": "embedding", "family": "chess"}, "give examples"),

@@ -17,7 +17,11 @@ SMALL = (
 )
 DOORKEY = ("env=minigrid/doorkey_5x5", *SMALL)
 RULE = ("intrinsic=[oni]", "intrinsic.oni.judge=rule", "intrinsic.oni.wait=true")
-STEPS = 8 * 32 * 12
+NETWORK = (
+    *("intrinsic.oni.width=8", "intrinsic.oni.length=54", "intrinsic.oni.hidden=16"),
+    *("intrinsic.oni.gradient_steps=8", "intrinsic.oni.min_labels=1"),
+)
+STEPS = 8 * 32 * 8
 
 
 def composed(*overrides):
@@ -72,7 +76,7 @@ def test_a_run_logs_its_tags_keeps_its_labels_and_a_resumed_one_asks_nothing_aga
 
 @pytest.mark.parametrize("model", ["retrieval", "classification", "ranking"])
 def test_a_run_that_waits_resumes_bit_for_bit(tmp_path, model):
-    options = (*DOORKEY, *RULE, f"intrinsic.oni.model={model}", "intrinsic.oni.min_labels=1")
+    options = (*DOORKEY, *RULE, f"intrinsic.oni.model={model}", *NETWORK)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(composed(*options, f"total_steps={2 * STEPS}", f"run_dir={whole}"))
     train(composed(*options, f"total_steps={STEPS}", f"run_dir={parts}"))
