@@ -242,18 +242,17 @@ class AnnotationService:
                 raise JudgeError("the annotation service is closed")
 
     def _record_failure(self, batch: Sequence[Item], error: Exception) -> None:
-        asked = isinstance(error, JudgeError)
+        # other errors by class only: their text may quote a request
+        known = error if isinstance(error, JudgeError) else JudgeError(type(error).__name__)
         with self._changed:
             self.errors += 1
             first = self.errors == 1
-        if asked and error.permanent:
+        if known.permanent:
             self.breaker.give_up()
         else:
-            self.breaker.fail(error.retry_after if asked else None)
-        if first or (asked and error.permanent):
-            # other errors by class only: their text may quote a request
-            reason = str(error) if asked else type(error).__name__
-            log.warning("labels: %s; training goes on without new labels meanwhile", reason)
+            self.breaker.fail(known.retry_after)
+        if first or known.permanent:
+            log.warning("labels: %s; training goes on without new labels meanwhile", known)
 
     def _is_idle(self) -> bool:
         return not self._waiting and not self._under_way

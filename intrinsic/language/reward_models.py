@@ -181,7 +181,7 @@ class _Learnt(RewardModel):
 
     def bytes_of(self, texts: Iterable[str]) -> Tensor:
         """Encode texts for the network: [B, length] int64."""
-        return text_bytes([*texts], self.encoder.length).to(self.head[0].weight.device)
+        return text_bytes([*texts], self.encoder.length).to(self.encoder.embedding.weight.device)
 
     def learn(self, arrived: bool) -> dict[str, float]:
         """Take `steps` gradient steps if labels arrived and are few, one if they are many."""
@@ -221,6 +221,8 @@ class Classification(_Learnt):
         min_labels: K, labels of each class before the first reward, at least 1.
         width, length, hidden, lr, steps, batch_size, seed: see `_Learnt`.
     """
+
+    fitted: Tensor
 
     def __init__(
         self,
@@ -289,6 +291,7 @@ class Ranking(_Learnt):
     """
 
     learns_from_pairs = True
+    fitted: Tensor
 
     def __init__(
         self,

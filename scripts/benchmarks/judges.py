@@ -104,8 +104,8 @@ def main(words: Sequence[str]) -> None:
             from firstlight.intrinsic.language.llm_judge import LLMJudge
             from firstlight.intrinsic.language.prompts import Prompt
 
-            name = None if options["llm"] == "local" else options["llm"]
-            asked = LLMJudge(model=name, url=options.get("url"), prompt=Prompt.load(family))
+            model = None if options["llm"] == "local" else options["llm"]
+            asked = LLMJudge(model=model, url=options.get("url"), prompt=Prompt.load(family))
             print(family, asked.model, _show(measure(asked, rows)))
             asked.close()
 

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 def label(text):
     """What this server thinks of a text: helpful if it holds "good"."""
-    return "ZAR" if "good" in text else "MOK"
+    return "DAX" if "good" in text else "WUG"
 
 
 def questions(body):
@@ -143,9 +143,9 @@ def half_closed(handler, body):
 
 def other_form(handler, body):
     """Answer with JSON that is not OpenAI's."""
-    send(handler, 200, b'{"labels": ["ZAR"]}')
+    send(handler, 200, b'{"labels": ["DAX"]}')
 
 
 def other_question(handler, body):
     """Repeat an answer to somebody else's request."""
-    reply(handler, json.dumps({"abc123": "ZAR", "def456": "ZAR"}))
+    reply(handler, json.dumps({"abc123": "DAX", "def456": "DAX"}))
