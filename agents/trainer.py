@@ -84,7 +84,9 @@ class Trainer:
 
     def run(self, total_steps: int, callbacks: Iterable[Callback] = ()) -> None:
         """Train until `total_steps` environment steps since the run began (`RunSession.open`)."""
-        with self.session.open(total_steps, callbacks):
+        directory = self.session.directory
+        run_dir = None if directory is None else directory.path
+        with self.session.open(total_steps, callbacks), self.module_group.open(run_dir):
             self._run_iterations(total_steps)
 
     def _run_iterations(self, total_steps: int) -> None:

@@ -24,6 +24,7 @@ from firstlight.intrinsic.bonuses.ride import RIDE
 from firstlight.intrinsic.bonuses.rnd import RND
 from firstlight.intrinsic.bonuses.submodular import Submodular
 from firstlight.intrinsic.check import check_module
+from firstlight.intrinsic.language.oni import ONI
 from firstlight.intrinsic.mixer import (
     Exponential,
     Heads,
@@ -44,6 +45,7 @@ __all__ = [
     "ETD",
     "ICM",
     "NGU",
+    "ONI",
     "RE3",
     "RIDE",
     "RND",

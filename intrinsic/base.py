@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -25,9 +26,11 @@ class IntrinsicModule(nn.Module, ABC):
     Attributes:
         novelty: whether the bonus of a state falls with visits; `check_module` tests it if so.
         warmup_steps: steps per environment of a random agent for `warmup`, before training.
+        needs_text: whether the environments' option `text` is turned on for this module.
     """
 
     novelty: bool = True
+    needs_text: bool = False
     warmup_steps: int = 0
 
     @abstractmethod
@@ -38,8 +41,24 @@ class IntrinsicModule(nn.Module, ABC):
         """
 
     def update(self, rollout: Rollout) -> dict[str, float]:
-        """Learn from the rollout, once. Returns scalars to log. Default: nothing."""
+        """Learn from the rollout, once. Returns scalars to log. Default: nothing.
+
+        They are logged as ``<module>/<key>``; a key with a slash, such as "llm/labels", is the
+        whole tag.
+        """
         return {}
+
+    def open(self, run_dir: Path | None) -> None:
+        """Start what runs beside training, such as a service. Default: nothing.
+
+        A module that was not opened works with what it knows.
+
+        Args:
+            run_dir: where a file of the module's own may be written; None if nowhere.
+        """
+
+    def close(self) -> None:
+        """End what `open` started, also after an error in `open`. Default: nothing."""
 
     def warmup(self, rollout: Rollout) -> None:
         """Initialise normalisers with a random agent's rollout."""

@@ -201,6 +201,24 @@ def _make_vec(options: dict[str, Any]) -> VecEnv:
     return made
 
 
+def needed_options(cfg: DictConfig) -> dict[str, Any]:
+    """Return options of the environments that a chosen module needs, for `make_vec`.
+
+    ``text=True`` if a module works with texts and the environment can give them.
+    """
+    from firstlight.intrinsic.base import IntrinsicModule
+
+    nodes = [node for node in cfg.intrinsic.values() if isinstance(node, DictConfig)]
+    kinds = [locate(str(node["_target_"])) for node in nodes if "_target_" in node]
+    modules = [
+        kind for kind in kinds if isinstance(kind, type) and issubclass(kind, IntrinsicModule)
+    ]
+    make = locate(str(cfg.env["_target_"]))
+    if not callable(make) or not any(module.needs_text for module in modules):
+        return {}
+    return {"text": True} if "text" in inspect.signature(make).parameters else {}
+
+
 def make_modules(
     config: DictConfig, vec: VecEnv, seed: int
 ) -> tuple[dict[str, IntrinsicModule], VecEnv]:
@@ -221,6 +239,7 @@ def make_modules(
             obs_space=vec.obs_space,
             info_space=vec.info_space,
             act_space=vec.act_space,
+            text_table=vec.text_table,
             vec=vec,
             seed=derive(seed, name),
         )

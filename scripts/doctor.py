@@ -25,7 +25,7 @@ def doctor(cfg: DictConfig) -> int:
     from firstlight.agents.diagnostics.run_diagnostics import run_diagnostics
     from firstlight.agents.session.summary import summary
     from firstlight.envs.seeding import derive, seed_process
-    from firstlight.scripts.build import build, make_vec
+    from firstlight.scripts.build import build, make_vec, needed_options
     from firstlight.scripts.report.doctor_table import report
     from firstlight.scripts.threads import set_threads
 
@@ -33,7 +33,7 @@ def doctor(cfg: DictConfig) -> int:
     seed_process(derive(cfg.seed, "process"))
     unsaved = {"run_dir": None, "resume": None, "checkpoint": {"every": None, "barrier": False}}
     with ExitStack() as cleanup:
-        vec = make_vec(cfg.env)
+        vec = make_vec(cfg.env, **needed_options(cfg))
         cleanup.callback(vec.close)
         trainer = build(OmegaConf.merge(cfg, unsaved), vec)  # type: ignore[arg-type]
         print_line(f"doctor: {summary(trainer)}")

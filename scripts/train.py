@@ -47,7 +47,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     from firstlight.agents.session.summary import summary
     from firstlight.envs.seeding import derive, seed_process
     from firstlight.networks import collective
-    from firstlight.scripts.build import build, make_vec, pick_device
+    from firstlight.scripts.build import build, make_vec, needed_options, pick_device
     from firstlight.scripts.freed_memory import keep_freed_memory
     from firstlight.scripts.threads import set_threads
     from firstlight.scripts.torch_compiler import skip_compiler_import
@@ -65,13 +65,15 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
         skip_compiler_import()
         # environments and networks of users may need it
         seed_process(derive(cfg.seed, "process", *([rank] if rank else [])))
-        vec = make_vec(cfg.env)
+        needed = needed_options(cfg)
+        vec = make_vec(cfg.env, **needed)
         cleanup.callback(vec.close)
         if rank > 0:
             build(cfg, vec).run(cfg.total_steps)
             return None
         heat_maps = make_heat_maps(cfg, vec)
-        eval_vec = make_vec(cfg.env, num_envs=min(vec.num_envs, cfg.eval_episodes, 32))
+        num_envs = min(vec.num_envs, cfg.eval_episodes, 32)
+        eval_vec = make_vec(cfg.env, num_envs=num_envs, **needed)
         cleanup.callback(eval_vec.close)
         trainer = build(cfg, vec)
         for module in trainer.modules.values():

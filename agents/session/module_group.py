@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +39,15 @@ class ModuleGroup:
     def active(self, progress: float) -> dict[str, IntrinsicModule]:
         """The modules whose weight is not 0 at this progress of training in [0, 1]."""
         return {n: m for n, m in self.modules.items() if self.mixer.active(n, progress)}
+
+    @contextmanager
+    def open(self, run_dir: Path | None) -> Iterator[None]:
+        """Open the modules, run what is inside, and close them."""
+        with ExitStack() as cleanup:
+            for module in self.modules.values():
+                cleanup.callback(module.close)
+                module.open(run_dir)
+            yield
 
     @property
     def warmup_left(self) -> int:
@@ -73,7 +84,7 @@ class ModuleGroup:
         for name in names:
             try:
                 logs = self.modules[name].update(rollout)
-                metrics |= {f"{name}/{key}": value for key, value in logs.items()}
+                metrics |= {k if "/" in k else f"{name}/{k}": value for k, value in logs.items()}
             except NonFiniteError as error:
                 self.guard.record_failure(NonFiniteError(f"module {name!r}: {error}"), step)
         return metrics

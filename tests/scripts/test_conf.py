@@ -23,7 +23,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 RUNTIME = {  # what scripts/build.py passes, because only a run knows it
     *("obs_space", "act_space", "info_space", "num_streams", "vec", "policy", "encoder"),
     *("critic_encoder", "learner", "modules", "mixer", "run_dir", "resume", "seed", "device"),
-    "in_dim",
+    *("in_dim", "text_table"),
 }
 STATED = (
     "learner/",
@@ -50,6 +50,8 @@ NEEDED = {
 }
 NEEDED_ENV = {  # of modules that do not work on `chain`
     "map_change": "env=minigrid/doorkey_5x5",
+    "oni": "env=minigrid/doorkey_5x5",
+    "oni_paper": "env=minigrid/doorkey_5x5",
     "submodular": "env=minigrid/doorkey_5x5",
 }
 SMALL = (
@@ -323,7 +325,7 @@ def test_auxiliaries_of_a_learner_that_takes_none_are_refused():
 
 @pytest.mark.parametrize("name", NEEDED_ENV)
 def test_a_module_that_needs_another_environment_is_refused(name, tmp_path):
-    with pytest.raises(BadInputError, match="needs MiniGrid's view"):
+    with pytest.raises(BadInputError, match=r"needs MiniGrid's view|no text to judge"):
         run_twice(tmp_path, f"intrinsic=[{name}]")
 
 

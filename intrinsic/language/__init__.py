@@ -1,0 +1,1 @@
+"""Language feedback as a reward: texts, judges, labels, and the models distilled from them."""

