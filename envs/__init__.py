@@ -17,6 +17,7 @@ from firstlight.envs.vector.pool import PoolVec
 from firstlight.envs.worlds.chain import Chain
 from firstlight.envs.worlds.deepsea import DeepSea
 from firstlight.envs.worlds.gymnasium_env import WorldEnv, register
+from firstlight.envs.worlds.hard_maze import HardMaze
 from firstlight.envs.worlds.race import Race
 from firstlight.envs.worlds.walks import Walks
 from firstlight.envs.worlds.warehouse import Warehouse
@@ -27,6 +28,7 @@ __all__ = [
     "DeepSea",
     "FrameStack",
     "GymVec",
+    "HardMaze",
     "Isolated",
     "Obs",
     "PoolVec",

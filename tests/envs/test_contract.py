@@ -22,7 +22,17 @@ from adapters import (
     with_changed_steps,
 )
 
-from firstlight.envs import Chain, DeepSea, GymVec, Isolated, Walks, Warehouse, check_vec, minigrid
+from firstlight.envs import (
+    Chain,
+    DeepSea,
+    GymVec,
+    HardMaze,
+    Isolated,
+    Walks,
+    Warehouse,
+    check_vec,
+    minigrid,
+)
 from firstlight.envs.vector.envpool import make
 from firstlight.envs.worlds.race import Race
 
@@ -48,6 +58,8 @@ BACKENDS = {
     "warehouse, next-step": lambda: Warehouse(
         3, scene="complex_dynamic", max_steps=11, autoreset="next_step"
     ),
+    "maze": lambda: HardMaze(3, max_steps=11),
+    "maze, next-step": lambda: HardMaze(3, max_steps=11, autoreset="next_step"),
     "gym": lambda: GymVec([cartpole] * 3),
     "gym, in processes": lambda: GymVec([cartpole] * 2, asynchronous=True),
     "gym, nested": lambda: GymVec([Walk] * 3),
