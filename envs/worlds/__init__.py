@@ -1,1 +1,1 @@
-"""Array-backed environments: chain, deepsea, walks, race, warehouse, mazes, arm."""
+"""Array-backed environments: chain, deepsea, walks, race, warehouse, mazes, arms."""

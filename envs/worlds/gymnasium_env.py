@@ -11,7 +11,9 @@ import torch
 
 from firstlight.envs.types import Obs
 from firstlight.envs.worlds.array_backed import ArrayBacked
+from firstlight.envs.worlds.curling import Curling
 from firstlight.envs.worlds.hard_maze import HardMaze
+from firstlight.envs.worlds.redundant_arm import RedundantArm
 from firstlight.envs.worlds.warehouse import MAX_STEPS, Warehouse
 
 
@@ -89,9 +91,23 @@ def make_hard_maze(**options: Any) -> WorldEnv:
     return WorldEnv(HardMaze, **options)
 
 
+def make_redundant_arm(**options: Any) -> WorldEnv:
+    """Make a `RedundantArm` as a `WorldEnv`, which takes the same `options`."""
+    return WorldEnv(RedundantArm, **options)
+
+
+def make_curling(**options: Any) -> WorldEnv:
+    """Make a `Curling` as a `WorldEnv`, which takes the same `options`."""
+    return WorldEnv(Curling, **options)
+
+
 def register() -> None:
     """Register an id for each scene of `Warehouse`, and one for each other world with an id."""
-    for name, make in (("HardMaze", make_hard_maze),):
+    for name, make in (
+        ("HardMaze", make_hard_maze),
+        ("RedundantArm", make_redundant_arm),
+        ("Curling", make_curling),
+    ):
         gymnasium.register(f"firstlight/{name}-v0", entry_point=f"{__name__}:{make.__name__}")
     for scene in MAX_STEPS:
         gymnasium.register(

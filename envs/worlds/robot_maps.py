@@ -1,4 +1,4 @@
-"""Maps of `HardMaze` and `CollectBall`: 200 x 200 pixels of three units."""
+"""Map of `HardMaze`: 200 x 200 pixels of three units."""
 
 from __future__ import annotations
 
@@ -81,12 +81,3 @@ def draw_walls(
 def hard_maze() -> RobotMap:
     """Make the map of the hard maze."""
     return RobotMap(draw_walls(HARD_WALLS))
-
-
-def collectball_arena() -> RobotMap:
-    """Make the map of CollectBall: a bar with an opening, and a post with two."""
-    walls = np.zeros((SIDE, SIDE), bool)
-    walls[:5], walls[195:], walls[:, :5], walls[:, 195:] = True, True, True, True
-    walls[:127, 99:102] = walls[174:, 99:102] = True
-    walls[99:102, 102:127] = walls[99:102, 174:] = True
-    return RobotMap(walls)

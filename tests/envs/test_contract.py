@@ -24,10 +24,12 @@ from adapters import (
 
 from firstlight.envs import (
     Chain,
+    Curling,
     DeepSea,
     GymVec,
     HardMaze,
     Isolated,
+    RedundantArm,
     Walks,
     Warehouse,
     check_vec,
@@ -60,6 +62,9 @@ BACKENDS = {
     ),
     "maze": lambda: HardMaze(3, max_steps=11),
     "maze, next-step": lambda: HardMaze(3, max_steps=11, autoreset="next_step"),
+    "arm": lambda: RedundantArm(3, max_steps=11),
+    "arm, next-step": lambda: RedundantArm(3, max_steps=11, autoreset="next_step"),
+    "curling": lambda: Curling(3, max_steps=11),
     "gym": lambda: GymVec([cartpole] * 3),
     "gym, in processes": lambda: GymVec([cartpole] * 2, asynchronous=True),
     "gym, nested": lambda: GymVec([Walk] * 3),

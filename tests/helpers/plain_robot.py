@@ -1,4 +1,4 @@
-"""The wheeled robot of `HardMaze` and `CollectBall` in plain Python: no grid walk, no tables."""
+"""The wheeled robot of `HardMaze` in plain Python: no grid walk, no tables."""
 
 import cmath
 import math
