@@ -57,8 +57,8 @@ class RedundantArm(ArrayBacked):
         ValueError: for numbers below 1.
 
     >>> arm = RedundantArm(num_envs=1)
-    >>> arm.reset()[1]["position"].numpy().round(4).tolist()
-    [[0.3065000116825104, 0.6916999816894531]]
+    >>> [round(x, 4) for x in arm.reset()[1]["position"][0].tolist()]
+    [0.3065, 0.6917]
     """
 
     _saved = ("angles", "speeds", "tips", "rewarded", "elapsed", "over")
