@@ -15,23 +15,29 @@ from firstlight.envs.vector.gym import GymVec
 from firstlight.envs.vector.isolated import Isolated, WorkerDiedError
 from firstlight.envs.vector.pool import PoolVec
 from firstlight.envs.worlds.chain import Chain
+from firstlight.envs.worlds.curling import Curling
 from firstlight.envs.worlds.deepsea import DeepSea
 from firstlight.envs.worlds.gymnasium_env import WorldEnv, register
+from firstlight.envs.worlds.hard_maze import HardMaze
 from firstlight.envs.worlds.race import Race
+from firstlight.envs.worlds.redundant_arm import RedundantArm
 from firstlight.envs.worlds.walks import Walks
 from firstlight.envs.worlds.warehouse import Warehouse
 from firstlight.envs.wrapper import VecWrapper
 
 __all__ = [
     "Chain",
+    "Curling",
     "DeepSea",
     "FrameStack",
     "GymVec",
+    "HardMaze",
     "Isolated",
     "Obs",
     "PoolVec",
     "Race",
     "RandomActor",
+    "RedundantArm",
     "Rollout",
     "Runner",
     "Snapshot",

@@ -1,1 +1,1 @@
-"""Array-backed environments: chain, walks, race."""
+"""Array-backed environments: chain, deepsea, walks, race, warehouse, mazes, arms."""

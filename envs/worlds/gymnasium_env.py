@@ -11,6 +11,9 @@ import torch
 
 from firstlight.envs.types import Obs
 from firstlight.envs.worlds.array_backed import ArrayBacked
+from firstlight.envs.worlds.curling import Curling
+from firstlight.envs.worlds.hard_maze import HardMaze
+from firstlight.envs.worlds.redundant_arm import RedundantArm
 from firstlight.envs.worlds.warehouse import MAX_STEPS, Warehouse
 
 
@@ -83,8 +86,29 @@ def make_warehouse(**options: Any) -> WorldEnv:
     return WorldEnv(Warehouse, **options)
 
 
+def make_hard_maze(**options: Any) -> WorldEnv:
+    """Make a `HardMaze` as a `WorldEnv`, which takes the same `options`."""
+    return WorldEnv(HardMaze, **options)
+
+
+def make_redundant_arm(**options: Any) -> WorldEnv:
+    """Make a `RedundantArm` as a `WorldEnv`, which takes the same `options`."""
+    return WorldEnv(RedundantArm, **options)
+
+
+def make_curling(**options: Any) -> WorldEnv:
+    """Make a `Curling` as a `WorldEnv`, which takes the same `options`."""
+    return WorldEnv(Curling, **options)
+
+
 def register() -> None:
-    """Register ``firstlight/WarehouseSimpleStatic-v0`` and so on, one id for each scene."""
+    """Register an id for each scene of `Warehouse`, and one for each other world with an id."""
+    for name, make in (
+        ("HardMaze", make_hard_maze),
+        ("RedundantArm", make_redundant_arm),
+        ("Curling", make_curling),
+    ):
+        gymnasium.register(f"firstlight/{name}-v0", entry_point=f"{__name__}:{make.__name__}")
     for scene in MAX_STEPS:
         gymnasium.register(
             f"firstlight/Warehouse{scene.title().replace('_', '')}-v0",

@@ -11,7 +11,7 @@ from typing import get_args
 import numpy as np
 import torch
 
-from firstlight.envs import Chain, DeepSea, Race, VecEnv, Warehouse
+from firstlight.envs import Chain, Curling, DeepSea, HardMaze, Race, RedundantArm, VecEnv, Warehouse
 from firstlight.envs.worlds.warehouse import Scene
 from firstlight.scripts.benchmarks.results import append, commit, hardware
 
@@ -19,6 +19,9 @@ NUM_ENVS, SECONDS = 64, 2.0
 WORLDS: dict[str, Callable[[int], VecEnv]] = {
     "chain": Chain,
     "deepsea": DeepSea,
+    "maze/hard": HardMaze,
+    "maze/arm": RedundantArm,
+    "maze/curling": Curling,
     "race": Race,
     **{
         f"warehouse/{scene}": functools.partial(Warehouse, scene=scene) for scene in get_args(Scene)

@@ -22,7 +22,19 @@ from adapters import (
     with_changed_steps,
 )
 
-from firstlight.envs import Chain, DeepSea, GymVec, Isolated, Walks, Warehouse, check_vec, minigrid
+from firstlight.envs import (
+    Chain,
+    Curling,
+    DeepSea,
+    GymVec,
+    HardMaze,
+    Isolated,
+    RedundantArm,
+    Walks,
+    Warehouse,
+    check_vec,
+    minigrid,
+)
 from firstlight.envs.vector.envpool import make
 from firstlight.envs.worlds.race import Race
 
@@ -48,6 +60,11 @@ BACKENDS = {
     "warehouse, next-step": lambda: Warehouse(
         3, scene="complex_dynamic", max_steps=11, autoreset="next_step"
     ),
+    "maze": lambda: HardMaze(3, max_steps=11),
+    "maze, next-step": lambda: HardMaze(3, max_steps=11, autoreset="next_step"),
+    "arm": lambda: RedundantArm(3, max_steps=11),
+    "arm, next-step": lambda: RedundantArm(3, max_steps=11, autoreset="next_step"),
+    "curling": lambda: Curling(3, max_steps=11),
     "gym": lambda: GymVec([cartpole] * 3),
     "gym, in processes": lambda: GymVec([cartpole] * 2, asynchronous=True),
     "gym, nested": lambda: GymVec([Walk] * 3),

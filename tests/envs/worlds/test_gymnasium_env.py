@@ -31,6 +31,12 @@ def test_gymnasiums_own_check_passes_for_an_id():
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["HardMaze", "RedundantArm", "Curling"])
+def test_gymnasiums_own_check_passes_for_worlds_of_the_searches(name):
+    check_env(gymnasium.make(f"firstlight/{name}-v0", render_mode="rgb_array").unwrapped)
+
+
+@pytest.mark.filterwarnings("error")
 def test_gymnasiums_own_check_passes_for_another_world():
     check_env(WorldEnv(DeepSea, size=4), skip_render_check=True)
 
