@@ -38,7 +38,7 @@ def make_env(name: str, cfg=None, env_config=None, render_mode=None) -> gymnasiu
     return FlatView(gymnasium.make(name, render_mode=render_mode))
 
 
-class Clock(AlgoObserver):
+class StepClock(AlgoObserver):
     """Notes the time of each report of steps."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ def main(task: str, steps: int, options: list[str]) -> None:
         words += ["--normalize_input=False", *(f"--{option}" for option in options)]
         parser, _ = parse_sf_args(words)
         _, runner = make_runner(parse_full_cfg(parser, words))
-        clock = Clock()
+        clock = StepClock()
         runner.register_observer(clock)
         runner.init()
         runner.run()
