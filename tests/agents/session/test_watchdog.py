@@ -330,10 +330,13 @@ def train_beside_a_timer():
         print("in the run:", fires() and fires(), flush=True)
         return True
 
+    trainer = make_trainer(stall_after=3600)
+    # only while this thread waits: a dump of frames that change may end the process
     faulthandler.dump_traceback_later(1, repeat=True, file=write)
-    make_trainer(stall_after=3600).run(10**9, [waits])
-    print("after the run:", fires(), flush=True)
+    trainer.run(10**9, [waits])
+    found = fires()
     faulthandler.cancel_dump_traceback_later()
+    print("after the run:", found, flush=True)
 """
 
 
