@@ -205,7 +205,7 @@ class _StopCollectingError(Exception):
 
 
 class _StoppableActor:
-    """The thread's policy; raises once the thread is to end."""
+    """Call the thread's policy; raise `_StopCollectingError` once the thread is to end."""
 
     def __init__(self, policy: Policy, ended: threading.Event):
         self.policy, self.ended = policy, ended

@@ -59,7 +59,7 @@ class RobotMap:
 def draw_walls(
     segments: Sequence[Sequence[float]], *, low: float = 7.5, high: float = 589.5
 ) -> np.ndarray:
-    """Draw walls as pixels, [200, 200] bool.
+    """Compute which pixels of the map are walls, [200, 200] bool.
 
     Args:
         segments: [S, 5] both ends of the centre line and the thickness, in units; ends are flat.

@@ -173,7 +173,7 @@ class AnnotationService:
         return [x for x, entry in waiting if entry.not_before <= now and x not in under_way]
 
     def _choose(self, ready: Sequence[Item]) -> list[Item]:
-        """Half of the batch the newest, the rest the most frequent; all of one kind."""
+        """Choose half of a batch by recency, the rest by frequency; all texts, or all pairs."""
         newest = [item for item in reversed(ready) if len(item) == len(ready[-1])]
         half = newest[: -(-self.batch_size // 2)]
         others = newest[len(half) :]

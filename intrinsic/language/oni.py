@@ -48,7 +48,7 @@ class ONI(IntrinsicModule):
     Every step of an environment with text has a sentence, such as "picked up the red key". A judge
     labels sentences in the background, a reward model learns from the labels, and the bonus of a
     step is ``R(sentence) / N^β``, N counting the sentence in the episode, this time included. The
-    labels are in an SQLite file, so nothing is asked twice, in this run or in one that resumes it.
+    labels are in an SQLite file, so nothing is asked twice, also after a resume.
 
     - ``model="retrieval"``: R is 1 for a sentence labelled helpful;
     - ``"classification"``: R is 1 for a sentence that a classifier of characters, fitted to the
@@ -222,16 +222,17 @@ class ONI(IntrinsicModule):
             logs = {f"llm/{name}": value for name, value in self.service.metrics().items()}
         learnt = self.model.learn(arrived)
         self.model.observe(self.model.raw(sentences).repeat_interleave(counts))
-        labelled = {text for item, _ in self.model.known() for text in item}
+        known = self.model.known()
+        labelled = {text for item, _ in known for text in item}
         covered = sum(
             n for text, n in zip(sentences, counts.tolist(), strict=True) if text in labelled
         )
-        logs["llm/labels"] = float(len(self.model.known()))
+        logs["llm/labels"] = float(len(known))
         logs["llm/coverage"] = covered / len(after) if len(after) else 0.0
         return learnt | logs
 
     def reset(self, env_ids: Tensor | None = None) -> None:
-        """Clear the counts of the running episodes."""
+        """Set the counts of sentences in open episodes to 0."""
         self.visits.reset(env_ids)
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -322,7 +323,7 @@ def make_judge(
 
 
 def _family(family: str, info_space: spaces.Dict) -> str:
-    """Recognise MiniGrid by its missions and NetHack by its dungeons."""
+    """Choose the family of prompts for "auto", by the info channels of MiniGrid and NetHack."""
     if family != "auto":
         return family
     channels = info_space.spaces

@@ -25,7 +25,7 @@ class Prompt:
     """A prompt for one kind of question.
 
     Args:
-        system: what the model is told, with goal, labels and examples.
+        system: the system message, with goal, labels and examples.
         labels: word of an answer to its score; None is to abstain.
         pairs: whether each question has two texts.
 

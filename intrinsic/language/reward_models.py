@@ -1,4 +1,4 @@
-"""Reward models of ONI: what is learnt from labels, and what a sentence is worth by it."""
+"""Reward models of ONI: learn from the labels of sentences, and rate sentences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def text_bytes(texts: Sequence[str], length: int) -> Tensor:
 
 
 class CharacterCNN(nn.Module):
-    """Convolutions over the bytes of a text.
+    """Encode a text by convolutions over its bytes.
 
     Embeds each byte; six convolutions, with maximum pooling by 3 after the first, the second and
     the last; then a linear layer (the layout of ONI's and Motif's message encoder).
@@ -123,7 +123,7 @@ class RewardModel(nn.Module, ABC):
 
 
 class Retrieval(RewardModel):
-    """Reward 1 for a text whose label is above a threshold; nothing for a text without a label.
+    """Reward texts whose label is above a threshold by 1, all others by 0.
 
     Args:
         threshold: η, in [0, 1).
@@ -149,7 +149,12 @@ class _Learnt(RewardModel):
         steps: gradient steps after labels arrived.
         batch_size: labels of a step.
         seed: of the network and the order of the labels.
+
+    Attributes:
+        fitted: [] bool, whether the network has taken a gradient step.
     """
+
+    fitted: Tensor
 
     def __init__(
         self,
@@ -174,9 +179,10 @@ class _Learnt(RewardModel):
                 nn.Linear(hidden, 1),
             )
         self.fitter = Fitter(self.parameters(), lr=lr, seed=derive(seed, "labels"))
+        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
 
     def output(self, texts: Tensor) -> Tensor:
-        """Map bytes [B, length] to the network's output [B]."""
+        """Compute the network's output [B] for bytes of texts [B, length] int64."""
         return self.head(self.encoder(texts)).squeeze(-1)
 
     def bytes_of(self, texts: Iterable[str]) -> Tensor:
@@ -198,7 +204,9 @@ class _Learnt(RewardModel):
             rows = rows % len(known)
             return self.loss([item[rows] for item in items], target[rows])
 
-        return {"loss": self.fitter.fit(steps * size, loss)}
+        logs = {"loss": self.fitter.fit(steps * size, loss)}
+        self.fitted = torch.ones_like(self.fitted)
+        return logs
 
     def can_learn(self, known: Sequence[tuple[Item, float]]) -> bool:
         """Whether there are labels enough. Default: yes."""
@@ -221,8 +229,6 @@ class Classification(_Learnt):
         min_labels: K, labels of each class before the first reward, at least 1.
         width, length, hidden, lr, steps, batch_size, seed: see `_Learnt`.
     """
-
-    fitted: Tensor
 
     def __init__(
         self,
@@ -249,19 +255,11 @@ class Classification(_Learnt):
             seed=seed,
         )
         self.threshold, self.min_labels = threshold, min_labels
-        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
 
     def can_learn(self, known: Sequence[tuple[Item, float]]) -> bool:
         """Whether each class has `min_labels`."""
         helpful = sum(score > 0.5 for _, score in known)
         return min(helpful, len(known) - helpful) >= self.min_labels
-
-    def learn(self, arrived: bool) -> dict[str, float]:
-        """Fit the classifier, see `_Learnt.learn`."""
-        logs = super().learn(arrived)
-        if logs:
-            self.fitted = torch.ones_like(self.fitted)
-        return logs
 
     def loss(self, items: list[Tensor], target: Tensor) -> Tensor:
         """Cross-entropy of the smoothed labels."""
@@ -291,7 +289,6 @@ class Ranking(_Learnt):
     """
 
     learns_from_pairs = True
-    fitted: Tensor
 
     def __init__(
         self,
@@ -316,14 +313,6 @@ class Ranking(_Learnt):
         )
         self.z_threshold = z_threshold
         self.moments = RunningMoments(prior=0)
-        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
-
-    def learn(self, arrived: bool) -> dict[str, float]:
-        """Fit the scores, see `_Learnt.learn`."""
-        logs = super().learn(arrived)
-        if logs:
-            self.fitted = torch.ones_like(self.fitted)
-        return logs
 
     def loss(self, items: list[Tensor], target: Tensor) -> Tensor:
         """Cross-entropy of the comparisons."""

@@ -97,7 +97,7 @@ class LabelStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Hold the file's write lock inside; undo everything if that fails."""
+        """Run the block as one write transaction; roll it back if the block fails."""
         with self._lock:
             self._database.execute("BEGIN IMMEDIATE")
             try:

@@ -18,7 +18,7 @@ from firstlight.scripts.sweeps.table import Cell, best_trial, cells_of, key_of
 
 
 class CellWork(Work):
-    """Runs the missing cells of a table; one that was begun is resumed.
+    """Run the missing cells of a table, and resume those that were begun.
 
     Args:
         table: checked, see `read_table`.

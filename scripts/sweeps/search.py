@@ -190,7 +190,7 @@ class SearchWork(Work):
         return self._begin(trial, log)
 
     def _begin(self, trial: Trial, log: IO[bytes]) -> RunningTrial:
-        """Draw the parameters of a trial; one that was left keeps those that it has."""
+        """Draw the parameters of a trial; an interrupted trial keeps its own."""
         overrides = tuple(
             f"{name}={_word(suggest(trial, name, domain))}"
             for name, domain in self.parameters.items()
@@ -251,7 +251,7 @@ class SearchWork(Work):
         which a run logs: at each twentieth of the steps it is the value logged next.
         """
         before = len(running.values) * REPORTS
-        for step, value in self._new_values(running, self.folder / name / "metrics.jsonl"):
+        for step, value in self._read_new_values(running, self.folder / name / "metrics.jsonl"):
             for point in range(1, min(REPORTS, step * REPORTS // self.cap) + 1):
                 if before + point not in running.reported and not running.pruned:
                     running.trial.report(fmean([*running.values, value]), before + point)
@@ -263,7 +263,7 @@ class SearchWork(Work):
         reports = max(running.reported, default=0)
         return 0 < reports < REPORTS * len(self.seeds) and running.trial.should_prune()
 
-    def _new_values(self, running: RunningTrial, path: Path) -> Iterator[tuple[int, float]]:
+    def _read_new_values(self, running: RunningTrial, path: Path) -> Iterator[tuple[int, float]]:
         """Yield steps and values of the objective in complete lines not read before."""
         try:
             size = path.stat().st_size

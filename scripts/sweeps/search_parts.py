@@ -61,7 +61,7 @@ def make_pruner(pruner: str | Mapping[str, Any], reports: int) -> BasePruner:
 
 
 def suggest(trial: Trial, name: str, domain: Domain) -> Any:
-    """Draw a value of a parameter; one that the trial has already is returned again.
+    """Draw a value of a parameter, or return the value that the trial has.
 
     Whole numbers are drawn if both ends are whole numbers.
     """
