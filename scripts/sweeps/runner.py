@@ -81,6 +81,9 @@ class Work(ABC):
         """Whether to stop a training that is running."""
         return False
 
+    def close(self) -> None:  # noqa: B027
+        """Release the locks that this process holds, at the end of `run`. Default: nothing."""
+
 
 def lock(path: Path) -> IO[bytes] | None:
     """Open a file to append to it and lock it; None if another process has the lock."""
@@ -192,6 +195,8 @@ def run(work: Work, jobs: int = 1, budget: float = math.inf) -> bool:
                 process.stop()
             for process in running:
                 process.wait()
+                process.training.log.close()  # with its lock
+            work.close()
     if received:
         sys.exit(128 + received[0])
     return work.is_complete()

@@ -158,6 +158,11 @@ class SearchWork(Work):
         else:
             self._fail(running, ended.error)
 
+    def close(self) -> None:
+        """Release the locks of trials that are not finished, see `Work.close`."""
+        for running in self._running.values():
+            running.log.close()
+
     def _find_left(self) -> RunningTrial | None:
         """Take a trial that runs according to the study, but that no process has locked."""
         import optuna
