@@ -5,7 +5,7 @@ WORKERS ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-GAMES  := $(VENV)/.installed-nethack
+TESTED := $(VENV)/.installed-for-tests
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 PYTEST := $(BIN)/python -P -m pytest --ignore-glob="*/benchmarks/peers/*" --ignore-glob="*/conftest.py"
 
@@ -22,9 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) -e ".[$(EXTRAS)]"
 	@touch $@
 
-# NetHack and MiniHack, which the tests use as well.
-$(GAMES): $(STAMP)
-	$(PIP) -e ".[nethack]"
+# NetHack, MiniHack, and the language models that run offline, which the tests use as well.
+$(TESTED): $(STAMP)
+	$(PIP) -e ".[nethack,llm,llm-local,text]"
 	@touch $@
 
 install:  ## install everything into .venv: all extras and the tools
@@ -41,13 +41,13 @@ lint: $(STAMP)  ## check style, format and spelling
 types: $(STAMP)  ## check types
 	$(BIN)/mypy
 
-test: lint types $(GAMES)  ## run lint, types, the tests and the examples in docstrings (WORKERS=2)
+test: lint types $(TESTED)  ## run lint, types, the tests and the examples in docstrings (WORKERS=2)
 	$(PYTEST) -n $(WORKERS) --dist worksteal --doctest-modules tests src/firstlight
 
-docs: $(GAMES)  ## run the examples in docstrings
+docs: $(TESTED)  ## run the examples in docstrings
 	$(PYTEST) --doctest-modules src/firstlight
 
-bench: $(GAMES)  ## measure training and the reward modules against named peers, by stage too
+bench: $(TESTED)  ## measure training and the reward modules against named peers, by stage too
 	$(BIN)/firstlight-bench throughput
 	$(BIN)/firstlight-bench stages
 	$(BIN)/firstlight-bench views
@@ -56,7 +56,7 @@ bench: $(GAMES)  ## measure training and the reward modules against named peers,
 	$(BIN)/firstlight-bench modules
 	$(BIN)/firstlight-bench report
 
-soak: $(GAMES)  ## run the repeated tests in full, about two hours; results in docs/results/soak.jsonl
+soak: $(TESTED)  ## run the repeated tests in full, about two hours; results in docs/results/soak.jsonl
 	$(PYTEST) tests/survival tests/envs/vector/test_pool_faults.py tests/envs/worlds -o faulthandler_timeout=0 --soak docs/results/soak.jsonl
 
 tensorboard: $(STAMP)  ## show the runs in a browser
