@@ -14,8 +14,10 @@ from firstlight.agents.session.guards import Rollback
 from firstlight.agents.session.iteration_data import IterationData, Metrics
 from firstlight.agents.session.module_group import ModuleGroup
 from firstlight.agents.session.run_session import Callback, RunSession
+from firstlight.envs.alternating import AlternatingRunner
+from firstlight.envs.joined import JoinedVec
 from firstlight.envs.runner import RandomActor, Runner
-from firstlight.envs.seeding import derive, generator
+from firstlight.envs.seeding import derive
 from firstlight.envs.types import Rollout
 from firstlight.envs.vec import VecEnv
 from firstlight.intrinsic.base import IntrinsicModule
@@ -68,10 +70,12 @@ class Trainer:
         self.num_steps = num_steps or default_num_steps(vec.num_envs * collective.size())
         states = check_learner(learner, self.num_steps, vec.num_envs)
         seed = derive(seed, "rank", collective.rank()) if collective.rank() else seed
-        self.runner = Runner(vec, seed=seed, device=device, keep_states=states)
+        options: dict = {"seed": seed, "device": device, "keep_states": states}
+        alternates = isinstance(vec, JoinedVec)
+        self.runner = AlternatingRunner(vec, **options) if alternates else Runner(vec, **options)
         if collective.size() > 1:
             self.runner.resume = "dropped"  # a checkpoint holds no process's environments
-        options: dict = {"run_dir": run_dir, "resume": resume, "barrier": barrier}
+        options = {"run_dir": run_dir, "resume": resume, "barrier": barrier}
         options |= {"checkpoint_every": checkpoint_every, "stall_after": stall_after}
         self.session = RunSession(self, vec, **options)
         self.module_group = ModuleGroup(self.modules, self.mixer, self.session.guard).to(device)
@@ -148,10 +152,7 @@ class Trainer:
         """
         self.learner.load_state_dict(state["learner"])
         self.module_group.load_state_dict(state)
-        runner = state["runner"]
-        if collective.size() > 1:  # the saved generator is that of rank 0
-            seed = derive(self.runner.seed, "actions", runner["resets"])
-            own = generator(seed, "resumed", self.runner.device)
-            runner = {**runner, "generator": own.get_state()}
-        self.module_group.reset(lost := self.runner.load_state_dict(runner))
+        several = collective.size() > 1  # the saved state is that of rank 0
+        lost = self.runner.load_state_dict(state["runner"], new_actions=several)
+        self.module_group.reset(lost)
         return lost

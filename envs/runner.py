@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Generator
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -32,6 +33,10 @@ class Actor(Protocol):
     def __call__(self, obs: Obs, state: State, is_first: Tensor) -> Any:
         """Map obs [1, N, ...], state [N, ...], is_first [1, N] to `dist`, `value` and `state`."""
         ...
+
+
+Collecting = Generator[None, None, Rollout]
+"""A rollout that is being collected: pauses whenever a step is under way, and returns it."""
 
 
 class Runner:
@@ -83,6 +88,19 @@ class Runner:
                 the masks of a whole first rollout forbid every action.
             EnvironmentRaisedError: if an environment's code raised an exception.
         """
+        collecting = self.collecting(actor, num_steps, version)
+        while True:
+            try:
+                next(collecting)
+            except StopIteration as end:
+                return end.value
+
+    def collecting(self, actor: Actor, num_steps: int, version: int = 0) -> Collecting:
+        """Collect as `collect` does, and pause after each step is begun, before it is waited for.
+
+        Yields:
+            None, `num_steps` times. The rollout is the generator's return value.
+        """
         N = self.vec.num_envs
         if self._obs is None:
             self._obs, self._info = self._reset()
@@ -102,6 +120,7 @@ class Runner:
             self._send(actions[-1])
             log_probs.append(log_prob[0])
             outs.append(out)
+            yield
             step = self._recv()
             steps.append(step)
             self._obs, self._info, self._is_first = step.obs, step.info, step.is_first
@@ -154,11 +173,15 @@ class Runner:
         Returns:
             The same, with open episodes marked as truncated in the last row.
         """
-        self._resets, self._obs, self._state = self._resets + 1, None, None
+        self.close_episodes()
         open_rows = rollout.valid[-1] & ~rollout.terminated[-1] & ~rollout.is_first[-1]
         truncated = rollout.truncated.clone()
         truncated[-1] |= open_rows
         return dataclasses.replace(rollout, truncated=truncated)
+
+    def close_episodes(self) -> None:
+        """Begin the next rollout with a reset, from another seed."""
+        self._resets, self._obs, self._state = self._resets + 1, None, None
 
     def state_dict(self) -> dict[str, Any]:
         """Random state, recurrent state, and that of the environments if they can save it."""
@@ -175,14 +198,22 @@ class Runner:
             state |= {"is_first": self._is_first, "state": self._state or {}}
         return state
 
-    def load_state_dict(self, state: dict[str, Any]) -> Tensor:
+    def load_state_dict(self, state: dict[str, Any], *, new_actions: bool = False) -> Tensor:
         """Load what `state_dict` returned.
+
+        Args:
+            state: of this runner, or of one in another process.
+            new_actions: draw actions from a generator derived from `seed`, not from the saved one.
 
         Returns:
             [M] int64, environments whose open episodes could not be restored: they begin new
             episodes, with seeds that the run has not used yet.
         """
-        self._set_generator(state["generator"], state["resets"])
+        if new_actions:
+            seed = seeding.derive(self.seed, "actions", state["resets"])
+            self.generator = seeding.generator(seed, "resumed", self.device)
+        else:
+            self._set_generator(state["generator"], state["resets"])
         self._resets, self._obs, self._state = state["resets"], None, None
         if state.get("kept"):
             self.vec.load_persistent_state(state["kept"])

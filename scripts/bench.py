@@ -37,6 +37,9 @@ USAGE = """firstlight-bench measures, and appends what it measured to docs/resul
   firstlight-bench schedules [rounds=3] [steps=250000]
       training steps per second of PPO, of PPO that collects in a thread, and of APPO,
       alternating
+  firstlight-bench asynchronous [rounds=3] [steps=250000] [peers=.venv-peers]
+      training steps per second of APPO against Sample Factory's, alternating, which is
+      installed beside the other peers
   firstlight-bench gpu [rounds=3] [steps=250000]
       training by stage on a GPU, and how busy it is
   firstlight-bench learning TABLE [budget=90m] [only=PART_OF_A_NAME]
@@ -56,6 +59,7 @@ MEASUREMENTS = {
     "pools": "pools",
     "worlds": "world_speed",
     "schedules": "schedules",
+    "asynchronous": "asynchronous_peers",
     "gpu": "gpu",
 }
 """Command to the module in ``scripts/benchmarks`` with its `measure`."""

@@ -139,6 +139,21 @@ def make_vec(config: DictConfig, **changes: Any) -> VecEnv:
     return vec if frames is None else _stack_frames(vec, frames)
 
 
+def make_training_vec(cfg: DictConfig, **changes: Any) -> VecEnv:
+    """Make the environments to train on, in two halves with `alternate`."""
+    if not cfg.alternate:
+        return make_vec(cfg.env, **changes)
+    from firstlight.envs.joined import JoinedVec
+
+    number = cfg.env.get("num_envs", 16)
+    if number % 2:
+        raise BadInputError(
+            f"alternate=true with env.num_envs={number}: expected an even number, since one half "
+            "of the environments steps while the policy acts in the other"
+        )
+    return JoinedVec([make_vec(cfg.env, num_envs=number // 2, **changes) for _ in range(2)])
+
+
 def _stack_frames(vec: VecEnv, frames: Any) -> VecEnv:
     """Wrap environments in a `FrameStack`; close them if that is not possible."""
     from firstlight.envs.frame_stack import FrameStack
@@ -243,8 +258,17 @@ def make_modules(
             vec=vec,
             seed=derive(seed, name),
         )
-        vec = modules[name].wrap(vec)
+        vec = wrapped(modules[name], vec)
     return modules, vec
+
+
+def wrapped(module: IntrinsicModule, vec: VecEnv) -> VecEnv:
+    """Let a module wrap the environments, part by part if they have parts."""
+    from firstlight.envs.joined import JoinedVec
+
+    if isinstance(vec, JoinedVec):
+        return JoinedVec([module.wrap(part) for part in vec.parts])
+    return module.wrap(vec)
 
 
 def make_mixer(

@@ -47,7 +47,13 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     from firstlight.agents.session.summary import summary
     from firstlight.envs.seeding import derive, seed_process
     from firstlight.networks import collective
-    from firstlight.scripts.build import build, make_vec, needed_options, pick_device
+    from firstlight.scripts.build import (
+        build,
+        make_training_vec,
+        make_vec,
+        needed_options,
+        pick_device,
+    )
     from firstlight.scripts.freed_memory import keep_freed_memory
     from firstlight.scripts.threads import set_threads
     from firstlight.scripts.torch_compiler import skip_compiler_import
@@ -66,7 +72,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
         # environments and networks of users may need it
         seed_process(derive(cfg.seed, "process", *([rank] if rank else [])))
         needed = needed_options(cfg)
-        vec = make_vec(cfg.env, **needed)
+        vec = make_training_vec(cfg, **needed)
         cleanup.callback(vec.close)
         if rank > 0:
             build(cfg, vec).run(cfg.total_steps)

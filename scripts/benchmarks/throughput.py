@@ -19,6 +19,7 @@ def steps_per_second(command: list[str]) -> float:
 
 
 US, THEM, SINGLE = "firstlight", "Stable-Baselines3", "single-file PPO"
+COMMAND = ("env=minigrid/doorkey_8x8", "intrinsic=[count]")
 DEFAULT = "firstlight-train, grid encoder and count bonus"
 
 
@@ -45,8 +46,10 @@ def commands(peer: str) -> dict[str, list[str]]:
         f"{SINGLE}, 2 torch threads, EnvPool pinned": words(
             peer, "single_file_ppo.py", "2", "pinned"
         ),
-        DEFAULT: words(me, "ours_default.py", "1", "auto"),
-        f"{DEFAULT}, on EnvPool": words(me, "ours_default.py", "1", "envpool"),
+        DEFAULT: words(me, "ours_command.py", "1", *COMMAND),
+        f"{DEFAULT}, on EnvPool": words(
+            me, "ours_command.py", "1", *COMMAND, "env.backend=envpool"
+        ),
     }
 
 

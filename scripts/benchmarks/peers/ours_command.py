@@ -1,4 +1,4 @@
-"""Our `firstlight-train` with a grid encoder and a count bonus, timed with its logging."""
+"""`firstlight-train` with options, timed with its logging but without its evaluations."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ import torch
 from firstlight.scripts.benchmarks.stages import SETTLED, IterationClock, configured
 
 
-def main(task: str, steps: int, threads: int, backend: str) -> None:
-    """Train and print one JSON object with steps and seconds after the first rollouts."""
+def main(task: str, steps: int, threads: int, *overrides: str) -> None:
+    """Train and print one JSON object with steps and seconds after the first rollouts.
+
+    Args:
+        task: name in the results.
+        steps: to time, about.
+        threads: of torch.
+        overrides: of ``firstlight-train``.
+    """
     torch.set_num_threads(threads)
-    words = ("env=minigrid/doorkey_8x8", "intrinsic=[count]", f"env.backend={backend}")
     clock = IterationClock()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = configured(task, *words).make(f"{folder}/run")
+        trainer = configured(task, *overrides).make(f"{folder}/run")
         rows = trainer.vec.num_envs * trainer.num_steps
         trainer.run(SETTLED * rows + steps, [clock])
         trainer.vec.close()
@@ -27,4 +33,4 @@ def main(task: str, steps: int, threads: int, backend: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])
