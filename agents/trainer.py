@@ -14,9 +14,8 @@ from firstlight.agents.session.guards import Rollback
 from firstlight.agents.session.iteration_data import IterationData, Metrics
 from firstlight.agents.session.module_group import ModuleGroup
 from firstlight.agents.session.run_session import Callback, RunSession
-from firstlight.envs.alternating import AlternatingRunner
-from firstlight.envs.joined import JoinedVec
-from firstlight.envs.runner import RandomActor, Runner
+from firstlight.envs.alternating import make_runner
+from firstlight.envs.runner import RandomActor
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import Rollout
 from firstlight.envs.vec import VecEnv
@@ -70,12 +69,10 @@ class Trainer:
         self.num_steps = num_steps or default_num_steps(vec.num_envs * collective.size())
         states = check_learner(learner, self.num_steps, vec.num_envs)
         seed = derive(seed, "rank", collective.rank()) if collective.rank() else seed
-        options: dict = {"seed": seed, "device": device, "keep_states": states}
-        alternates = isinstance(vec, JoinedVec)
-        self.runner = AlternatingRunner(vec, **options) if alternates else Runner(vec, **options)
+        self.runner = make_runner(vec, seed=seed, device=device, keep_states=states)
         if collective.size() > 1:
             self.runner.resume = "dropped"  # a checkpoint holds no process's environments
-        options = {"run_dir": run_dir, "resume": resume, "barrier": barrier}
+        options: dict = {"run_dir": run_dir, "resume": resume, "barrier": barrier}
         options |= {"checkpoint_every": checkpoint_every, "stall_after": stall_after}
         self.session = RunSession(self, vec, **options)
         self.module_group = ModuleGroup(self.modules, self.mixer, self.session.guard).to(device)

@@ -11,6 +11,7 @@ from torch import Tensor
 from firstlight.envs.joined import JoinedVec, concatenate, part_seed
 from firstlight.envs.runner import Actor, Collecting, Runner
 from firstlight.envs.types import Rollout, State, take
+from firstlight.envs.vec import VecEnv
 
 
 class AlternatingRunner(Runner):
@@ -73,7 +74,7 @@ class AlternatingRunner(Runner):
         if len(parts) != len(self._parts):
             raise ValueError(
                 f"the checkpoint has environments in {len(parts) or 1} parts, expected "
-                f"{len(self._parts)}"
+                f"{len(self._parts)}: set alternate as it was"
             )
         lost, begin = [], 0
         for runner, own in zip(self._parts, parts, strict=True):
@@ -81,6 +82,12 @@ class AlternatingRunner(Runner):
             lost.append(runner.load_state_dict(own, new_actions=new_actions) + begin)
             begin += runner.vec.num_envs
         return torch.cat(lost)
+
+
+def make_runner(vec: VecEnv, **options: Any) -> Runner:
+    """Make a `Runner` with `options`, an `AlternatingRunner` for environments in parts."""
+    kind = AlternatingRunner if isinstance(vec, JoinedVec) else Runner
+    return kind(vec, **options)  # type: ignore[arg-type]
 
 
 def _advance(collecting: Collecting) -> Rollout | None:
@@ -114,22 +121,22 @@ def join(rollouts: list[Rollout]) -> Rollout:
         ends.append(each.final_at + torch.tensor([0, begin]))
         begin += each.num_envs
     order = torch.cat(ends)[:, 0].argsort(stable=True)
-    crashed = None
+    columns_of = ("action", "log_prob", "value", "reward", "terminated", "truncated", "valid")
+    joined: dict[str, Any] = {name: columns(name) for name in (*columns_of, "is_first")}
+    joined |= {name: fields(name, 1) for name in ("obs", "info")}
+    for name in ("final_obs", "final_info", "final_state"):
+        joined[name] = take(fields(name, 0), order)
+    if first.dist_params is not None:
+        joined["dist_params"] = columns("dist_params")
+    if first.states is not None:
+        joined["states"] = fields("states", 1)
     if any(each.crashed is not None for each in rollouts):
-        crashed = torch.cat(
-            [torch.zeros_like(r.valid) if r.crashed is None else r.crashed for r in rollouts], 1
-        )
-    end = ("final_obs", "final_info", "final_state")
-    whole = ("action", "log_prob", "value", "reward", "terminated", "truncated", "valid")
+        none = (torch.zeros_like(r.valid) if r.crashed is None else r.crashed for r in rollouts)
+        joined["crashed"] = torch.cat([*none], 1)
     return dataclasses.replace(
         first,
-        **{name: columns(name) for name in (*whole, "is_first")},
-        **{name: fields(name, 1) for name in ("obs", "info")},
-        **{name: take(fields(name, 0), order) for name in end},
-        dist_params=None if first.dist_params is None else columns("dist_params"),
-        states=None if first.states is None else fields("states", 1),
+        **joined,
         state=fields("state", 0),
         final_at=torch.cat(ends)[order],
         env_ids=torch.arange(begin),
-        crashed=crashed,
     )

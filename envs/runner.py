@@ -209,6 +209,11 @@ class Runner:
             [M] int64, environments whose open episodes could not be restored: they begin new
             episodes, with seeds that the run has not used yet.
         """
+        if "parts" in state:
+            raise ValueError(
+                f"the checkpoint has environments in {len(state['parts'])} parts, expected one: "
+                "set alternate as it was"
+            )
         if new_actions:
             seed = seeding.derive(self.seed, "actions", state["resets"])
             self.generator = seeding.generator(seed, "resumed", self.device)

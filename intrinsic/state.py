@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from firstlight.envs.finite import NonFiniteError
 from firstlight.envs.seeding import generator
 from firstlight.networks import collective
+from firstlight.networks.clipped_adam import ClippedAdam
 
 
 @contextmanager
@@ -109,7 +111,7 @@ class Fitter(nn.Module):
         super().__init__()
         self.num_epochs, self.num_minibatches = num_epochs, num_minibatches
         self.minibatch_size, self.proportion = minibatch_size, proportion
-        self.optimizer = torch.optim.Adam(list(parameters), lr=lr, fused=True)
+        self.optimizer = ClippedAdam(list(parameters), lr=lr, eps=1e-8)
         self.generator = generator(seed, "fitter")
 
     def fit(self, num_rows: int, loss: Callable[[Tensor], Tensor]) -> float:
@@ -137,10 +139,8 @@ class Fitter(nn.Module):
                 value = collective.sum_gradients(parameters, value.detach()[None])[0]
                 if not bool(torch.isfinite(value)):
                     raise NonFiniteError(f"the loss of a reward module is {value.item()}")
-                gradients = [p.grad for p in parameters if p.grad is not None]
-                if not bool(torch.isfinite(nn.utils.get_total_norm(gradients))):
+                if not bool(torch.isfinite(self.optimizer.clipped_step(math.inf))):
                     raise NonFiniteError("the gradient of a reward module is not finite")
-                self.optimizer.step()
                 losses.append(value)
         return torch.stack(losses).mean().item() if losses else 0.0
 

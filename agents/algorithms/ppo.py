@@ -14,7 +14,6 @@ from torch import Tensor
 
 from firstlight.agents.algorithms.auxiliaries.auxiliary_group import Auxiliaries
 from firstlight.agents.algorithms.ppo_loss import LOGS, Rows, categorical_loss, plain_loss
-from firstlight.agents.clipped_adam import ClippedAdam
 from firstlight.agents.learner import (
     Auxiliary,
     Batch,
@@ -34,6 +33,7 @@ from firstlight.envs.seeding import generator
 from firstlight.envs.types import Rollout, map_obs
 from firstlight.intrinsic.mixer import Rewards, Schedule
 from firstlight.networks import collective
+from firstlight.networks.clipped_adam import ClippedAdam
 from firstlight.networks.distributions import Categorical
 
 _LOGS = (*LOGS, "grad_norm")

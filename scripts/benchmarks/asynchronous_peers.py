@@ -38,10 +38,8 @@ ROWS: dict[str, dict[str, tuple[str, ...]]] = {
         "firstlight, its defaults": _DOORKEY,
         "firstlight, one epoch": (*_DOORKEY, *ONE_EPOCH),
         "firstlight, one epoch, Python MiniGrid, 32 environments": (
-            *_DOORKEY,
+            *("env=pool", "env.id=MiniGrid-DoorKey-8x8-v0", "env.num_envs=32", "learner=appo"),
             *ONE_EPOCH,
-            "env.backend=pool",
-            "env.num_envs=32",
         ),
     },
     NETHACK: {

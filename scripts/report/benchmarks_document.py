@@ -25,6 +25,8 @@ def write() -> None:
         speed_tables.throughput(read("throughput")),
         speed_tables.stages(read("stages")),
         speed_tables.sizes(read("sizes")),
+        speed_tables.schedules(read("schedules")),
+        speed_tables.asynchronous(read("appo_speed")),
         speed_tables.adapter_overhead(read("views")),
         speed_tables.pools(read("pools")),
         speed_tables.worlds(read("worlds")),

@@ -101,6 +101,70 @@ def sizes(lines: list[dict[str, Any]]) -> str:
     )
 
 
+def schedules(lines: list[dict[str, Any]]) -> str:
+    """Table of training steps per second of PPO and APPO, by environment."""
+    latest = {(line["env"], line["row"]): line for line in lines}
+    if not latest:
+        return ""
+    rows = [
+        [
+            f"`env={env}`",
+            name,
+            span(line["steps_per_second"], "{:,.0f}"),
+            span(line["per_processor_second"], "{:,.0f}"),
+            span(line["ratio"], "{:.2f}"),
+        ]
+        for (env, name), line in latest.items()
+    ]
+    head = ["environment", "row", "steps/s", "steps per second of processor", "ratio to PPO"]
+    return "\n".join(
+        [
+            "## Collecting while learning",
+            "",
+            "Environment steps per second of training with defaults, medians (ranges) of "
+            "alternating rounds. PPO has rollouts of 128 steps; the asynchronous rows have 32 and "
+            "four times as many gradient steps for the same experience. "
+            f"{provenance(latest.values())} GPU: not measured.",
+            "",
+            *markdown_table(head, rows),
+            "",
+        ]
+    )
+
+
+def asynchronous(lines: list[dict[str, Any]]) -> str:
+    """Table of training steps per second of APPO, ours and Sample Factory's."""
+    latest = {(line["task"], line["row"]): line for line in lines}
+    if not latest:
+        return ""
+    rows = [
+        [
+            task,
+            name,
+            span(line["steps_per_second"], "{:,.0f}"),
+            span(line["ratio"], "{:.2f}"),
+            f"`{line['command']}`",
+        ]
+        for (task, name), line in latest.items()
+    ]
+    return "\n".join(
+        [
+            "## APPO against Sample Factory",
+            "",
+            "Environment steps per second of training on the CPU, medians (ranges) of alternating "
+            "rounds, after the first iterations; the ratio is to the first row of the task, round "
+            "by round. Sample Factory 2.1.1 steps Python's MiniGrid and NLE 1.3 (gymnasium 0.29, "
+            "without NLE's pins); its defaults are two environments in each of two processes, and "
+            "a GRU of 512. One epoch and minibatches of 1,024 are its defaults as well. The glyph "
+            "network is the same in both (`peers/glyph_network.py`). "
+            f"{provenance(latest.values())} GPU: not measured.",
+            "",
+            *markdown_table(["task", "row", "steps/s", "ratio", "timed script"], rows),
+            "",
+        ]
+    )
+
+
 def adapter_overhead(lines: list[dict[str, Any]]) -> str:
     """Table of our adapter's speed relative to EnvPool, and training speed of MiniGrid's views."""
     latest = {line["row"]: line for line in lines}

@@ -24,10 +24,12 @@ def parts(autoreset="same_step"):
     return [Chain(n, length=2, horizon=3 + n, autoreset=autoreset) for n in (2, 3)]
 
 
-def make_policy(vec):
+def make_policy(vec, num_streams=1):
     torch.manual_seed(0)
-    encoder = MLP(vec.obs_space, hidden=(8,))
-    return ActorCritic(vec.obs_space, vec.act_space, encoder=encoder, core=GRU(8))
+    encoder, core = MLP(vec.obs_space, hidden=(8,)), GRU(8)
+    return ActorCritic(
+        vec.obs_space, vec.act_space, encoder=encoder, core=core, num_streams=num_streams
+    )
 
 
 def tensors(rollout):
@@ -118,7 +120,7 @@ def test_environments_of_several_parts_are_restored_in_the_order_asked_for():
     vec = JoinedVec(parts())
     vec.reset(0)
     for _ in range(3):
-        obs = vec.step(torch.ones(5, dtype=torch.int64)).obs["obs"]
+        vec.step(torch.ones(5, dtype=torch.int64))
         vec.step(torch.zeros(5, dtype=torch.int64))
     snapshots = vec.snapshots()
     now = vec.step(torch.ones(5, dtype=torch.int64)).obs["obs"]
@@ -134,9 +136,9 @@ def test_parts_with_other_spaces_are_refused():
         JoinedVec([Chain(2, length=2), Chain(2, length=5)])
 
 
-def make_trainer(run_dir=None, kind=Trainer, **options):
-    vec = JoinedVec(parts())
-    policy = make_policy(vec)
+def make_trainer(run_dir=None, kind=Trainer, vec=None, **options):
+    vec = vec or JoinedVec(parts())
+    policy = make_policy(vec, num_streams=2)
     learner = (APPO if kind is AsyncTrainer else PPO)(policy, minibatch_size=55, num_epochs=1)
     modules = {"count": HashCount(vec.obs_space)}
     return kind(vec, learner, modules, num_steps=T, run_dir=run_dir, **options)
@@ -163,9 +165,10 @@ def test_an_asynchronous_trainer_without_a_queue_trains_the_same():
     assert torch.equal(parameters(one), parameters(other))
 
 
-def test_a_checkpoint_of_other_parts_is_refused(tmp_path):
-    make_trainer(tmp_path).run(5 * T)
-    vec = Chain(5, length=2)
-    policy = make_policy(vec)
-    with pytest.raises(ValueError, match="parts"):
-        Trainer(vec, PPO(policy), num_steps=T, run_dir=tmp_path, resume=True)
+@pytest.mark.parametrize("halves_first", [True, False])
+def test_a_checkpoint_of_other_parts_is_refused(tmp_path, halves_first):
+    halves, whole = JoinedVec(parts()), Chain(5, length=2, horizon=5)
+    first, second = (halves, whole) if halves_first else (whole, halves)
+    make_trainer(tmp_path, vec=first).run(5 * T)
+    with pytest.raises(ValueError, match=r"parts, expected .*: set alternate as it was"):
+        make_trainer(tmp_path, vec=second, resume=True)

@@ -1,6 +1,6 @@
 """Count the steps of an optimiser."""
 
-from firstlight.agents.clipped_adam import ClippedAdam
+from firstlight.networks.clipped_adam import ClippedAdam
 
 
 def counted_steps(optimizer):

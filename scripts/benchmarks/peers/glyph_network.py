@@ -17,6 +17,8 @@ class GlyphNetwork(nn.Module):
         width: of the features.
     """
 
+    around: Tensor
+
     def __init__(self, width: int = 128):
         super().__init__()
         self.out_dim = width

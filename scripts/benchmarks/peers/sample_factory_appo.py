@@ -14,7 +14,7 @@ import time
 import gymnasium
 import minigrid  # noqa: F401  (registers its tasks)
 import numpy as np
-from glyph_network import GlyphNetwork
+from glyph_network import GlyphNetwork  # type: ignore[import-not-found]
 from sample_factory.algo.runners.runner import AlgoObserver
 from sample_factory.algo.utils.context import global_model_factory
 from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
@@ -52,7 +52,7 @@ class Screen(gymnasium.ObservationWrapper):
         )
 
     def observation(self, obs):
-        return {key: obs[key].astype(np.float32) for key in self.observation_space}
+        return {key: obs[key].astype(np.float32) for key in self.observation_space.spaces}  # type: ignore[attr-defined]
 
 
 class GlyphEncoder(Encoder):

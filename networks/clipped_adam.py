@@ -24,7 +24,10 @@ class ClippedAdam(torch.optim.Adam):
 
     def __init__(self, parameters: Sequence[nn.Parameter], lr: float, eps: float = 1e-5):
         super().__init__(parameters, lr=lr, eps=eps, fused=True)
-        self._parameters = [*parameters]
+
+    @property
+    def _parameters(self) -> list[nn.Parameter]:
+        return self.param_groups[0]["params"]  # attributes of our own would not survive a copy
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Set all gradients to None, without the hooks of torch, which take most of its time."""
@@ -35,18 +38,26 @@ class ClippedAdam(torch.optim.Adam):
     def clipped_step(self, max_norm: float) -> Tensor:
         """Clip the norm of all gradients at `max_norm`, and step; gradients are None afterwards.
 
+        Args:
+            max_norm: of the gradients of all parameters together; infinity does not clip.
+
         Returns:
-            The norm [] before it was clipped.
+            The norm [] before it was clipped. If it is not finite, no step was made.
         """
         used = [p for p in self._parameters if p.grad is not None]
         if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in used):
             total = nn.utils.clip_grad_norm_(self._parameters, max_norm)
+            # torch's fused step looks for this, as set by `torch.amp.GradScaler`
+            self.found_inf = (~torch.isfinite(total)).float()
             self.step()
             self.zero_grad()
             return total
         group = self.param_groups[0]
         gradients = [p.grad.contiguous().view(-1) for p in used]  # type: ignore[union-attr]
         norm = math.sqrt(sum(torch.dot(gradient, gradient).item() for gradient in gradients))
+        if not math.isfinite(norm):
+            self.zero_grad()
+            return torch.tensor(norm)
         factor = min(1.0, max_norm / (norm + 1e-6))
         beta1, beta2 = group["betas"]
         for parameter, gradient in zip(used, gradients, strict=True):

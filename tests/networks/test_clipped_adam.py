@@ -1,12 +1,13 @@
 """Adam with clipped gradients, against torch's Adam and torch's clipping."""
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import nn
 
-from firstlight.agents.clipped_adam import ClippedAdam
+from firstlight.networks.clipped_adam import ClippedAdam
 
 SHAPES = [(40, 8), (8,), (), (3, 2, 2), (0,)]
 
@@ -82,3 +83,20 @@ def test_a_gradient_that_is_not_finite_makes_the_norm_not_finite():
         own.grad = grad
     ours[0].grad[3, 3] = torch.inf
     assert not torch.isfinite(optimizer.clipped_step(1.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # our loop, and torch's
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing(dtype, bad):
+    ours = [nn.Parameter(p.detach().to(dtype)) for p in parameters()]
+    optimizer = ClippedAdam(ours, lr=0.01)
+    for parameter, grad in zip(ours, gradients(0), strict=True):
+        parameter.grad = grad.to(dtype)
+    optimizer.clipped_step(math.inf)
+    before = [p.detach().clone() for p in ours]
+    for parameter, grad in zip(ours, gradients(1), strict=True):
+        parameter.grad = grad.to(dtype)
+    ours[1].grad[3] = bad
+    assert not torch.isfinite(optimizer.clipped_step(math.inf))
+    for parameter, was in zip(ours, before, strict=True):
+        assert torch.equal(parameter, was)
