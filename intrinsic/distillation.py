@@ -118,6 +118,10 @@ class Distillation(IntrinsicModule):
         """Apply a network to inputs [B, ...]; returns [B, E]."""
         return network(inputs) if self.encoded else network(self._normalize(inputs["x"]))
 
+    def prepare(self, network: nn.Module, inputs: Obs) -> Obs:
+        """Compute once what `apply_network` would compute each time for inputs [B, ...]."""
+        return network.encoder.prepare(inputs) if isinstance(network, Encoded) else inputs
+
     def observe(self, networks: Sequence[nn.Module], inputs: Obs, valid: Tensor) -> None:
         """Add inputs [T, N, ...] of `valid` rows to the running statistics of all networks."""
         if self.encoded:

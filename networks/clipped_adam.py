@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numba
 import numpy as np
@@ -24,6 +25,7 @@ class ClippedAdam(torch.optim.Adam):
 
     def __init__(self, parameters: Sequence[nn.Parameter], lr: float, eps: float = 1e-5):
         super().__init__(parameters, lr=lr, eps=eps, fused=True)
+        self._kept: dict[nn.Parameter, tuple[int, Tensor, tuple[np.ndarray, ...]]] = {}
 
     @property
     def _parameters(self) -> list[nn.Parameter]:
@@ -61,30 +63,45 @@ class ClippedAdam(torch.optim.Adam):
         factor = min(1.0, max_norm / (norm + 1e-6))
         beta1, beta2 = group["betas"]
         for parameter, gradient in zip(used, gradients, strict=True):
-            state = self.state[parameter]
-            if not state:
-                state["step"] = torch.tensor(0.0)
-                state["exp_avg"] = torch.zeros_like(parameter)
-                state["exp_avg_sq"] = torch.zeros_like(parameter)
-            state["step"] += 1
+            step = self.state[parameter].get("step")
+            if step is None:
+                self.state[parameter]["step"] = step = torch.tensor(0.0)
+                for name in ("exp_avg", "exp_avg_sq"):
+                    self.state[parameter][name] = torch.zeros_like(parameter)
+            step += 1
+            arrays, number = self._arrays_of(parameter), step.item()
             _step(
-                parameter.view(-1).numpy(),
-                gradient.numpy(),
-                state["exp_avg"].view(-1).numpy(),
-                state["exp_avg_sq"].view(-1).numpy(),
-                factor,
-                beta1,
-                beta2,
-                group["lr"],
-                group["eps"],
-                state["step"].item(),
+                gradient.numpy(), *arrays, factor, beta1, beta2, group["lr"], group["eps"], number
             )
         self.zero_grad()
         return torch.tensor(norm)
 
+    def _arrays_of(self, parameter: nn.Parameter) -> tuple[np.ndarray, ...]:
+        """Return a parameter and its moments as flat arrays on the same memory.
+
+        Making them takes longer than a step of a small parameter, so they are kept for as long as
+        the memory is the same.
+        """
+        state = self.state[parameter]
+        mean, square = state["exp_avg"], state["exp_avg_sq"]
+        kept = self._kept.get(parameter)
+        if kept is None or kept[0] != parameter.data_ptr() or kept[1] is not mean:
+            arrays = tuple(map(_flat, (parameter, mean, square)))
+            self._kept[parameter] = kept = parameter.data_ptr(), mean, arrays
+        return kept[2]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy, which keeps no arrays of the original."""
+        super().__setstate__(state)
+        self._kept = {}
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().view(-1).numpy()  # an error, not a copy, for a strided tensor
+
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _step(parameter, gradient, mean, square, factor, beta1, beta2, lr, eps, step):
+def _step(gradient, parameter, mean, square, factor, beta1, beta2, lr, eps, step):
     """Make a step of Adam in place, on flat float32 arrays; the gradient is times `factor`."""
     scale, keep1, keep2 = np.float32(factor), np.float32(beta1), np.float32(beta2)
     add1, add2, small = np.float32(1 - beta1), np.float32(1 - beta2), np.float32(eps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -63,10 +64,10 @@ class RND(Distillation):
         encoder: MakeEncoder | None = None,
         embedding_dim: int = 64,
         hidden: int | None = None,
-        lr: float = 3e-3,
+        lr: float = 5e-3,
         num_epochs: int = 1,
         num_minibatches: int = 8,
-        minibatch_size: int | None = 128,
+        minibatch_size: int | None = 256,
         update_proportion: float = 0.5,
         obs_clip: float = 5.0,
         normalize_obs: bool = True,
@@ -119,20 +120,15 @@ class RND(Distillation):
         successors = self.successors(rollout)
         self.observe((self.target, self.predictor), successors, rollout.valid)
         inputs = select(successors, rollout.valid)  # [T, N, ...] -> [B, ...]
-        whole = None if self.encoded else embed(self._targets, inputs)  # [B, E]
+        target = embed(functools.partial(self.apply_network, self.target), inputs)  # [B, E]
+        prepared = self.prepare(self.predictor, inputs)
 
         def loss(rows: Tensor) -> Tensor:
-            batch = select(inputs, rows)
-            target = self._targets(batch) if whole is None else whole[rows]
-            return F.mse_loss(self.apply_network(self.predictor, batch), target)
+            predicted = self.apply_network(self.predictor, select(prepared, rows))
+            return F.mse_loss(predicted, target[rows])
 
         mean_loss = self.fitter.fit(int(rollout.valid.sum()), loss)
         return {"loss": mean_loss, "obs_std": self.moments.var.sqrt().mean().item()}
-
-    @torch.no_grad()
-    def _targets(self, inputs: Obs) -> Tensor:
-        """Outputs [B, E] of the frozen network."""
-        return self.apply_network(self.target, inputs)
 
     def warmup(self, rollout: Rollout) -> None:
         """Initialise the moments with a random agent's observations."""
