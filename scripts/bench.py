@@ -30,6 +30,8 @@ USAGE = """firstlight-bench measures, and appends what it measured to docs/resul
   firstlight-bench modules [rounds=3] [peers=.venv-peers] [only=PART_OF_A_NAME]
       microseconds per environment step of each reward module, against RLeXplore,
       alternating; peers=none measures ours alone
+  firstlight-bench bonuses [rounds=3] [steps=250000] [only=PART_OF_A_NAME]
+      training steps per second with each bonus, relative to plain PPO, alternating
   firstlight-bench pools [rounds=3]
       environment steps of NetHack against Gymnasium's AsyncVectorEnv
   firstlight-bench worlds [rounds=3]
@@ -56,6 +58,7 @@ MEASUREMENTS = {
     "sizes": "sizes",
     "views": "adapter_overhead",
     "modules": "modules",
+    "bonuses": "bonus_speed",
     "pools": "pools",
     "worlds": "world_speed",
     "schedules": "schedules",

@@ -50,6 +50,7 @@ OPTIONS: dict[str, dict[str, Parser]] = {
     "gpu": {"rounds": positive_integer, "steps": positive_integer},
     "views": {"rounds": positive_integer, "steps": positive_integer},
     "modules": {"rounds": positive_integer, "peers": nonempty, "only": nonempty},
+    "bonuses": {"rounds": positive_integer, "steps": positive_integer, "only": nonempty},
     "pools": {"rounds": positive_integer},
     "worlds": {"rounds": positive_integer},
     "schedules": {"rounds": positive_integer, "steps": positive_integer},

@@ -31,6 +31,7 @@ def write() -> None:
         speed_tables.pools(read("pools")),
         speed_tables.worlds(read("worlds")),
         speed_tables.modules(read("modules")),
+        speed_tables.bonus_speed(read("bonus_speed")),
     ]
     for table in table_names():
         if lines := read(table):

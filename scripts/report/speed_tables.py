@@ -165,6 +165,29 @@ def asynchronous(lines: list[dict[str, Any]]) -> str:
     )
 
 
+def bonus_speed(lines: list[dict[str, Any]]) -> str:
+    """Table of training speed with each bonus, relative to plain PPO."""
+    latest = {line["row"]: line for line in lines}
+    if not latest:
+        return ""
+    rows = [
+        [name, span(line["steps_per_second"], "{:,.0f}"), span(line["ratio"], "{:.2f}")]
+        for name, line in latest.items()
+    ]
+    return "\n".join(
+        [
+            "## Training speed with each bonus",
+            "",
+            "Environment steps per second of `env=minigrid/doorkey_8x8` with the default of each "
+            "bonus, one torch thread; the ratio is to plain PPO, trained in turn with each. "
+            f"{provenance(latest.values())} GPU: not measured.",
+            "",
+            *markdown_table(["bonus", "steps/s", "ratio to plain PPO"], rows),
+            "",
+        ]
+    )
+
+
 def adapter_overhead(lines: list[dict[str, Any]]) -> str:
     """Table of our adapter's speed relative to EnvPool, and training speed of MiniGrid's views."""
     latest = {line["row"]: line for line in lines}
