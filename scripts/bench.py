@@ -37,8 +37,7 @@ USAGE = """firstlight-bench measures, and appends what it measured to docs/resul
   firstlight-bench worlds [rounds=3]
       environment steps of the worlds of our own
   firstlight-bench schedules [rounds=3] [steps=250000]
-      training steps per second of PPO, of PPO that collects in a thread, and of APPO,
-      alternating
+      training steps per second of PPO and of APPO under several schedules, alternating
   firstlight-bench asynchronous [rounds=3] [steps=250000] [peers=.venv-peers]
       training steps per second of APPO against Sample Factory's, alternating, which is
       installed beside the other peers

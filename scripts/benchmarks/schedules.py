@@ -1,4 +1,4 @@
-"""Measure training steps per second of synchronous and asynchronous training, alternating."""
+"""Measure training speed of synchronous and asynchronous training, alternating."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import torch
 
 from firstlight.agents import RunSession, Trainer
 from firstlight.scripts.benchmarks.results import append, commit, hardware
-from firstlight.scripts.build import build, make_vec
+from firstlight.scripts.build import build, make_training_vec
 
 ENVIRONMENTS = ("minigrid/doorkey_8x8", "nethack/score")
 SCHEDULES = {
     "ppo": [],
-    "ppo, asynchronous": ["trainer=async"],
+    "ppo, rollouts of 32 steps": ["trainer.num_steps=32"],
     "appo": ["learner=appo"],
+    "appo, threads in turn": ["learner=appo", "trainer.queue_size=0"],
+    "appo, environments in halves": ["learner=appo", "alternate=true"],
 }
 """Row to overrides of ``firstlight-train``; the first is what the others are compared with."""
 SETTLED = 2
@@ -29,7 +31,7 @@ def make(env: str, overrides: list[str]) -> Trainer:
 
     with initialize_config_module("firstlight.conf", version_base="1.3"):
         cfg = compose("train", overrides=[f"env={env}", *overrides, "device=cpu"])
-    return build(cfg, make_vec(cfg.env))
+    return build(cfg, make_training_vec(cfg))
 
 
 def speed(trainer: Trainer, iterations: int) -> tuple[float, float]:

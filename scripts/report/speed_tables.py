@@ -122,8 +122,8 @@ def schedules(lines: list[dict[str, Any]]) -> str:
             "## Collecting while learning",
             "",
             "Environment steps per second of training with defaults, medians (ranges) of "
-            "alternating rounds. PPO has rollouts of 128 steps; the asynchronous rows have 32 and "
-            "four times as many gradient steps for the same experience. "
+            "alternating rounds. PPO has rollouts of 128 steps where the row does not say 32, as "
+            "APPO has, and so a quarter of the gradient steps for the same experience. "
             f"{provenance(latest.values())} GPU: not measured.",
             "",
             *markdown_table(head, rows),
