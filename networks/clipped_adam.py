@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 
+_Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
 class ClippedAdam(torch.optim.Adam):
     """Adam (Kingma & Ba 2015) whose `clipped_step` clips the norm of the gradient first.
 
@@ -25,7 +28,7 @@ class ClippedAdam(torch.optim.Adam):
 
     def __init__(self, parameters: Sequence[nn.Parameter], lr: float, eps: float = 1e-5):
         super().__init__(parameters, lr=lr, eps=eps, fused=True)
-        self._kept: dict[nn.Parameter, tuple[int, Tensor, tuple[np.ndarray, ...]]] = {}
+        self._kept: dict[nn.Parameter, tuple[int, Tensor, _Arrays]] = {}
 
     @property
     def _parameters(self) -> list[nn.Parameter]:
@@ -69,14 +72,14 @@ class ClippedAdam(torch.optim.Adam):
                 for name in ("exp_avg", "exp_avg_sq"):
                     self.state[parameter][name] = torch.zeros_like(parameter)
             step += 1
-            arrays, number = self._arrays_of(parameter), step.item()
-            _step(
-                gradient.numpy(), *arrays, factor, beta1, beta2, group["lr"], group["eps"], number
-            )
+            values, mean, square = self._arrays_of(parameter)
+            rate, eps, number = group["lr"], group["eps"], step.item()
+            own = gradient.numpy()
+            _step(own, values, mean, square, factor, beta1, beta2, rate, eps, number)
         self.zero_grad()
         return torch.tensor(norm)
 
-    def _arrays_of(self, parameter: nn.Parameter) -> tuple[np.ndarray, ...]:
+    def _arrays_of(self, parameter: nn.Parameter) -> _Arrays:
         """Return a parameter and its moments as flat arrays on the same memory.
 
         Making them takes longer than a step of a small parameter, so they are kept for as long as
@@ -86,7 +89,7 @@ class ClippedAdam(torch.optim.Adam):
         mean, square = state["exp_avg"], state["exp_avg_sq"]
         kept = self._kept.get(parameter)
         if kept is None or kept[0] != parameter.data_ptr() or kept[1] is not mean:
-            arrays = tuple(map(_flat, (parameter, mean, square)))
+            arrays = _flat(parameter), _flat(mean), _flat(square)
             self._kept[parameter] = kept = parameter.data_ptr(), mean, arrays
         return kept[2]
 
