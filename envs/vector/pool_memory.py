@@ -43,7 +43,8 @@ def _received(duplicate: Any) -> FileHandle:
 def memfd() -> FileHandle:
     """Make an empty file without a name, which is freed when no process has it open any more."""
     try:
-        return FileHandle(os.memfd_create("firstlight"))
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        return FileHandle(os.memfd_create("firstlight", flags))
     except AttributeError:  # macOS, and a Python that was built for an old C library
         with tempfile.TemporaryFile() as file:
             return FileHandle(os.dup(file.fileno()))

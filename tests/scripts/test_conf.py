@@ -54,6 +54,8 @@ NEEDED_ENV = {  # of modules that do not work on `chain`
     "oni_paper": "env=minigrid/doorkey_5x5",
     "submodular": "env=minigrid/doorkey_5x5",
 }
+PROGRAM = Path(__file__).parents[1] / "helpers" / "step_program.py"
+NEEDED_OPTIONS = {"program": [f"intrinsic.program.file={PROGRAM}"]}  # of modules
 SMALL = (
     *("trainer.num_steps=8", "env.num_envs=2", "total_steps=32", "eval_episodes=2"),
     *("learner.minibatch_size=16", "learner.num_epochs=1", "device=cpu"),
@@ -277,7 +279,11 @@ def test_every_experiment_runs_without_its_modules(name, tmp_path):
     "overrides",
     [
         *(
-            ["intrinsic=[" + path.stem + "]", NEEDED_ENV.get(path.stem, "env=chain")]
+            [
+                "intrinsic=[" + path.stem + "]",
+                NEEDED_ENV.get(path.stem, "env=chain"),
+                *NEEDED_OPTIONS.get(path.stem, []),
+            ]
             for g, path in CHOICES
             if g == "intrinsic"
         ),
