@@ -119,7 +119,7 @@ class AnnotationService:
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until everything is answered or cannot be; whether that was within `seconds`."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._is_idle() or self._is_stopped(), seconds)
+            return self._changed.wait_for(self._is_settled, seconds)
 
     def metrics(self) -> dict[str, float]:
         """Scalars for the logs.
@@ -277,8 +277,9 @@ class AnnotationService:
         if first or known.permanent:
             log.warning("labels: %s; training goes on without new labels meanwhile", known)
 
-    def _is_idle(self) -> bool:
-        return not self._waiting and not self._under_way
+    def _is_settled(self) -> bool:
+        """Whether nothing is under way, and nothing that waits will be asked."""
+        return not self._under_way and (not self._waiting or self._is_stopped())
 
     def _is_stopped(self) -> bool:
         """Whether no item will be answered any more."""

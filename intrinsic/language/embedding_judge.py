@@ -99,7 +99,7 @@ class EmbeddingJudge(Judge):
             raise ValueError(
                 "examples need at least one with label 1 and one with label 0, no other"
             )
-        self.margin = margin
+        self.margin, self.strength = margin, strength
         self.prompt = digest(json.dumps([texts, labels]), str((strength, margin)))
         self.embed = SentenceEmbedding() if embed is None else embed
         self._weights = fit_logistic(self.embed(texts), torch.tensor(labels), strength)

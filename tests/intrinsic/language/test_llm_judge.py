@@ -55,7 +55,7 @@ def test_texts_are_rated_in_one_request_with_a_schema(server):
 
 def test_a_server_without_schemas_is_asked_without_and_only_once(server):
     server.schemas = False
-    judge = make_judge(server)
+    judge = make_judge(server, with_logprobs=False)
     assert judge.rate(TEXTS) == RIGHT
     assert judge.rate(TEXTS) == RIGHT
     assert ["response_format" in body for body in server.bodies] == [True, False, False]
