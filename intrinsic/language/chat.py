@@ -81,7 +81,7 @@ class ChatJudge(Judge):
         self._lock, self._starting = threading.Lock(), threading.Lock()
         self._closed = threading.Event()
         self._level = 0  # of `_LEFT_OUT`
-        self._small = None if model is not None else {"cpu_share": cpu_share}
+        self._starts_small, self._cpu_share = model is None, cpu_share
         self._server: LocalServer | None = None
         self._client: Any = None
         self._timeout = timeout_seconds or (600.0 if model is None else 60.0)
@@ -90,8 +90,8 @@ class ChatJudge(Judge):
         """Return the client; the first request starts the small model, which takes seconds."""
         with self._starting:
             if self._client is None and not self._closed.is_set():
-                if self._small is not None:
-                    self._server = LocalServer(**self._small)
+                if self._starts_small:
+                    self._server = LocalServer(cpu_share=self._cpu_share)
                 url = self._url if self._server is None else self._server.url
                 key = os.environ.get(KEY) if self._server is None else None
                 self._client = self._openai.OpenAI(

@@ -272,8 +272,8 @@ class ELLM(IntrinsicModule):
         counts = {self.captions.table.text(i): n for i, n in counts_of(ids).items() if i}
         logs: dict[str, float] = {}
         if self.service is not None:
-            new = {(caption,): n for caption, n in counts.items() if caption not in self.known}
-            self.service.submit(new)
+            new = [caption for caption in counts if caption not in self.known]
+            self.service.submit({(caption,): counts[caption] for caption in new})
             if self.wait:
                 self.service.wait()
             self._take(self.service)

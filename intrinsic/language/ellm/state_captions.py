@@ -19,8 +19,9 @@ _CODES = 1 << 9  # object | colour << 4 | state << 7
 def describes_grid(obs_space: spaces.Dict, info_space: spaces.Dict) -> bool:
     """Whether observations are MiniGrid's view, or the map of it, with the task as a text."""
     image = obs_space.spaces.get("image")
-    grid = image is not None and image.shape is not None and image.shape[2:] == (3,)
-    return grid and image.dtype == np.uint8 and "mission_id" in info_space.spaces
+    if image is None or image.shape is None or "mission_id" not in info_space.spaces:
+        return False
+    return image.shape[2:] == (3,) and image.dtype == np.uint8
 
 
 class StateCaptions:
