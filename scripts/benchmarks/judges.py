@@ -116,7 +116,7 @@ def measure_llm(model: str | None, url: str | None, family: str) -> None:
     from firstlight.intrinsic.language.prompts import Prompt
 
     train, rows = read_examples(family), read_examples(family, "held_back")
-    for with_logprobs in (False, True):
+    for with_logprobs in (True, False):
         judge = LLMJudge(
             model=model,
             url=url,
@@ -130,8 +130,10 @@ def measure_llm(model: str | None, url: str | None, family: str) -> None:
         found["texts_per_second"] = len(rows) / (time.perf_counter() - began)
         name = f"{judge.model}, {'scores' if with_logprobs else 'labels'}"
         print(family, name, _show(found), flush=True)
-        fitted = calibrated(scores, rate(judge, train), [y for _, y in train])
-        print(family, f"{name}, calibrated", _show(summarise(within_margin(fitted), rows)))
+        if with_logprobs:
+            fitted = calibrated(scores, rate(judge, train), [y for _, y in train])
+            found = summarise(within_margin(fitted), rows)
+            print(family, f"{name}, calibrated", _show(found), flush=True)
         judge.close()
 
 
