@@ -200,30 +200,36 @@ class ELLM(IntrinsicModule):
     def compute(self, rollout: Rollout) -> Tensor:
         """Compute the bonus [T, N] by the goals that are known now."""
         here, after = self.events.ids(rollout)
-        captions = self.captions.ids(rollout)
         happened = rollout.valid.cpu() & (after != 0)
+        captions = self.captions.ids(rollout, happened)
         if self.beta is None:
-            bonus = self._once_per_episode(rollout, captions, after, happened)
+            bonus = self._once_per_episode(
+                rollout, self._matches(captions, after[happened]), happened
+            )
         else:
             visits = self.visits.count(here, after, rollout)
-            best = self._matches(captions[happened], after[happened])
+            best = self._matches(captions, after[happened])
             bonus = torch.zeros(rollout.reward.shape)
             bonus[happened] = torch.tensor([max(each.values(), default=0.0) for each in best])
             bonus /= visits.clamp(min=1).float() ** self.beta
         return bonus.to(rollout.device)
 
     def _once_per_episode(
-        self, rollout: Rollout, captions: Tensor, after: Tensor, happened: Tensor
+        self, rollout: Rollout, matches: Sequence[Mapping[str, float]], happened: Tensor
     ) -> Tensor:
-        """Reward the best open goal of each step, in the order of time, and close it: [T, N]."""
+        """Reward the best open goal of each step, in the order of time, and close it: [T, N].
+
+        Args:
+            rollout: defines the episodes.
+            matches: of each step with a sentence, the goals that it reaches, with their cosines.
+            happened: [T, N] bool, the steps with a sentence.
+        """
         env_ids = rollout.env_ids.tolist()
         self._open_unknown(max(env_ids, default=-1) + 1)
         episodes = rollout.is_first[:-1].cpu().cumsum(0)  # [T, N]
         running = [0] * len(env_ids)
         bonus = torch.zeros(rollout.reward.shape)
-        places = happened.nonzero()
-        matches = self._matches(captions[happened], after[happened])
-        for (t, n), goals in zip(places.tolist(), matches, strict=True):
+        for (t, n), goals in zip(happened.nonzero().tolist(), matches, strict=True):
             if not goals:
                 continue
             reached = self.reached[env_ids[n]]
@@ -268,7 +274,7 @@ class ELLM(IntrinsicModule):
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Hand in captions without goals and take goals that arrived. Logs ``llm/…``."""
-        ids = self.captions.ids(rollout)[rollout.valid.cpu()]
+        ids = self.captions.ids(rollout, rollout.valid.cpu())
         counts = {self.captions.table.text(i): n for i, n in counts_of(ids).items() if i}
         logs: dict[str, float] = {}
         if self.service is not None:
@@ -290,7 +296,7 @@ class ELLM(IntrinsicModule):
         """Describe the requests to a language model; "" for other proposers."""
         if self.proposer != "llm":
             return ""
-        ids = counts_of(self.captions.ids(rollout)[rollout.valid.cpu()])
+        ids = counts_of(self.captions.ids(rollout, rollout.valid.cpu()))
         captions = [self.captions.table.text(i) for i in ids if i]
         size = self.service_options["batch_size"]
         return describe_requests(

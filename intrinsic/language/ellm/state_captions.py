@@ -45,39 +45,40 @@ class StateCaptions:
         self.events, self.table = events, TextTable()
         self._grid = describes_grid(obs_space, info_space)
         self._texts = StepTexts(events, with_mission="mission_id" in info_space.spaces)
-        self._known: dict[tuple[int, int], int] = {}
+        self._known: dict[int, int] = {}
 
-    def ids(self, rollout: Rollout) -> Tensor:
-        """Return the caption before each step, [T, N] int64 on the CPU."""
+    def ids(self, rollout: Rollout, where: Tensor) -> Tensor:
+        """Return the captions before those steps that are `where` [T, N] bool: [B] int64.
+
+        Both are on the CPU.
+        """
         if self._grid:
-            return self._of_grid(rollout)
-        ids, rows = self._texts.ids(rollout)[0][:-1].unique(return_inverse=True)
+            return self._of_grid(rollout, where)
+        ids, rows = self._texts.ids(rollout)[0][:-1][where].unique(return_inverse=True)
         captions = [self._texts.sentences.text(i) for i in ids.tolist()]
         return torch.tensor([self.table.intern(x) for x in captions], dtype=torch.int64)[rows]
 
-    def _of_grid(self, rollout: Rollout) -> Tensor:
-        seen, hand = _contents(rollout)
-        keys = hash_rows([torch.from_numpy(np.packbits(seen, axis=1)), hand], len(hand))
-        missions = rollout.info["mission_id"][:-1].cpu().flatten()
-        pairs, first, rows = np.unique(
-            torch.stack([keys, missions], 1).numpy(), axis=0, return_index=True, return_inverse=True
-        )
-        ids = np.empty(len(pairs), np.int64)
-        for k, ((key, mission), row) in enumerate(zip(pairs.tolist(), first.tolist(), strict=True)):
-            if (key, mission) not in self._known:
-                task = self.events.text(mission)
+    def _of_grid(self, rollout: Rollout, where: Tensor) -> Tensor:
+        seen, hand = _contents(rollout, where)
+        missions = rollout.info["mission_id"][:-1].cpu()[where]
+        keys = hash_rows([torch.from_numpy(np.packbits(seen, axis=1)), hand, missions], len(hand))
+        known, first, rows = np.unique(keys.numpy(), return_index=True, return_inverse=True)
+        ids = np.empty(len(known), np.int64)
+        for k, (key, row) in enumerate(zip(known.tolist(), first.tolist(), strict=True)):
+            if key not in self._known:
+                task = self.events.text(int(missions[row]))
                 caption = describe_state(np.flatnonzero(seen[row]), int(hand[row]), task)
-                self._known[key, mission] = self.table.intern(caption)
-            ids[k] = self._known[key, mission]
-        return torch.from_numpy(ids[rows.reshape(-1)]).view(rollout.reward.shape)
+                self._known[key] = self.table.intern(caption)
+            ids[k] = self._known[key]
+        return torch.from_numpy(ids[rows])
 
 
-def _contents(rollout: Rollout) -> tuple[np.ndarray, Tensor]:
-    """Codes in sight of each observation [R, `_CODES`] bool, and the one carried [R] int16."""
-    image = rollout.obs["image"][:-1].flatten(0, 1).cpu().short()  # [R, side, side, 3]
+def _contents(rollout: Rollout, where: Tensor) -> tuple[np.ndarray, Tensor]:
+    """Codes in sight of B observations [B, `_CODES`] bool, and the ones carried [B] int16."""
+    image = rollout.obs["image"][:-1].cpu()[where].short()  # [B, side, side, 3]
     codes = image[..., 0] | image[..., 1] << 4 | image[..., 2] << 7
     if "carrying" in rollout.obs:  # a map shows what lies under the agent instead
-        held = rollout.obs["carrying"][:-1].flatten(0, 1).cpu().short()
+        held = rollout.obs["carrying"][:-1].cpu()[where].short()
         hand = held[:, 0] | held[:, 1] << 4
     else:
         hand = codes[:, VIEW // 2, VIEW - 1].clone()

@@ -54,7 +54,7 @@ def expected(vec, rollouts, goals_of, cosine, threshold=0.99):
     captions = StateCaptions(vec.text_table, vec.obs_space, vec.info_space)
     reached = [set() for _ in range(vec.num_envs)]
     for rollout in rollouts:
-        before = captions.ids(rollout)
+        before = captions.ids(rollout, torch.ones_like(rollout.valid)).view(rollout.valid.shape)
         ends = {tuple(at): i for i, at in enumerate(rollout.final_at.tolist())}
         bonus = torch.zeros(rollout.num_steps, vec.num_envs)
         for t in range(rollout.num_steps):
