@@ -20,8 +20,8 @@ LATENCY = 5.0
 
 _ONI = "intrinsic=[oni]"
 _OFF = (_ONI, "intrinsic.oni.judge=rule", "intrinsic.oni.cached_only=true")
-_EMBEDDED = (_ONI, "intrinsic.oni.judge=llm")
-_REMOTE = (*_EMBEDDED, "intrinsic.oni.llm=slow", "intrinsic.oni.calibrate=false")
+_EMBEDDED = (_ONI, "intrinsic.oni.judge=llm", "intrinsic.oni.calibrate=false")
+_REMOTE = (*_EMBEDDED, "intrinsic.oni.llm=slow")
 ROWS: dict[str, dict[str, tuple[str, ...]]] = {
     MINIGRID: {
         "off": _OFF,
