@@ -25,6 +25,7 @@ from firstlight.intrinsic.bonuses.rnd import RND
 from firstlight.intrinsic.bonuses.submodular import Submodular
 from firstlight.intrinsic.check import check_module
 from firstlight.intrinsic.design.program_reward import ProgramReward
+from firstlight.intrinsic.language.ellm.ellm import ELLM
 from firstlight.intrinsic.language.oni import ONI
 from firstlight.intrinsic.mixer import (
     Exponential,
@@ -43,6 +44,7 @@ __all__ = [
     "DEIR",
     "DRND",
     "E3B",
+    "ELLM",
     "ETD",
     "ICM",
     "NGU",

@@ -60,6 +60,14 @@ class IntrinsicModule(nn.Module, ABC):
     def close(self) -> None:
         """End what `open` started, also after an error in `open`. Default: nothing."""
 
+    def preview(self, rollout: Rollout) -> str:
+        """Describe what the module would send to others, for a dry run. Default: "", nothing.
+
+        Args:
+            rollout: of a random agent.
+        """
+        return ""
+
     def warmup(self, rollout: Rollout) -> None:
         """Initialise normalisers with a random agent's rollout."""
 

@@ -41,6 +41,9 @@ USAGE = """firstlight-bench measures, and appends what it measured to docs/resul
   firstlight-bench asynchronous [rounds=3] [steps=250000] [peers=.venv-peers]
       training steps per second of APPO against Sample Factory's, alternating, which is
       installed beside the other peers
+  firstlight-bench annotation [rounds=3] [steps=250000] [only=PART_OF_A_NAME]
+      training steps per second while a language model labels texts, against the same
+      training that asks nobody, alternating
   firstlight-bench gpu [rounds=3] [steps=250000]
       training by stage on a GPU, and how busy it is
   firstlight-bench learning TABLE [budget=90m] [only=PART_OF_A_NAME]
@@ -62,6 +65,7 @@ MEASUREMENTS = {
     "worlds": "world_speed",
     "schedules": "schedules",
     "asynchronous": "asynchronous_peers",
+    "annotation": "annotation",
     "gpu": "gpu",
 }
 """Command to the module in ``scripts/benchmarks`` with its `measure`."""

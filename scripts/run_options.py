@@ -28,6 +28,7 @@ MAY_CHANGE = (  # how a run is watched and how long it takes, not what it does
     "heat_map_channel",
     "doctor",
     "doctor_seconds",
+    "dry_run",
 )
 """Options that may differ when a run is resumed."""
 
@@ -65,7 +66,7 @@ _POSITIVE = (
     *(*_REQUIRED, "trainer.num_steps", "checkpoint.every"),
     *("eval_every", "num_threads", "stall_after"),
 )
-_SWITCHES = ("heat_maps", "doctor")
+_SWITCHES = ("heat_maps", "doctor", "dry_run")
 
 
 def check_options(cfg: DictConfig) -> None:

@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from firstlight.scripts.doctor import doctor
+from firstlight.scripts.dry_run import dry_run
 from firstlight.scripts.errors import FAILED, BadInputError, print_line
 from firstlight.scripts.hydra_command import command
 from firstlight.scripts.run_options import (
@@ -131,18 +132,22 @@ def make_heat_maps(cfg: DictConfig, vec: VecEnv) -> list[Any]:
 
 @command("train")
 def main(cfg: DictConfig) -> None:
-    """Train, or with ``doctor=true`` check the reward sources."""
+    """Train; ``doctor=true`` checks the reward sources, ``dry_run=true`` shows what is sent."""
     from firstlight.networks.collective import is_launched
 
     hydra = HydraConfig.get()
     overrides, sweep = hydra.overrides.task, hydra.mode == RunMode.MULTIRUN
-    if is_launched() and (sweep or cfg.doctor):
-        word = "-m" if sweep else "doctor=true"
+    if is_launched() and (sweep or cfg.doctor or cfg.dry_run):
+        word = "-m" if sweep else "doctor=true" if cfg.doctor else "dry_run=true"
         raise BadInputError(f"{word} under torchrun, which starts one training run: leave one out")
     if cfg.doctor:
         check_options(cfg)
         if doctor(cfg):
             sys.exit(FAILED)
+        return
+    if cfg.dry_run:
+        check_options(cfg)
+        dry_run(cfg)
         return
     with open_dict(cfg):
         name = run_name(cfg, hydra.runtime.choices, overrides, sweep=sweep)

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from firstlight.intrinsic.language.judge import Judge, JudgeError
@@ -22,10 +22,11 @@ _CLOSE_SECONDS = 2.0  # to wait for requests under way; their threads are daemon
 
 @dataclass(slots=True)
 class _Waiting:
-    """An item that waits: how often it occurred, when it was last seen, and from when to ask."""
+    """An item that waits: how often it occurred, when first and last seen, and when to ask."""
 
     count: int
     seen: int
+    since: float
     not_before: float = 0.0
 
 
@@ -43,7 +44,7 @@ class AnnotationService:
         batch_size: items of one request.
         num_workers: requests at once.
         queue_size: items that wait, at most.
-        limits: of requests and tokens.
+        limits: of requests, tokens and money.
         cached_only: answer from the store and never ask the judge.
         breaker: waits after failures.
     """
@@ -71,12 +72,15 @@ class AnnotationService:
         self.batch_size, self.queue_size, self.cached_only = batch_size, queue_size, cached_only
         self.breaker = breaker or CircuitBreaker()
         self.errors, self.dropped, self.abstained, self.requests = 0, 0, 0, 0
+        judge.permit = self._permit
         self._rate = RateLimiter(self.limits.calls_per_minute)
         self._waiting: OrderedDict[Item, _Waiting] = OrderedDict()  # the last seen at the end
         self._under_way: set[Item] = set()
         self._answered: set[Item] = set()
         self._answers: dict[Item, float | None] = {}
+        self._since: dict[Item, float] = {}  # first sight of items answered and not taken
         self._latencies: deque[float] = deque(maxlen=100)
+        self._ages: deque[float] = deque(maxlen=100)
         self._changed = threading.Condition()
         self._clock, self._closing, self._seen = time.monotonic, False, 0
         self._threads = [
@@ -96,7 +100,7 @@ class AnnotationService:
             for item, count in items.items():
                 if item in self._answered or item in self._under_way:
                     continue
-                entry = self._waiting.setdefault(item, _Waiting(0, 0))
+                entry = self._waiting.setdefault(item, _Waiting(0, 0, self._clock()))
                 entry.count, entry.seen = entry.count + count, self._seen
                 self._waiting.move_to_end(item)
             while len(self._waiting) > self.queue_size:
@@ -108,27 +112,39 @@ class AnnotationService:
         """Return the answers since the last call; None where the judge abstained."""
         with self._changed:
             answers, self._answers = self._answers, {}
+            now = self._clock()
+            self._ages.extend(now - self._since.pop(item, now) for item in answers)
             return answers
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until everything is answered or cannot be; whether that was within `seconds`."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._is_idle() or self._is_stopped(), seconds)
+            return self._changed.wait_for(self._is_settled, seconds)
 
     def metrics(self) -> dict[str, float]:
-        """Counts for the logs; `latency` is the mean seconds of the last 100 requests."""
+        """Scalars for the logs.
+
+        `latency` is the mean seconds of the last 100 requests, `age` the mean seconds from the
+        first sight of an item to `take`, of the last 100 items.
+        """
         with self._changed:
-            recent = [*self._latencies]
             return {
                 "queue": float(len(self._waiting)),
-                "latency": sum(recent) / len(recent) if recent else 0.0,
+                "latency": _mean(self._latencies),
+                "age": _mean(self._ages),
                 "errors": float(self.errors),
                 "abstained": float(self.abstained),
                 "dropped": float(self.dropped),
                 "calls": float(self.judge.calls),
                 "tokens": float(self.judge.tokens),
+                "cost": self.cost,
                 "circuit_open": float(self.breaker.is_open),
             }
+
+    @property
+    def cost(self) -> float:
+        """Price of the judge's tokens so far."""
+        return self.limits.price(self.judge.input_tokens, self.judge.output_tokens)
 
     def close(self) -> None:
         """End the threads. Requests under way are abandoned after a short time."""
@@ -221,7 +237,8 @@ class AnnotationService:
             self._answers.update(answers)
             self._answered.update(answers)
             for item in answers:
-                self._waiting.pop(item, None)
+                if (entry := self._waiting.pop(item, None)) is not None:
+                    self._since[item] = entry.since
 
     def _put_off(self, items: Iterable[Item], seconds: float) -> None:
         with self._changed:
@@ -241,6 +258,12 @@ class AnnotationService:
             if self._changed.wait_for(lambda: self._closing, seconds):
                 raise JudgeError("the annotation service is closed")
 
+    def _permit(self) -> None:
+        """Wait before a further request of a judge; JudgeError if a limit forbids it."""
+        if self.limits.reached(self.judge.calls, self.judge.tokens, self.cost):
+            raise JudgeError("a limit of the run is reached")
+        self._pause(self._rate.reserve())
+
     def _record_failure(self, batch: Sequence[Item], error: Exception) -> None:
         # other errors by class only: their text may quote a request
         known = error if isinstance(error, JudgeError) else JudgeError(type(error).__name__)
@@ -254,12 +277,17 @@ class AnnotationService:
         if first or known.permanent:
             log.warning("labels: %s; training goes on without new labels meanwhile", known)
 
-    def _is_idle(self) -> bool:
-        return not self._waiting and not self._under_way
+    def _is_settled(self) -> bool:
+        """Whether nothing is under way, and nothing that waits will be asked."""
+        return not self._under_way and (not self._waiting or self._is_stopped())
 
     def _is_stopped(self) -> bool:
         """Whether no item will be answered any more."""
         if self.cached_only:
             return False
         given_up = self.breaker.wait() == float("inf")
-        return given_up or self.limits.reached(self.judge.calls, self.judge.tokens)
+        return given_up or self.limits.reached(self.judge.calls, self.judge.tokens, self.cost)
+
+
+def _mean(values: Collection[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

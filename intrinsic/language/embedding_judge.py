@@ -8,10 +8,10 @@ from importlib import resources
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from firstlight.intrinsic.language.judge import Judge, digest
+from firstlight.intrinsic.language.logistic import fit_logistic, logits
 from firstlight.intrinsic.state import isolated_rng
 
 DATA = Path(__file__).parent / "data"
@@ -32,11 +32,16 @@ class SentenceEmbedding:
 
     Nothing is downloaded.
 
+    Args:
+        batch_size: texts that are embedded at once; with 1 the last bits of a text's numbers do not
+            depend on the other texts.
+
     Raises:
         ImportError: if the extra `text` is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batch_size: int = 32) -> None:
+        self.batch_size = batch_size
         try:
             from sentence_transformers import SentenceTransformer
 
@@ -49,10 +54,14 @@ class SentenceEmbedding:
         with isolated_rng(0):  # loading draws the weights that it then replaces
             self._model = SentenceTransformer(str(path), device="cpu", local_files_only=True)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> SentenceEmbedding:
+        return self  # nothing in it changes, and the weights are 90 MB
+
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Embed B texts: [B, 384] float32, each of length 1."""
         return self._model.encode(
             list(texts),
+            batch_size=self.batch_size,
             convert_to_tensor=True,
             normalize_embeddings=True,
             show_progress_bar=False,
@@ -90,7 +99,7 @@ class EmbeddingJudge(Judge):
             raise ValueError(
                 "examples need at least one with label 1 and one with label 0, no other"
             )
-        self.margin = margin
+        self.margin, self.strength = margin, strength
         self.prompt = digest(json.dumps([texts, labels]), str((strength, margin)))
         self.embed = SentenceEmbedding() if embed is None else embed
         self._weights = fit_logistic(self.embed(texts), torch.tensor(labels), strength)
@@ -100,39 +109,5 @@ class EmbeddingJudge(Judge):
         if not texts:
             return []
         with torch.inference_mode():
-            ratings = _logits(self.embed(texts), self._weights).sigmoid().tolist()
+            ratings = logits(self.embed(texts), self._weights).sigmoid().tolist()
         return [None if abs(x - 0.5) < self.margin else x for x in ratings]
-
-
-def fit_logistic(inputs: Tensor, labels: Tensor, strength: float) -> Tensor:
-    """Fit logistic regression with balanced classes: coefficients and intercept, [E+1] float64.
-
-    Minimises ``|w|² / 2 + C Σ weight_i loss_i`` with weights ``X / (2 X_class)``.
-
-    Args:
-        inputs: [X, E].
-        labels: [X], 1 or 0.
-        strength: C.
-    """
-    inputs, labels = inputs.detach().double().clone(), labels.double()
-    share = torch.where(labels == 1, labels.mean(), 1 - labels.mean())
-    scale = strength / (2 * share)
-    weights = torch.zeros(inputs.shape[1] + 1, dtype=torch.float64, requires_grad=True)
-    solver = torch.optim.LBFGS([weights], max_iter=500, line_search_fn="strong_wolfe")
-
-    def objective() -> Tensor:
-        solver.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(
-            _logits(inputs, weights), labels, weight=scale, reduction="sum"
-        )
-        value = loss + weights[:-1].square().sum() / 2
-        value.backward()
-        return value
-
-    with torch.enable_grad():
-        solver.step(objective)
-    return weights.detach()
-
-
-def _logits(inputs: Tensor, weights: Tensor) -> Tensor:
-    return inputs.double() @ weights[:-1] + weights[-1]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from firstlight.intrinsic.language.store import Item
+
+_SPENT = ("calls", "tokens", "input_tokens", "output_tokens")
 
 
 class JudgeError(Exception):
@@ -33,12 +36,18 @@ class Judge(ABC):
         prompt: hash of what else decides the answers; another prompt asks again.
         calls: requests so far, for the limits of a run; 0 for a judge in this process.
         tokens: tokens of these requests, prompts and answers.
+        input_tokens, output_tokens: the two parts of `tokens`, which have different prices.
+        permit: called before requests beyond the first of an answer. The annotation service sets it
+            to a function that waits for the rate limit, and raises JudgeError beyond other limits.
     """
 
     model: str
     prompt: str
     calls: int = 0
     tokens: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    permit: Callable[[], None] = staticmethod(lambda: None)
 
     @abstractmethod
     def rate(self, texts: Sequence[str]) -> list[float | None]:
@@ -62,6 +71,15 @@ class Judge(ABC):
         if items and len(items[0]) == 2:
             return self.compare([(item[0], item[1]) for item in items])
         return self.rate([item[0] for item in items])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Requests and tokens so far, which limits count also after a resume."""
+        return {name: int(getattr(self, name)) for name in _SPENT}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        for name in _SPENT:
+            setattr(self, name, int(state[name]))
 
     def close(self) -> None:  # noqa: B027
         """End what the judge started, such as a server. Default: nothing."""

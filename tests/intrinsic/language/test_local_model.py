@@ -5,13 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 
 import pytest
 from hydra import compose, initialize_config_module
 
 from firstlight.intrinsic.language import local_server
+from firstlight.intrinsic.language.llm_judge import LLMJudge
 from firstlight.intrinsic.language.local_server import NAME, LocalServer
+from firstlight.intrinsic.language.prompts import Prompt
 from firstlight.intrinsic.language.store import LabelStore
 from firstlight.scripts.train import train
 
@@ -22,7 +25,7 @@ RUN = (
     *("env=minigrid/doorkey_5x5", "env.num_envs=8", "trainer.num_steps=32", "device=cpu"),
     *("learner.num_epochs=1", "eval_episodes=2", "eval_max_steps=20", "num_threads=1"),
     *("intrinsic=[oni]", "intrinsic.oni.judge=llm", "intrinsic.oni.request_size=8"),
-    *("intrinsic.oni.wait=true", "learner.minibatch_size=64"),
+    *("intrinsic.oni.wait=true", "learner.minibatch_size=64", "intrinsic.oni.calibrate=false"),
 )
 START = """
 import sys
@@ -92,6 +95,24 @@ def _is_zombie(pid):
     """Whether a process has ended and only nobody has asked how."""
     with open(f"/proc/{pid}/stat") as file:
         return file.read().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_the_small_model_gives_log_probabilities_and_keeps_to_its_share(soak, monkeypatch):
+    monkeypatch.setattr(local_server, "NICE", 0)
+    judge = LLMJudge(model=None, prompt=Prompt.load("minigrid"), cpu_share=0.25, margin=0.0)
+    places, used = [], []
+    for k in soak.times(1, 20):
+        scores = judge.rate([f"picked up the {colour} key" for colour in ("red", "blue")])
+        assert all(x is None or 0 < x < 1 for x in scores)  # one label would be 0 or 1
+        places += scores
+        used.append((time.monotonic(), judge._server._cpu_seconds()))
+        assert k < 20
+    assert any(x is not None for x in places)
+    (began, before), (ended, after) = used[0], used[-1]
+    if len(used) > 1:
+        soak.found = {"cpu_share": round((after - before) / (ended - began), 3)}
+        assert after - before <= 0.25 * (ended - began) + 2.0  # the last request has not paused yet
+    judge.close()
 
 
 def test_a_server_that_cannot_start_says_so():

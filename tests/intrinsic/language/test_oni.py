@@ -193,7 +193,8 @@ def test_the_reward_changes_what_the_mixer_gives_the_learner(vec):
     ("options", "message"),
     [
         ({"model": "retrieve"}, "did you mean 'retrieval'"),
-        ({"judge": "oracle"}, "judge is 'oracle'"),
+        ({"judge": "embeddings"}, "did you mean 'embedding'"),
+        ({"judge": "mistaken"}, "it needs model='ranking'"),
         ({"judge": "llm", "url": "http://127.0.0.1:1/v1"}, "the name of a model there, is missing"),
         ({"judge": "llm", "llm": "x", "goal": "combat"}, "no goal 'combat'"),
         ({"judge": "rule", "family": "chess"}, "no rules for 'chess'"),
@@ -222,6 +223,15 @@ def test_a_judge_of_ones_own_is_an_object(vec):
 
     found = run(make_module(vec, judge=Likes()), vec)
     assert any(bonus.any() for bonus, _, _ in found)
+
+
+@pytest.mark.parametrize("teacher", ["oracle", "mistaken"])
+def test_a_simulated_teacher_compares_for_ranking(vec, teacher):
+    module = make_module(vec, model="ranking", judge=teacher, z_threshold=-10.0, **SMALL)
+    logs = run(module, vec)[-1][2]
+    assert logs["llm/labels"] > 0
+    kept = [score for score in module.model.labels.values() if score is not None]
+    assert set(kept) <= {0.0, 0.5, 1.0}
 
 
 def test_ranking_compares_pairs_of_different_sentences(vec):

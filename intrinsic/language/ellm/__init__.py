@@ -1,0 +1,1 @@
+"""Goals that are proposed for the present state, and the reward for reaching them."""
