@@ -18,6 +18,7 @@ from firstlight.envs.text import TextTable
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.language.annotation import AnnotationService
+from firstlight.intrinsic.language.corrections import Corrections
 from firstlight.intrinsic.language.embedding_judge import EmbeddingJudge, read_examples
 from firstlight.intrinsic.language.judge import Judge
 from firstlight.intrinsic.language.limits import Limits
@@ -139,7 +140,7 @@ class ONI(IntrinsicModule):
         self.texts = StepTexts(text_table, with_mission="mission_id" in info_space.spaces)
         self.judge_options: dict[str, Any] = {
             "judge": judge,
-            "family": _family(family, info_space),
+            "family": family_of(info_space) if family == "auto" else family,
             "goal": goal,
             "examples": examples,
             "url": url,
@@ -173,17 +174,24 @@ class ONI(IntrinsicModule):
         self.beta, self.store_path, self.wait, self.num_pairs = beta, store, wait, num_pairs
         self.visits = EpisodicVisits()
         self.service: AnnotationService | None = None
+        self.corrections: Corrections | None = None
         self._numbers = generator(derive(seed, "pairs"), "oni")
 
     def open(self, run_dir: Path | None) -> None:
         """Open the label store and start the annotation service."""
         path = self.store_path or (None if run_dir is None else run_dir / STORE)
         judge = make_judge(**self.judge_options)
-        self.service = AnnotationService(judge, LabelStore(path), **self.service_options)
+        store = LabelStore(path)
+        self.service = AnnotationService(judge, store, **self.service_options)
+        self.corrections = Corrections(store)
         self.service.start()
+        self.corrections.start()
 
     def close(self) -> None:
         """End the annotation service."""
+        if self.corrections is not None:
+            self.corrections.close()
+            self.corrections = None
         if self.service is not None:
             self.service.close()
             self.service.store.close()
@@ -195,15 +203,13 @@ class ONI(IntrinsicModule):
         here, after = self.texts.ids(rollout)
         visits = self.visits.count(here, after, rollout)
         valid = rollout.valid.cpu()
-        ids, rows = after.unique(return_inverse=True)
-        sentences = [self.texts.sentences.text(i) for i in ids.tolist()]
-        reward = torch.where(ids == 0, 0.0, self.model.rate(sentences))
+        reward = self.texts.rate(after, self.model.rate)
         if self.service is not None and not self.model.learns_from_pairs:
             counts = _counts(after[valid])
             known = self.model.labels
             named = {(self.texts.sentences.text(i),): n for i, n in counts.items() if i}
             self.service.submit({item: n for item, n in named.items() if item not in known})
-        bonus = reward[rows] / visits.clamp(min=1).float() ** self.beta
+        bonus = reward / visits.clamp(min=1).float() ** self.beta
         return torch.where(valid, bonus, 0.0).to(rollout.device)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
@@ -218,7 +224,10 @@ class ONI(IntrinsicModule):
                 self.service.submit(self._pairs(after))
             if self.wait:
                 self.service.wait()
-            arrived = self.model.add(self.service.take())
+            answers = self.service.take()
+            if self.corrections is not None:
+                answers |= self.corrections.of(answers, self.model.labels)
+            arrived = self.model.add(answers)
             logs = {f"llm/{name}": value for name, value in self.service.metrics().items()}
         learnt = self.model.learn(arrived)
         self.model.observe(self.model.raw(sentences).repeat_interleave(counts))
@@ -322,18 +331,12 @@ def make_judge(
     )
 
 
-def _family(family: str, info_space: spaces.Dict) -> str:
-    """Choose the family of prompts for "auto", by the info channels of MiniGrid and NetHack."""
-    if family != "auto":
-        return family
+def family_of(info_space: spaces.Dict) -> str:
+    """Return the family of prompts and rules for environments, by their info channels."""
     channels = info_space.spaces
-    return (
-        "minigrid"
-        if "mission_id" in channels
-        else "nethack"
-        if "dungeon" in channels
-        else "generic"
-    )
+    if "mission_id" in channels:
+        return "minigrid"
+    return "nethack" if "dungeon" in channels else "generic"
 
 
 def _counts(ids: Tensor) -> dict[int, int]:
