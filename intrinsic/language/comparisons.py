@@ -54,14 +54,14 @@ class PairCounts:
     Args:
         drawn: so far.
         ties: drawn pairs of equal captions, which are ties and are not asked.
-        asked: different pairs that have an answer, of this run and of earlier ones.
+        compared: drawn pairs of different captions that have an answer, new or known before.
         abstained: those of them for which the judge gave no label.
         complete: whether every pair has been answered.
     """
 
     drawn: int = 0
     ties: int = 0
-    asked: int = 0
+    compared: int = 0
     abstained: int = 0
     complete: bool = False
 
@@ -97,8 +97,8 @@ def annotate_pairs(
         service.forget_answered()
         done.drawn += len(named)
         done.ties += len(named) - items.total()
-        done.asked += len(answers)
-        done.abstained += sum(score is None for score in answers.values())
+        done.compared += sum(items[item] for item in answers)
+        done.abstained += sum(items[item] for item, score in answers.items() if score is None)
         on_block(done)
         if len(answers) < len(items):
             return done

@@ -123,11 +123,12 @@ def _run_epochs(
         state = {"digest": digest, "epoch": epoch, "model": model.state_dict()}
         checkpoint.save(folder / _TRAINING, state, step=epoch, keep=1)
         measured = training.agreement()
-        agrees = "" if measured.share is None else f", agreement {measured.share:.3f}"
-        print(
-            f"epoch {epoch} of {options['epochs']}: loss {loss:.4f}; of {measured.pairs:,} pairs "
-            f"held back {measured.loss:.4f}{agrees}"
-        )
+        line = f"epoch {epoch} of {options['epochs']}: loss {loss:.4f}"
+        if measured.pairs:
+            line += f"; of {measured.pairs:,} held back {measured.loss:.4f}"
+        if measured.share is not None:
+            line += f", agreement {measured.share:.3f}"
+        print(line)
 
 
 def _digest(pairs: ComparedPairs, sentences: list[str], options: Mapping[str, Any]) -> str:

@@ -186,12 +186,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _labels(store: LabelStore, query: dict[str, str]) -> dict[str, Any]:
     """Entries of a filter from an offset on, their number, and the counts of the store."""
-    order, offset, label = (
-        query.get("order", "newest"),
-        query.get("offset", "0"),
-        query.get("label"),
-    )
-    if order not in ORDERS or not offset.isdecimal() or (label or KINDS[0]) not in KINDS:
+    order, offset = query.get("order", "newest"), query.get("offset", "0")
+    label = query.get("label", "")
+    if order not in ORDERS or not offset.isdecimal() or label not in ("", *KINDS):
         raise _RefusedError(400, "order, offset or label is unknown")
     chosen = LabelFilter(text=query.get("text", ""), label=label, model=query.get("model", ""))
     entries = find_entries(store, chosen, order=order, limit=SHOWN, offset=int(offset))

@@ -79,9 +79,9 @@ def annotate(folder: Path, options: Mapping[str, Any]) -> None:
         )
         requests, reached = service.requests, limits.reached(judge.calls, judge.tokens)
     print(
-        f"{done.drawn:,} pairs: {done.ties:,} of equal captions, {done.asked:,} different ones "
-        f"answered by {judge.model} in {requests:,} requests now or by an earlier command, "
-        f"{done.abstained:,} of them without a label"
+        f"{done.drawn:,} pairs: {done.ties:,} of equal captions, {done.compared:,} compared by "
+        f"{judge.model} ({done.abstained:,} without a label), in {requests:,} requests now or by "
+        "an earlier command"
     )
     if not done.complete:
         reason = "a limit is reached" if reached else "the judge refuses to answer"

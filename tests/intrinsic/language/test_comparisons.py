@@ -78,7 +78,8 @@ def test_every_different_pair_is_asked_once_and_equal_ones_never():
     pairs = [(TEXTS[i], TEXTS[j]) for i, j in drawn(300)]
     different = {pair_of(a, b) for a, b in pairs if a != b}
     assert set(judge.asked) == different
-    assert len(judge.asked) == len(different) == done.asked
+    assert len(judge.asked) == len(different)
+    assert done.compared == 300 - done.ties
     assert done.ties == sum(a == b for a, b in pairs) > 0
     assert (done.drawn, done.complete) == (300, True)
     again = ByNumber()
@@ -93,7 +94,9 @@ def test_a_limit_ends_the_asking_and_the_next_command_goes_on():
     judge, store = ByNumber(), LabelStore()
     done = annotate(judge, store, limits=Limits(calls=1))
     assert not done.complete
-    assert len(judge.asked) == 4 == done.asked
+    assert len(judge.asked) == 4
+    pairs = [pair_of(TEXTS[i], TEXTS[j]) for i, j in drawn(300)]
+    assert done.compared == sum(pair in judge.asked for pair in pairs)
     rest = ByNumber()
     assert annotate(rest, store).complete
     assert not set(rest.asked) & set(judge.asked)
