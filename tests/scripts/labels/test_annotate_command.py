@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from unittest import mock
 
 import pytest
@@ -179,16 +180,26 @@ def test_back_goes_to_the_text_before(path):
     assert found == {BALL: 0.0}
 
 
+def test_the_page_prints_its_address_and_ctrl_c_ends_it(path, monkeypatch):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("firstlight.scripts.labels.page.LabelServer.serve_forever", interrupted)
+    done = run("page", path)
+    assert done.status == 0
+    assert re.match(r"open http://127\.0\.0\.1:\d+/[\w-]{32,}/\n", done.out)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["shwo"], "did you mean 'show'"),
+        (["sho"], "did you mean 'show'"),
         (["show"], "takes STORE"),
         (["export", "STORE"], "takes STORE FILE"),
         (["show", "nowhere"], "neither a label store nor a run directory"),
         (["show", "FOLDER"], "has no label store"),
         (["show", "TEXT"], "is no label store"),
-        (["show", "STORE", "label=helpfull"], "did you mean 'helpful'"),
+        (["show", "STORE", "label=helpf"], "did you mean 'helpful'"),
         (["show", "STORE", "order=oldest"], "order=oldest is unknown"),
         (["show", "STORE", "limit=0"], "expected a whole number"),
         (["import", "STORE", "nowhere"], "there is no file nowhere"),
