@@ -12,6 +12,7 @@ from firstlight.intrinsic.language.store import Item, LabelStore
 log = logging.getLogger(__name__)
 
 _SECONDS = 1.0  # between two looks
+_CLOSE_SECONDS = 2.0  # to wait for a look under way, which another process may hold up
 
 
 class Corrections:
@@ -45,7 +46,7 @@ class Corrections:
         """End the thread."""
         self._closing.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_CLOSE_SECONDS)
 
     def _watch(self) -> None:
         failed = False
@@ -53,6 +54,6 @@ class Corrections:
             try:
                 self._found = self.store.corrections()
             except sqlite3.Error as error:  # the next look may succeed
-                if not failed:
+                if not failed and not self._closing.is_set():
                     log.warning("persons' labels cannot be read: %s", error)
                 failed = True

@@ -98,8 +98,21 @@ class MotifTraining:
     def _logits(self, rows: Tensor) -> Tensor:
         """Compute r₂ − r₁ [B] of pairs of sentences [B, 2]."""
         sentences, places = rows.unique(return_inverse=True)
-        first, second = self.model.output(self._bytes[sentences].long())[places].unbind(1)
+        padded = F.pad(sentences, (0, _round_up(len(sentences)) - len(sentences)))
+        first, second = self.model.output(self._bytes[padded].long())[places].unbind(1)
         return second - first
+
+
+def _round_up(number: int) -> int:
+    """Round a batch's size up by at most a quarter.
+
+    torch keeps memory for every size of a convolution that it has met.
+
+    >>> [_round_up(n) for n in (6, 8, 9, 100, 1030)]
+    [6, 8, 10, 112, 1280]
+    """
+    step = 1 << max(0, number.bit_length() - 3)
+    return -(-number // step) * step
 
 
 def _as_tensors(pairs: ComparedPairs, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
