@@ -14,6 +14,9 @@ from firstlight.intrinsic.language.texts import StepTexts
 from firstlight.intrinsic.memory import EpisodicVisits
 from firstlight.intrinsic.mixer.terms import Term
 
+_ROUNDING = 1e-4
+"""Deviations by which a score may differ with the other texts that are rated at once."""
+
 
 class Motif(IntrinsicModule):
     """Intrinsic reward from preferences over captions, learnt before training (Klissarov 2023).
@@ -76,7 +79,7 @@ class Motif(IntrinsicModule):
     def rate(self, texts: list[str]) -> Tensor:
         """Rate sentences before their count, [B]: normalised scores above the threshold, else 0."""
         z = ((self.model.raw(texts) - self.mean.cpu()) / self.std.cpu()).float()
-        return torch.where(z > self.threshold.cpu(), z, 0.0)
+        return torch.where(z > self.threshold.cpu() + _ROUNDING, z, 0.0)
 
     @torch.no_grad()
     def compute(self, rollout: Rollout) -> Tensor:
