@@ -125,7 +125,8 @@ def test_the_better_half_of_the_sentences_is_paid(vec, file, reward):
     assert not make_module(vec, file, epsilon=1.0).rate(SENTENCES).any()
     everything = make_module(vec, file, epsilon=0.0).rate(SENTENCES)
     assert (everything < 0).sum() > 0  # as published: what is above the quantile is not clipped
-    assert (everything != 0).sum() == len(SENTENCES) - 1
+    assert everything[int(z.argmin())] == 0
+    assert (everything != 0).sum() > len(SENTENCES) / 2
 
 
 def test_the_bonus_is_the_rating_by_the_count_in_the_episode(vec, file):
