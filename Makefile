@@ -57,7 +57,7 @@ bench: $(TESTED)  ## measure training and the reward modules against named peers
 	$(BIN)/firstlight-bench report
 
 soak: $(TESTED)  ## run the repeated tests in full, about two hours; results in docs/results/soak.jsonl
-	$(PYTEST) tests/survival tests/envs/vector/test_pool_faults.py tests/envs/worlds -o faulthandler_timeout=0 --soak docs/results/soak.jsonl
+	$(PYTEST) tests/survival tests/envs/vector/test_pool_faults.py tests/envs/worlds tests/scripts/labels -o faulthandler_timeout=0 --soak docs/results/soak.jsonl
 
 tensorboard: $(STAMP)  ## show the runs in a browser
 	$(BIN)/tensorboard --logdir runs --host 127.0.0.1

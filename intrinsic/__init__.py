@@ -26,6 +26,7 @@ from firstlight.intrinsic.bonuses.submodular import Submodular
 from firstlight.intrinsic.check import check_module
 from firstlight.intrinsic.design.program_reward import ProgramReward
 from firstlight.intrinsic.language.ellm.ellm import ELLM
+from firstlight.intrinsic.language.motif import Motif
 from firstlight.intrinsic.language.oni import ONI
 from firstlight.intrinsic.mixer import (
     Exponential,
@@ -59,6 +60,7 @@ __all__ = [
     "IntrinsicModule",
     "Linear",
     "MapChange",
+    "Motif",
     "NovelD",
     "ProgramReward",
     "PseudoCounts",

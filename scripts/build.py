@@ -228,8 +228,13 @@ def needed_options(cfg: DictConfig) -> dict[str, Any]:
     modules = [
         kind for kind in kinds if isinstance(kind, type) and issubclass(kind, IntrinsicModule)
     ]
-    make = locate(str(cfg.env["_target_"]))
-    if not callable(make) or not any(module.needs_text for module in modules):
+    return text_option(cfg.env) if any(module.needs_text for module in modules) else {}
+
+
+def text_option(env: DictConfig) -> dict[str, Any]:
+    """Return ``text=True`` if the target of the node `env` takes it."""
+    make = locate(str(env["_target_"]))
+    if not callable(make):
         return {}
     return {"text": True} if "text" in inspect.signature(make).parameters else {}
 

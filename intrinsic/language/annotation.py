@@ -116,6 +116,14 @@ class AnnotationService:
             self._ages.extend(now - self._since.pop(item, now) for item in answers)
             return answers
 
+    def forget_answered(self) -> None:
+        """Forget which items were answered; only the store knows them from here on.
+
+        For more items than fit into memory, after `take`.
+        """
+        with self._changed:
+            self._answered.clear()
+
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until everything is answered or cannot be; whether that was within `seconds`."""
         with self._changed:

@@ -25,6 +25,7 @@ from firstlight.intrinsic.language.choices import (
     need_package,
     need_text,
 )
+from firstlight.intrinsic.language.corrections import Corrections
 from firstlight.intrinsic.language.embedding_judge import EmbeddingJudge, read_examples
 from firstlight.intrinsic.language.judge import Judge
 from firstlight.intrinsic.language.limits import Limits
@@ -194,6 +195,7 @@ class ONI(IntrinsicModule):
         self.visits = EpisodicVisits()
         self.service: AnnotationService | None = None
         self._judge_state: dict[str, Any] | None = None
+        self.corrections: Corrections | None = None
         self._numbers = generator(derive(seed, "pairs"), "oni")
 
     def open(self, run_dir: Path | None) -> None:
@@ -202,11 +204,17 @@ class ONI(IntrinsicModule):
         judge = make_judge(**self.judge_options)
         if self._judge_state is not None:
             judge.load_state_dict(self._judge_state)
-        self.service = AnnotationService(judge, LabelStore(path), **self.service_options)
+        store = LabelStore(path)
+        self.service = AnnotationService(judge, store, **self.service_options)
+        self.corrections = Corrections(store)
         self.service.start()
+        self.corrections.start()
 
     def close(self) -> None:
         """End the annotation service."""
+        if self.corrections is not None:
+            self.corrections.close()
+            self.corrections = None
         if self.service is not None:
             self._judge_state = self.service.judge.state_dict()
             self.service.close()
@@ -219,15 +227,13 @@ class ONI(IntrinsicModule):
         here, after = self.texts.ids(rollout)
         visits = self.visits.count(here, after, rollout)
         valid = rollout.valid.cpu()
-        ids, rows = after.unique(return_inverse=True)
-        sentences = [self.texts.sentences.text(i) for i in ids.tolist()]
-        reward = torch.where(ids == 0, 0.0, self.model.rate(sentences))
+        reward = self.texts.rate(after, self.model.rate)
         if self.service is not None and not self.model.learns_from_pairs:
             counts = counts_of(after[valid])
             known = self.model.labels
             named = {(self.texts.sentences.text(i),): n for i, n in counts.items() if i}
             self.service.submit({item: n for item, n in named.items() if item not in known})
-        bonus = reward[rows] / visits.clamp(min=1).float() ** self.beta
+        bonus = reward / visits.clamp(min=1).float() ** self.beta
         return torch.where(valid, bonus, 0.0).to(rollout.device)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
@@ -242,7 +248,10 @@ class ONI(IntrinsicModule):
                 self.service.submit(self._pairs(after))
             if self.wait:
                 self.service.wait()
-            arrived = self.model.add(self.service.take())
+            answers = self.service.take()
+            if self.corrections is not None:
+                answers |= self.corrections.of(answers, self.model.labels)
+            arrived = self.model.add(answers)
             logs = {f"llm/{name}": value for name, value in self.service.metrics().items()}
         learnt = self.model.learn(arrived)
         self.model.observe(self.model.raw(sentences).repeat_interleave(counts))

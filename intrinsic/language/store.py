@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import socket
 import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +33,10 @@ CREATE TABLE IF NOT EXISTS claims (
     owner TEXT NOT NULL, until REAL NOT NULL,
     PRIMARY KEY (item, model, prompt)
 );
+CREATE INDEX IF NOT EXISTS persons ON labels (item, score) WHERE model = 'person';
 """
 _COLUMNS = "item, model, prompt, score, latency, time"
+_IMPORTED_AT_ONCE = 10_000  # labels of one transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +71,8 @@ class LabelStore:
 
     A label is kept under its item, the judge's model and the hash of its prompt, so another prompt
     asks again. What was written survives the death of the process. An item is asked for by one
-    process at a time: `claim` gives it to the first, for a limited time, so that the claim of a
-    process that died ends.
+    process at a time: `claim` gives it to the first, for a limited time. The claim of a process
+    that has died on this machine is void at once.
 
     The file must be on a disk of this machine: SQLite's log does not work over a network.
 
@@ -84,7 +89,8 @@ class LabelStore:
         self.path = None if path is None else Path(path)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._owner, self._lock = uuid.uuid4().hex, threading.RLock()
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
+        self._lock = threading.RLock()
         self._database = sqlite3.connect(
             ":memory:" if self.path is None else self.path,
             timeout=30.0,
@@ -109,11 +115,23 @@ class LabelStore:
 
     def find(self, items: Iterable[Item], model: str, prompt: str) -> dict[Item, float | None]:
         """Return the scores that are known, a person's first; None where the judge abstained."""
+        return self._find(items, ((PERSON, ""), (model, prompt)))
+
+    def find_of_judge(
+        self, items: Iterable[Item], model: str, prompt: str
+    ) -> dict[Item, float | None]:
+        """Return the scores of one judge that are known, whatever a person said."""
+        return self._find(items, ((model, prompt),))
+
+    def _find(
+        self, items: Iterable[Item], keys: Sequence[tuple[str, str]]
+    ) -> dict[Item, float | None]:
+        """Return the score under the first of the keys that has one."""
         found: dict[Item, float | None] = {}
         query = "SELECT score FROM labels WHERE item = ? AND model = ? AND prompt = ?"
         with self._lock:
             for item in items:
-                for key in ((PERSON, ""), (model, prompt)):
+                for key in keys:
                     row = self._database.execute(query, (_pack(item), *key)).fetchone()
                     if row is not None:
                         found[item] = row[0]
@@ -139,7 +157,7 @@ class LabelStore:
                     "SELECT owner, until FROM claims WHERE item = ? AND model = ? AND prompt = ?",
                     key,
                 ).fetchone()
-                if row is not None and row[0] != self._owner and row[1] > now:
+                if row is not None and row[1] > now and self._is_of_another(row[0]):
                     continue
                 database.execute(
                     "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)",
@@ -147,6 +165,20 @@ class LabelStore:
                 )
                 mine.append(item)
         return mine
+
+    def _is_of_another(self, owner: str) -> bool:
+        """Whether a claim's owner is another store, and not of a process that has died."""
+        host, _, rest = owner.partition(":")
+        process = rest.partition(":")[0]
+        if owner == self._owner or host != socket.gethostname() or not process.isdecimal():
+            return owner != self._owner
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            return False
+        except OSError:  # it is another user's
+            return True
+        return True
 
     def release(self, items: Iterable[Item], model: str, prompt: str) -> None:
         """Give claims of this store back, so that another process may ask."""
@@ -169,9 +201,33 @@ class LabelStore:
                 [row[:3] for row in rows],
             )
 
-    def correct(self, item: Item, score: float) -> None:
-        """Write the label of a person, which takes precedence."""
+    def correct(self, item: Item, score: float | None) -> None:
+        """Write the label of a person, which takes precedence; None: the text does not tell."""
         self.put([Label(item, score, PERSON)])
+
+    def withdraw(self, item: Item) -> None:
+        """Delete a person's label, so that a judge's counts again."""
+        with self._transaction() as database:
+            database.execute(
+                "DELETE FROM labels WHERE item = ? AND model = ?", (_pack(item), PERSON)
+            )
+
+    def has(self, item: Item) -> bool:
+        """Whether anybody has labelled an item."""
+        return bool(self.rows("SELECT 1 FROM labels WHERE item = ? LIMIT 1", [_pack(item)]))
+
+    def corrections(self) -> dict[Item, float | None]:
+        """Scores that persons gave; quick, whatever the number of other labels."""
+        with self._lock:
+            rows = self._database.execute(
+                "SELECT item, score FROM labels WHERE model = 'person'"
+            ).fetchall()
+        return {_unpack(item): score for item, score in rows}
+
+    def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of an SQL query that changes nothing."""
+        with self._lock:
+            return self._database.execute(query, values).fetchall()
 
     def forget(self, items: Iterable[Item]) -> None:
         """Delete the judges' labels of these items, so that they are asked again."""
@@ -182,26 +238,34 @@ class LabelStore:
             )
 
     def labels(self) -> Iterator[Label]:
-        """All labels, the oldest first."""
+        """All labels, the oldest first; those of a file are read as they are needed."""
         query = f"SELECT {_COLUMNS} FROM labels ORDER BY time, item"
-        with self._lock:
-            rows = self._database.execute(query).fetchall()
-        for item, model, prompt, score, latency, when in rows:
-            yield Label(tuple(json.loads(item)), score, model, prompt, latency, when)
+        if self.path is None:
+            yield from map(to_label, self.rows(query))
+            return
+        with closing(sqlite3.connect(self.path, timeout=30.0)) as reader:
+            yield from map(to_label, reader.execute(query))
 
-    def write_jsonl(self, path: Path | str) -> None:
-        """Export all labels, one JSON object a line."""
-        lines = [label.to_json() + "\n" for label in self.labels()]
-        Path(path).write_text("".join(lines), encoding="utf-8")
+    def write_jsonl(self, path: Path | str) -> int:
+        """Export all labels, one JSON object a line; returns their number."""
+        count = 0
+        with open(path, "w", encoding="utf-8", newline="\n") as file:
+            for label in self.labels():
+                file.write(label.to_json() + "\n")
+                count += 1
+        return count
 
-    def read_jsonl(self, path: Path | str) -> None:
-        """Import what `write_jsonl` wrote.
+    def read_jsonl(self, path: Path | str) -> int:
+        """Import what `write_jsonl` wrote; returns the number of labels.
 
         Raises:
             ValueError: for a line that is no label; then nothing is imported.
         """
-        text = Path(path).read_text(encoding="utf-8")
-        self.put([_parse(line, n) for n, line in enumerate(text.splitlines(), 1)])
+        count = sum(1 for _ in _read(path))
+        labels = _read(path)
+        while part := list(itertools.islice(labels, _IMPORTED_AT_ONCE)):
+            self.put(part)
+        return count
 
     def close(self) -> None:
         """Close the file. Claims that are left end with their time."""
@@ -209,8 +273,24 @@ class LabelStore:
             self._database.close()
 
 
+def to_label(row: Sequence[Any]) -> Label:
+    """Make the label of a row: item, model, prompt, score, latency, time."""
+    item, model, prompt, score, latency, when = row
+    return Label(_unpack(item), score, model, prompt, latency, when)
+
+
 def _pack(item: Item) -> str:
     return json.dumps(item, ensure_ascii=False)
+
+
+def _unpack(text: str) -> Item:
+    return tuple(json.loads(text))
+
+
+def _read(path: Path | str) -> Iterator[Label]:
+    with open(path, encoding="utf-8", newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            yield _parse(line, number)
 
 
 def _parse(line: str, number: int) -> Label:
@@ -220,6 +300,7 @@ def _parse(line: str, number: int) -> Label:
     except (ValueError, TypeError, LookupError) as error:
         raise ValueError(f"line {number} is no label: {error}") from error
     good = label.score is None or (isinstance(label.score, int | float) and 0 <= label.score <= 1)
-    if not good or not all(isinstance(text, str) for text in label.item):
+    texts = len(label.item) in (1, 2) and all(isinstance(text, str) for text in label.item)
+    if not good or not texts:
         raise ValueError(f"line {number} is no label: item {label.item}, score {label.score}")
     return label

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,6 +41,20 @@ class StepTexts:
         if len(rollout.final_at) == 0:
             return here, here[1:]
         return here, rollout.successors(here, self._of(rollout.final_info))
+
+    def rate(self, ids: Tensor, rate: Callable[[list[str]], Tensor]) -> Tensor:
+        """Rate the sentences of steps, each different one once; the empty sentence gets 0.
+
+        Args:
+            ids: [T, N] int64, numbers of sentences.
+            rate: maps B sentences to ratings [B] float32.
+
+        Returns:
+            [T, N] float32.
+        """
+        different, rows = ids.unique(return_inverse=True)
+        ratings = rate([self.sentences.text(i) for i in different.tolist()])
+        return torch.where(different == 0, 0.0, ratings)[rows]
 
     def _of(self, info: Obs) -> Tensor:
         events = info["text_id"].cpu()

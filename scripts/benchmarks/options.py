@@ -30,6 +30,29 @@ def seconds(text: str) -> float:
     return number
 
 
+def whole_number(text: str) -> int:
+    """Parse a whole number, at least 0."""
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def positive_number(text: str) -> float:
+    """Parse a number above 0."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise ValueError
+    return number
+
+
+def switch(text: str) -> bool:
+    """Parse true or false."""
+    if text not in ("true", "false"):
+        raise ValueError
+    return text == "true"
+
+
 def nonempty(text: str) -> str:
     """Parse any text but the empty one."""
     if not text:
@@ -40,6 +63,9 @@ def nonempty(text: str) -> str:
 Parser = Callable[[str], Any]
 EXPECTED: dict[Parser, str] = {
     positive_integer: "a whole number, at least 1",
+    whole_number: "a whole number, at least 0",
+    positive_number: "a number above 0",
+    switch: "true or false",
     seconds: "a time, such as 90m, 2h, 30s or 45",
     nonempty: "a name",
 }

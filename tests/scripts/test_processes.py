@@ -5,7 +5,7 @@ from importlib.metadata import entry_points
 import pytest
 from command_line import command, python
 
-from firstlight.scripts import bench, evaluate, sweep, train
+from firstlight.scripts import annotate, bench, evaluate, motif, sweep, train
 from firstlight.scripts.errors import CONF
 
 HYDRA = {"antlr4", "attr", "firstlight", "hydra", "hydra_plugins", "omegaconf", "packaging", "yaml"}
@@ -54,6 +54,8 @@ FOLDERS = sum(path.is_dir() for path in CONF.rglob("*")) + 1
         ("evaluate", "episodes: 100", HYDRA),
         ("bench", "firstlight-bench learning", HYDRA),
         ("sweep", "firstlight-sweep TABLE", HYDRA),
+        ("annotate", "firstlight-annotate show STORE", HYDRA),
+        ("motif", "firstlight-motif collect FOLDER", HYDRA),
     ],
 )
 def test_help_imports_little_and_reads_few_configs(name, shown, allowed, tmp_path):
@@ -90,6 +92,8 @@ def test_installed_commands_are_the_functions_tested_here():
     assert found["firstlight-evaluate"].load() is evaluate.main
     assert found["firstlight-bench"].load() is bench.main
     assert found["firstlight-sweep"].load() is sweep.main
+    assert found["firstlight-annotate"].load() is annotate.main
+    assert found["firstlight-motif"].load() is motif.main
 
 
 def test_a_process_evaluates_alike_and_ends_with_2_and_one_line_for_bad_input(run):

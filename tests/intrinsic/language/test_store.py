@@ -1,10 +1,13 @@
 """The label store: precedence, claims between processes, and what survives SIGKILL."""
 
 import json
+import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -108,7 +111,7 @@ def test_two_processes_ask_for_nothing_twice(tmp_path):
 
 def test_what_was_written_survives_sigkill_and_claims_of_the_dead_end(tmp_path):
     path = tmp_path / "labels"
-    process = start(WRITE, path, 0.0)
+    process = start(WRITE, path, 600.0)
     written = -1
     while written < 50:
         written = int(process.stdout.readline())
@@ -121,6 +124,44 @@ def test_what_was_written_survives_sigkill_and_claims_of_the_dead_end(tmp_path):
     assert store.claim([("never answered",)], "judge", "p") == [("never answered",)]
     check = sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone()
     assert check == ("ok",)
+
+
+def test_a_claim_of_a_process_that_lives_holds_and_one_of_another_machine_too(tmp_path):
+    store, items = LabelStore(tmp_path / "labels"), [("a",), ("b",), ("c",)]
+    now = time.time()
+    here = socket.gethostname()
+    owners = (f"{here}:{os.getppid()}:x", "another machine:1:x", "1234")
+    claims = [
+        (json.dumps(item), "judge", "p", x, now + 60) for item, x in zip(items, owners, strict=True)
+    ]
+    other = sqlite3.connect(tmp_path / "labels")
+    other.executemany("INSERT INTO claims VALUES (?, ?, ?, ?, ?)", claims)
+    other.commit()
+    other.close()
+    assert store.claim([*items, ("d",)], "judge", "p") == [("d",)]
+
+
+def test_a_person_may_say_that_a_text_does_not_tell_and_take_a_label_back(store):
+    item = ("something odd",)
+    store.put([Label(item, 1.0, "judge", "p")])
+    store.correct(item, None)
+    assert store.find([item], "judge", "p") == {item: None}
+    assert store.find_of_judge([item], "judge", "p") == {item: 1.0}
+    assert store.corrections() == {item: None}
+    store.withdraw(item)
+    assert store.find([item], "judge", "p") == {item: 1.0}
+    assert store.corrections() == {}
+    assert store.has(item)
+    assert not store.has(("never seen",))
+
+
+def test_a_text_with_separators_of_lines_is_one_line(store, tmp_path):
+    item = ("a\u2028b\x85c\nd",)
+    store.put([Label(item, 1.0, "judge", time=1.0)])
+    assert store.write_jsonl(tmp_path / "out.jsonl") == 1
+    other = LabelStore()
+    assert other.read_jsonl(tmp_path / "out.jsonl") == 1
+    assert [label.item for label in other.labels()] == [item]
 
 
 def test_export_and_import_are_inverse(store, tmp_path):

@@ -1,0 +1,1 @@
+"""Parts of ``firstlight-annotate``: tables, questions in the terminal, the page, asking again."""
