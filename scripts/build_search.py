@@ -34,7 +34,7 @@ def check_search(cfg: DictConfig) -> None:
         raise BadInputError(f"init_from={cfg.init_from}: {name} begins with random genomes")
     if cfg.doctor:
         raise BadInputError(f"doctor=true checks reward modules, and {name} has none")
-    if cfg.get("evaluator") is None:
+    if "evaluator" not in cfg:
         raise BadInputError(f"{name} needs an evaluator: give trainer=search")
     if cfg.checkpoint.barrier:
         raise BadInputError(f"checkpoint.barrier=true: {name} resumes bit for bit without")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from firstlight.agents.policy import Policy, PolicyOutput
 from firstlight.agents.search.controller_kernels import respond_all
-from firstlight.envs.action_spaces import MASK, choices, is_bounded
+from firstlight.envs.action_spaces import MASK, action_range, choices
 from firstlight.envs.types import Obs, State
 from firstlight.networks.distributions.base import Distribution
 from firstlight.networks.spec import rebuildable
@@ -98,13 +98,8 @@ class GenomePolicy(Policy):
         outputs = sum(self._choices) if self._choices else math.prod(act_space.shape or ())
         self.sizes = np.array([inputs, *[hidden] * num_layers, outputs], np.int64)
         if isinstance(act_space, spaces.Box):
-            bounded = is_bounded(act_space).reshape(-1)
-            low, high = (
-                np.asarray(bound, np.float64).reshape(-1)
-                for bound in (act_space.low, act_space.high)
-            )
-            self._centre = np.where(bounded, (np.where(bounded, low + high, 0)) / 2, 0.0)
-            self._half = np.where(bounded, (np.where(bounded, high - low, 2)) / 2, 1.0)
+            centre, half = action_range(act_space)
+            self._centre, self._half = centre.reshape(-1), half.reshape(-1)
         self.register_buffer("genome", torch.zeros(self.genome_size, dtype=torch.float64))
 
     @property

@@ -1,7 +1,9 @@
 """A search without episodes: the first two genes say where a genome ends."""
 
 import numpy as np
+import torch
 from gymnasium import spaces
+from torch import nn
 
 from firstlight.agents.search.controller import GenomePolicy
 from firstlight.agents.search.evaluators.base import Evaluations, Evaluator
@@ -53,8 +55,30 @@ class Toy(Evaluator):
         return pictures
 
 
+class TinyAutoencoder(nn.Module):
+    """Linear autoencoder of 8 x 8 cells, in place of `Autoencoder`, which takes seconds."""
+
+    def __init__(self, latent):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(64, latent), nn.Linear(latent, 64)
+
+    def forward(self, pictures):
+        cells = torch.nn.functional.avg_pool2d(pictures.mean(1), 8).flatten(1)
+        code = self.encoder(cells)
+        return code, (self.decoder(code) - cells).square().mean(1)
+
+
 def advance(search, evaluations):
     """Let a search ask and tell until it has this number of evaluations."""
     while search.evaluated < evaluations:
         search.tell(search.evaluator.evaluate(search.ask(), search.samples))
     return search
+
+
+def use_plain_ribs(monkeypatch):
+    """Let ribs' CMA-ES run without its compiled loops, which take seconds to compile."""
+    from ribs.emitters.opt import CMAEvolutionStrategy
+
+    for name in ("_transform_and_check_sol", "_calc_cov_update"):
+        plain = vars(CMAEvolutionStrategy)[name].__func__.py_func
+        monkeypatch.setattr(CMAEvolutionStrategy, name, staticmethod(plain))

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from command_line import command
 from processes import finish, lines, logged, start, wait_for_lines
+from toy_search import TinyAutoencoder, use_plain_ribs
 
 from firstlight.agents import load
+from firstlight.agents.search import autoencoder
 from firstlight.agents.session.run_directory import checkpoint
 from firstlight.agents.session.run_directory.status import read_status
 from firstlight.scripts import evaluate, train
@@ -44,6 +46,8 @@ def goals(words):
 def test_every_search_trains_and_is_evaluated(name, tmp_path, monkeypatch):
     if name in ("map_elites", "cma_me"):
         pytest.importorskip("ribs")
+        use_plain_ribs(monkeypatch)
+    monkeypatch.setattr(autoencoder, "Autoencoder", TinyAutoencoder)
     monkeypatch.chdir(tmp_path)
     words = [*TASK, f"learner={name}", *goals(LEARNERS[name]), "run_dir=run"]
     done = command(train.main, *words, "total_steps=2000", "heat_maps=true")
@@ -90,8 +94,8 @@ def test_a_resumed_search_continues_and_another_seed_differs(tmp_path):
 def test_a_killed_search_ends_like_one_that_was_not(soak, tmp_path):
     """Real SIGKILL and SIGTERM at random moments, with compiled loops in two threads."""
     words = [*TASK, "learner=serene", *goals(LEARNERS["serene"]), "checkpoint.every=640"]
-    words += ["evaluator.num_threads=2", "env.max_steps=200", "trainer.batch_evaluations=24"]
-    total = f"total_steps={200 * 24 * (400 if soak.full else 60)}"
+    words += ["evaluator.num_threads=2", "env.max_steps=100", "trainer.batch_evaluations=24"]
+    total = f"total_steps={100 * 24 * (400 if soak.full else 30)}"
     finish(tmp_path / "whole", total, *words)
     killed, dice = tmp_path / "killed", random.Random(3)
     for i in soak.times(2, 20):

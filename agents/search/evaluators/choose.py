@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from firstlight.agents.search.controller import GenomePolicy
 from firstlight.agents.search.evaluators.base import Evaluator
 from firstlight.agents.search.evaluators.vec import VecEvaluator
@@ -19,6 +21,7 @@ def make_evaluator(
     seed: int = 0,
     num_threads: int | None = None,
     channel: str | None = None,
+    bounds: Sequence[Sequence[float]] | None = None,
     max_steps: int | None = None,
     pictures: bool = False,
 ) -> Evaluator:
@@ -30,10 +33,11 @@ def make_evaluator(
         seed: of episodes, where they are random.
         num_threads: of compiled loops, see `WorldEvaluator`.
         channel: see `VecEvaluator`.
+        bounds: see `VecEvaluator`.
         max_steps: see `VecEvaluator`; our own worlds know theirs.
         pictures: see `VecEvaluator`; our own worlds always have some.
     """
-    if channel is None and max_steps is None:
+    if channel is None and bounds is None and max_steps is None:
         if type(vec) is HardMaze and not vec.keep_sensors_at_reset:
             return MazeEvaluator(vec, policy, num_threads)
         if type(vec) is Curling:
@@ -41,5 +45,11 @@ def make_evaluator(
         if type(vec) is RedundantArm:
             return ArmEvaluator(vec, policy, num_threads)
     return VecEvaluator(
-        vec, policy, seed=seed, channel=channel, max_steps=max_steps, pictures=pictures
+        vec,
+        policy,
+        seed=seed,
+        channel=channel,
+        bounds=bounds,
+        max_steps=max_steps,
+        pictures=pictures,
     )

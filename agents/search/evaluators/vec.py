@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from firstlight.agents.search.evaluators.base import (
     Evaluator,
     moments,
 )
+from firstlight.envs.action_spaces import is_bounded
 from firstlight.envs.finite import nan_to_zero
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import Obs, Step, map_obs
@@ -39,13 +42,14 @@ class VecEvaluator(Evaluator):
         policy: made for its spaces.
         seed: of the episodes.
         channel: side channel with the position, see `position_channel`.
+        bounds: lowest and highest positions, [2, D]; default those of the side channel.
         max_steps: after which an episode is cut. Moments within episodes (``samples``) are counted
             up to there, so it must be given for them.
         pictures: render scenes. Environments that reset in the step that ends an episode hide its
             last picture, so they must reset in the next one.
 
     Raises:
-        ValueError: if there is no such channel, or it has no finite bounds.
+        ValueError: if there is no such channel, or no bounds of it are known.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class VecEvaluator(Evaluator):
         *,
         seed: int = 0,
         channel: str | None = None,
+        bounds: Sequence[Sequence[float]] | None = None,
         max_steps: int | None = None,
         pictures: bool = False,
     ):
@@ -62,15 +67,7 @@ class VecEvaluator(Evaluator):
         self.channel = position_channel(vec.info_space, channel)
         self.max_steps, self.draws, self._resets = max_steps, pictures, 0
         space = vec.info_space[self.channel]
-        if isinstance(space, spaces.Discrete):
-            low, high = np.array(float(space.start)), np.array(float(space.start + space.n - 1))
-        elif isinstance(space, spaces.Box) and space.is_bounded():
-            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-        else:
-            raise ValueError(
-                f"info {self.channel!r} is {space}, expected bounds: coverage counts cells of them"
-            )
-        self.low, self.high = low.reshape(-1), high.reshape(-1)
+        self.low, self.high = _bounds(space, self.channel, bounds)
         self._whole = np.dtype(space.dtype).kind in "iu"
         if "area" in vec.info_space.spaces and isinstance(vec.info_space["area"], spaces.Discrete):
             self.num_areas = int(vec.info_space["area"].n) - 1
@@ -188,6 +185,30 @@ class VecEvaluator(Evaluator):
                     out["success"][n] = out["ret"][n] > self.vec.success_threshold
                 if self.num_areas:
                     out["area"][n] = int(info["area"][n])
+
+
+def _bounds(
+    space: spaces.Space, channel: str, given: Sequence[Sequence[float]] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest positions [D] float64."""
+    size = math.prod(space.shape or ())
+    if given is not None:
+        found = np.asarray(given, np.float64)
+        if found.shape != (2, size) or (found[1] <= found[0]).any():
+            raise ValueError(
+                f"bounds is {given}, expected {size} lowest and {size} higher numbers of info "
+                f"{channel!r}"
+            )
+        return found[0], found[1]
+    if isinstance(space, spaces.Discrete):
+        low = float(space.start)
+        return np.array([low]), np.array([low + float(space.n) - 1])
+    if isinstance(space, spaces.Box) and is_bounded(space).all():
+        return space.low.astype(np.float64).reshape(-1), space.high.astype(np.float64).reshape(-1)
+    raise ValueError(
+        f"info {channel!r} has no bounds of its own, and coverage counts cells between them: give "
+        "evaluator.bounds=[[LOW, ...], [HIGH, ...]]"
+    )
 
 
 def _info_after(step: Step) -> Obs:

@@ -2,12 +2,17 @@
 
 import numpy as np
 import pytest
-from toy_search import Toy, advance
+from toy_search import Toy, advance, use_plain_ribs
 
 from firstlight.agents.search.coverage import PositionCoverage
 from firstlight.agents.search.elites import CmaMe, MapElites
 
 pytest.importorskip("ribs")
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch):
+    use_plain_ribs(monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Compiled evaluators equal the vector environments, and both equal plain code."""
 
 import itertools
-import math
 
 import numpy as np
 import pytest
@@ -126,12 +125,14 @@ def test_moments_are_equally_spaced_and_end_at_the_end():
 
 
 def test_an_arm_that_is_stuck_stays_where_it_ended():
-    ours, _ = pair("arm")
-    found = ours.evaluate(genomes_for(ours.policy, 60, scale=5.0), 5)
-    early = np.flatnonzero(found.steps < 8)  # of 40, before the first moment
-    assert len(early)
-    for b in early:
-        assert (found.position[b] == found.position[b, 0]).all()
+    arm = RedundantArm(1, max_steps=250)
+    policy = GenomePolicy(arm.obs_space, arm.act_space)
+    found = make_evaluator(arm, policy).evaluate(genomes_for(policy, 40, scale=5.0), 25)
+    assert (found.steps < 200).sum() > 5
+    for path, steps in zip(found.position, found.steps.tolist(), strict=True):
+        stays = moments(250, 25) >= steps
+        assert (path[stays] == path[-1]).all()
+        assert (path[~stays] != path[-1]).any() or not (~stays).any()
 
 
 @pytest.mark.parametrize("name", ["maze", "curling", "arm"])
@@ -164,14 +165,17 @@ def test_pictures_hidden_by_a_reset_are_refused():
 def test_other_environments_are_stepped_with_new_seeds_each_time():
     vec = make_minigrid("MiniGrid-DoorKey-5x5-v0", num_envs=4)
     policy = GenomePolicy(vec.obs_space, vec.act_space, hidden=3)
-    evaluator = make_evaluator(vec, policy, seed=3, max_steps=20)
+    with pytest.raises(ValueError, match=r"give evaluator\.bounds="):
+        make_evaluator(vec, policy)
+    bounds = [[0, 0], [4, 4]]
+    evaluator = make_evaluator(vec, policy, seed=3, max_steps=20, bounds=bounds)
     assert isinstance(evaluator, VecEvaluator)
     genomes = genomes_for(policy, 6)
     first, second = evaluator.evaluate(genomes), evaluator.evaluate(genomes)
     assert first.position.shape == (6, 1, 2)
-    assert math.prod(evaluator.cells) < 2500
+    assert evaluator.cells == (5, 5)
     assert first.steps.max() <= 20
-    again = VecEvaluator(vec, policy, seed=3, max_steps=20)
+    again = VecEvaluator(vec, policy, seed=3, max_steps=20, bounds=bounds)
     again.load_state_dict({"resets": 2})
     assert np.array_equal(again.evaluate(genomes).position, second.position)
     assert not np.array_equal(first.position, second.position)

@@ -5,12 +5,12 @@ import random
 
 import numpy as np
 import pytest
-from toy_search import Toy
+from toy_search import TinyAutoencoder, Toy, use_plain_ribs
 
+from firstlight.agents.search import autoencoder
 from firstlight.agents.search.algorithm import RandomSearch
 from firstlight.agents.search.elites import CmaMe, MapElites
 from firstlight.agents.search.novelty_search import NSGA2, NSLC, NoveltySearch
-from firstlight.agents.search.object_state import UnsavedError, object_state
 from firstlight.agents.search.serene import Serene
 from firstlight.agents.search.taxons import Stax, Taxons
 from firstlight.agents.session.run_directory import checkpoint
@@ -35,15 +35,23 @@ SEARCHES = {
 NEEDS = {"map_elites": "ribs", "cma_me": "ribs", "serene cma_es": "cmaes"}
 
 
-def make(name):
+@pytest.fixture(autouse=True)
+def quick(name, monkeypatch):
+    """Skip what is not installed, and leave out what takes seconds to learn or to compile."""
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
+    if NEEDS.get(name) == "ribs":
+        use_plain_ribs(monkeypatch)
+    monkeypatch.setattr(autoencoder, "Autoencoder", TinyAutoencoder)
+
+
+def make(name):
     return SEARCHES[name](Toy(hidden=2), seed=5)
 
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_goes_on_as_if_it_had_not_been_stopped(name, tmp_path, soak):
-    batches = 60 if name not in ("taxons", "stax") else 14
+    batches = 40 if name not in ("taxons", "stax") else 24
     search, asked = make(name), []
     for _ in range(batches):
         asked.append(search.ask())
@@ -73,12 +81,3 @@ def test_the_seed_alone_decides_a_search_and_global_generators_do_not(name):
             search.tell(search.evaluator.evaluate(search.ask()))
         runs.append(search.ask())
     assert np.array_equal(*runs)
-
-
-def test_what_cannot_be_saved_is_named():
-    class Holder:
-        def __init__(self):
-            self.number, self.file = 3, object()
-
-    with pytest.raises(UnsavedError, match="file is a object"):
-        object_state(Holder(), ["tests"])

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from toy_search import Toy, advance
+from toy_search import TinyAutoencoder, Toy, advance
 
+from firstlight.agents.search import autoencoder
 from firstlight.agents.search.autoencoder import Autoencoder, PictureDescriptor
 from firstlight.agents.search.selection import select_by_fronts, select_largest
 from firstlight.agents.search.taxons import Stax, Taxons
@@ -17,6 +18,12 @@ SMALL = {
     "max_epochs": 1,
     "latent": 3,
 }
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """Learn in milliseconds."""
+    monkeypatch.setattr(autoencoder, "Autoencoder", TinyAutoencoder)
 
 
 def test_the_autoencoder_has_the_published_sizes():
@@ -123,6 +130,15 @@ def test_several_pictures_give_a_longer_code_and_add_their_surprise():
     np.testing.assert_allclose(whole.surprise, sum(p.surprise for p in parts), atol=1e-6)
     last = PictureDescriptor(toy, 0, latent=3, last_only=True).describe(group)
     np.testing.assert_allclose(last.descriptor, parts[2].descriptor, atol=1e-6)
+
+
+def test_the_published_autoencoder_learns(monkeypatch):
+    monkeypatch.setattr(autoencoder, "Autoencoder", Autoencoder)
+    search = advance(Taxons(Toy(), **{**SMALL, "population_size": 40}), 40)
+    descriptor = PictureDescriptor(Toy(), 0, latent=4, max_epochs=3, batch_size=16)
+    before = descriptor.describe(search.population).surprise.mean()
+    descriptor.train(search.population)
+    assert descriptor.describe(search.population).surprise.mean() < 0.9 * before
 
 
 def test_training_reduces_the_error_and_stops_when_held_out_pictures_get_worse():
