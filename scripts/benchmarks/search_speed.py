@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -45,7 +46,8 @@ def peer(seed: int) -> tuple[float, float]:
     began, used, rounds = time.perf_counter(), time.process_time(), 2
     for _ in range(rounds):
         genomes = scheduler.ask()
-        obs, info = envs.reset(seed=seed)
+        obs: Any = envs.reset(seed=seed)[0]
+        info: dict[str, Any] = {}
         total = np.zeros(PEER_ENVS)
         for _ in range(PEER_STEPS):
             obs, reward, _, _, info = envs.step(_act(genomes, obs["sensors"]))
