@@ -32,6 +32,8 @@ def check_search(cfg: DictConfig) -> None:
         )
     if cfg.init_from is not None:
         raise BadInputError(f"init_from={cfg.init_from}: {name} begins with random genomes")
+    if cfg.alternate:
+        raise BadInputError(f"alternate=true collects rollouts, and {name} evaluates episodes")
     if cfg.doctor:
         raise BadInputError(f"doctor=true checks reward modules, and {name} has none")
     if "evaluator" not in cfg:

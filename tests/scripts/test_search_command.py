@@ -115,6 +115,7 @@ def test_a_killed_search_ends_like_one_that_was_not(soak, tmp_path):
         (["learner=ns", "learner.population_size=0"], "population_size is 0"),
         (["learner=ns", "checkpoint.barrier=true"], "checkpoint.barrier=true"),
         (["learner=ns", "init_from=other"], "init_from=other"),
+        (["learner=ns", "alternate=true"], "alternate=true"),
         (["learner=ns", "doctor=true"], "doctor=true"),
         (["learner=ns", "trainer=default"], "give trainer=search"),
         (["learner=ns", "env=gym", "env.id=CartPole-v1"], "a map needs positions"),
