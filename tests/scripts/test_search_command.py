@@ -50,24 +50,24 @@ def test_every_search_trains_and_is_evaluated(name, tmp_path, monkeypatch):
     monkeypatch.setattr(autoencoder, "Autoencoder", TinyAutoencoder)
     monkeypatch.chdir(tmp_path)
     words = [*TASK, f"learner={name}", *goals(LEARNERS[name]), "run_dir=run"]
-    done = command(train.main, *words, "total_steps=2000", "heat_maps=true")
+    done = command(train.main, *words, "total_steps=1000", f"heat_maps={name == 'serene'}".lower())
     assert done.status == 0, done.err
     found = lines("run")
-    assert [line["step"] for line in found] == sorted({line["step"] for line in found})
     last = found[-1]
-    assert last["step"] == last["search/evaluations"] * 20 >= 2000
+    assert last["step"] == last["search/evaluations"] * 20 >= 1000
     assert last["rollout/episodes"] == last["search/evaluations"]
     assert 0 < last["search/coverage"] <= 1
-    assert read_status("run").resume == "state"
-    assert any((tmp_path / "run/pictures").glob("step_*_coverage.png"))
-    done = command(evaluate.main, "run=run", "episodes=3")
-    assert done.status == 0, done.err
-    result = done.result()
     best = max(line["search/area_1/best"] for line in found)
+    assert last["eval/return_mean"] == pytest.approx(best)
+    assert read_status("run").resume == "state"
+    if name != "serene":  # which stands for all: the rest takes a second
+        return
+    names = {path.name.split("_", 2)[2] for path in (tmp_path / "run/pictures").iterdir()}
+    assert {"coverage.png", "first_seen.png", "archive.png", "reward_archive.png"} <= names
+    result = command(evaluate.main, "run=run", "episodes=3").result()
     assert result["return_mean"] == pytest.approx(best)
     assert result["length_mean"] == 20
-    agent = load("run")
-    action, _ = agent.act({"sensors": np.ones(5, np.float32)})
+    action, _ = load("run").act({"sensors": np.ones(5, np.float32)})
     assert action.shape == (2,)
 
 
