@@ -22,9 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) -e ".[$(EXTRAS)]"
 	@touch $@
 
-# NetHack, MiniHack, and the language models that run offline, which the tests use as well.
+# NetHack, MiniHack, the language models that run offline, and ribs, which the tests use as well.
 $(TESTED): $(STAMP)
-	$(PIP) -e ".[nethack,llm,llm-local,text]"
+	$(PIP) -e ".[nethack,llm,llm-local,text,search]"
 	@touch $@
 
 install:  ## install everything into .venv: all extras and the tools
@@ -57,7 +57,7 @@ bench: $(TESTED)  ## measure training and the reward modules against named peers
 	$(BIN)/firstlight-bench report
 
 soak: $(TESTED)  ## run the repeated tests in full, about two hours; results in docs/results/soak.jsonl
-	$(PYTEST) tests/survival tests/envs/vector/test_pool_faults.py tests/envs/worlds tests/scripts/labels -o faulthandler_timeout=0 --soak docs/results/soak.jsonl
+	$(PYTEST) tests/survival tests/envs/vector/test_pool_faults.py tests/envs/worlds tests/scripts/labels tests/intrinsic tests/agents/search tests/scripts/test_search_command.py -o faulthandler_timeout=0 --soak docs/results/soak.jsonl
 
 tensorboard: $(STAMP)  ## show the runs in a browser
 	$(BIN)/tensorboard --logdir runs --host 127.0.0.1

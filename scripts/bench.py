@@ -36,6 +36,8 @@ USAGE = """firstlight-bench measures, and appends what it measured to docs/resul
       environment steps of NetHack against Gymnasium's AsyncVectorEnv
   firstlight-bench worlds [rounds=3]
       environment steps of the worlds of our own
+  firstlight-bench search [rounds=3]
+      evaluations of genomes in the hard maze against ribs around Gymnasium, alternating
   firstlight-bench schedules [rounds=3] [steps=250000]
       training steps per second of PPO and of APPO under several schedules, alternating
   firstlight-bench asynchronous [rounds=3] [steps=250000] [peers=.venv-peers]
@@ -63,6 +65,7 @@ MEASUREMENTS = {
     "bonuses": "bonus_speed",
     "pools": "pools",
     "worlds": "world_speed",
+    "search": "search_speed",
     "schedules": "schedules",
     "asynchronous": "asynchronous_peers",
     "annotation": "annotation",

@@ -16,6 +16,7 @@ MAY_CHANGE = (  # how a run is watched and how long it takes, not what it does
     "stop_at",
     "device",
     "num_threads",
+    "evaluator.num_threads",
     "run_dir",
     "resume",
     "eval_every",

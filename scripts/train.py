@@ -26,6 +26,8 @@ from firstlight.scripts.run_options import (
 )
 
 if TYPE_CHECKING:
+    from firstlight.agents.search.search_trainer import SearchTrainer
+    from firstlight.agents.trainer import Trainer
     from firstlight.envs.vec import VecEnv
 
 
@@ -42,6 +44,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     Returns:
         The `Evaluation` at the end; None in processes other than rank 0.
     """
+    from firstlight.agents.search.search_trainer import EvaluateBest, SearchTrainer
     from firstlight.agents.session.callbacks import Evaluate, StopAt
     from firstlight.agents.session.progress import Progress
     from firstlight.agents.session.run_directory.files import write_text
@@ -49,17 +52,19 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     from firstlight.envs.seeding import derive, seed_process
     from firstlight.networks import collective
     from firstlight.scripts.build import (
-        build,
         make_training_vec,
         make_vec,
         needed_options,
         pick_device,
     )
+    from firstlight.scripts.build_search import check_search, is_search
     from firstlight.scripts.freed_memory import keep_freed_memory
     from firstlight.scripts.threads import set_threads
     from firstlight.scripts.torch_compiler import skip_compiler_import
 
     check_options(cfg)
+    if search := is_search(cfg):
+        check_search(cfg)
     with ExitStack() as cleanup:  # closes the environments whatever happens
         cleanup.enter_context(collective.joined(cuda=pick_device(cfg.device) == "cuda"))
         rank = collective.rank()
@@ -76,20 +81,21 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
         vec = make_training_vec(cfg, **needed)
         cleanup.callback(vec.close)
         if rank > 0:
-            build(cfg, vec).run(cfg.total_steps)
+            make_trainer(cfg, vec).run(cfg.total_steps)
             return None
         heat_maps = make_heat_maps(cfg, vec)
         num_envs = min(vec.num_envs, cfg.eval_episodes, 32)
         eval_vec = make_vec(cfg.env, num_envs=num_envs, **needed)
         cleanup.callback(eval_vec.close)
-        trainer = build(cfg, vec)
+        trainer = make_trainer(cfg, vec)
         for module in trainer.modules.values():
             eval_vec = module.wrap(eval_vec)
         if trainer.vec.text_table is not None:
             eval_vec.share_texts(trainer.vec.text_table)  # a run has one table of texts
-        print_line(f"firstlight: {summary(trainer)}")
+        about = trainer.summary() if isinstance(trainer, SearchTrainer) else summary(trainer)
+        print_line(f"firstlight: {about}")
         write_text(Path(cfg.run_dir) / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-        evaluate = Evaluate(
+        evaluate = (EvaluateBest if search else Evaluate)(
             eval_vec,
             every=cfg.eval_every or cfg.total_steps,
             episodes=cfg.eval_episodes,
@@ -106,6 +112,14 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     return evaluate.last
 
 
+def make_trainer(cfg: DictConfig, vec: VecEnv) -> Trainer | SearchTrainer:
+    """Build the trainer of a learner, or of a search."""
+    from firstlight.scripts.build import build
+    from firstlight.scripts.build_search import build_search, is_search
+
+    return build_search(cfg, vec) if is_search(cfg) else build(cfg, vec)
+
+
 def config_of_rank_0(cfg: DictConfig) -> DictConfig:
     """Return the config of rank 0, which may hold options of the run that it resumes."""
     from firstlight.networks import collective
@@ -119,11 +133,15 @@ def config_of_rank_0(cfg: DictConfig) -> DictConfig:
 
 
 def make_heat_maps(cfg: DictConfig, vec: VecEnv) -> list[Any]:
-    """Make the callback that draws rewards by position, if ``heat_maps=true``."""
+    """Make the callback that draws rewards by position, or coverage, if ``heat_maps=true``."""
     from firstlight.agents.diagnostics.pictures import HeatMaps
+    from firstlight.agents.search.pictures import CoverageMaps
+    from firstlight.scripts.build_search import is_search
 
     if not cfg.heat_maps:
         return []
+    if is_search(cfg):
+        return [CoverageMaps(every_seconds=cfg.heat_map_seconds)]
     try:
         return [HeatMaps(vec, channel=cfg.heat_map_channel, every_seconds=cfg.heat_map_seconds)]
     except ValueError as error:
@@ -141,7 +159,11 @@ def main(cfg: DictConfig) -> None:
         word = "-m" if sweep else "doctor=true" if cfg.doctor else "dry_run=true"
         raise BadInputError(f"{word} under torchrun, which starts one training run: leave one out")
     if cfg.doctor:
+        from firstlight.scripts.build_search import check_search, is_search
+
         check_options(cfg)
+        if is_search(cfg):
+            check_search(cfg)
         if doctor(cfg):
             sys.exit(FAILED)
         return

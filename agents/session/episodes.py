@@ -188,6 +188,14 @@ class EpisodeStatistics:
         self._cohort += 1
         self._release()
 
+    def add_finished(self, episodes: Sequence[Episode]) -> None:
+        """Add episodes that began and ended together, as one cohort."""
+        self.last = list(episodes)
+        self._waiting[self._cohort] = [e for e in episodes if math.isfinite(e.ret)]
+        self.episodes += len(self.last)
+        self._cohort += 1
+        self._release()
+
     def metrics(self) -> dict[str, float]:
         """Return means over the window, and how many episodes ended and entered it so far."""
         scalars = {

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from firstlight.agents.policy import Policy
 from firstlight.agents.session.agreement import agree_on_end, mean_metrics
-from firstlight.agents.session.episodes import EpisodeStatistics
+from firstlight.agents.session.episodes import Episode, EpisodeStatistics
 from firstlight.agents.session.guards import UpdateGuard, check_state, is_out_of_memory
 from firstlight.agents.session.iteration_data import IterationData, Metrics
 from firstlight.agents.session.run_directory import checkpoint
@@ -85,6 +85,7 @@ class RunSession:
             even with environments that cannot be restored.
         stall_after: seconds in one stage after which the stack of every thread is printed, again
             and again, and ``status.json`` says `stalled` (`Watchdog`); None or 0: never.
+        resume_mode: how the run resumes, for ``status.json``; default that of `vec`.
 
     Attributes:
         steps: environment steps since the run began, of all processes.
@@ -108,6 +109,7 @@ class RunSession:
         checkpoint_every: int | None = None,
         barrier: bool = False,
         stall_after: float | None = 600.0,
+        resume_mode: str | None = None,
     ):
         self.trainer, self.checkpoint_every, self.barrier = trainer, checkpoint_every, barrier
         self.steps, self.total_steps, self.stopping = 0, 0, False
@@ -124,7 +126,7 @@ class RunSession:
                 f"barrier is True, but a run of {collective.size()} processes does not resume bit "
                 "for bit: leave it out"
             )
-        self._resume_mode = "barrier" if barrier else vec.resume
+        self._resume_mode = "barrier" if barrier else resume_mode or vec.resume
         if collective.size() > 1:
             self._resume_mode = "dropped"
         self._steps_before, self._dropped = 0, 0
@@ -272,6 +274,11 @@ class RunSession:
         self.episodes.update(rollout)
         crashed = 0 if rollout.crashed is None else int(rollout.crashed.sum())
         self._dropped += collective.total(crashed)
+
+    def record_episodes(self, steps: int, episodes: Sequence[Episode]) -> None:
+        """Count environment steps, and episodes that began and ended within them."""
+        self.steps += steps
+        self.episodes.add_finished(episodes)
 
     def save(self, *, return_mean: float | None = None, last: bool = False) -> None:
         """Write a checkpoint of everything; if that fails the old ones stay.

@@ -71,7 +71,7 @@ class Curling(ArrayBacked):
         super().__init__(num_envs, autoreset)
         self.max_steps = max_steps
         self.goals = np.asarray(goals, np.float64).reshape(-1, 3)
-        self._limits = np.array(LIMITS)
+        self.limits = np.array(LIMITS)
         far = INNER - BALL
         high = np.array([far, far, *LIMITS, 1, 1], np.float32) + np.float32(1e-6)
         self.obs_space = spaces.Dict({"state": spaces.Box(-high, high)})
@@ -115,10 +115,10 @@ class Curling(ArrayBacked):
         return np.asarray(picture)
 
     def _advance(self, actions: np.ndarray, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        play(self._balls, self._angles, self._speeds, actions, self._limits)
+        play(self._balls, self._angles, self._speeds, actions, self.limits)
         self._elapsed += 1
         done = self._elapsed >= self.max_steps
-        reward = np.where(done, self._areas()[0], 0).astype(np.float32)
+        reward = np.where(done, self.areas(self._balls[:, :2])[0], 0).astype(np.float32)
         none = torch.zeros(self.num_envs, dtype=torch.bool)
         return torch.from_numpy(reward), torch.from_numpy(done), none
 
@@ -129,7 +129,7 @@ class Curling(ArrayBacked):
 
     def _observe(self, ids: Tensor) -> tuple[Obs, Obs]:
         state = np.concatenate([self._balls[:, :2], self._angles, self._speeds], 1)
-        area = self._areas()[1]
+        area = self.areas(self._balls[:, :2])[1]
         obs = {"state": torch.from_numpy(state.astype(np.float32))}
         fields = {
             "position": self._balls[:, :2].astype(np.float32),
@@ -139,11 +139,11 @@ class Curling(ArrayBacked):
         info = {name: torch.from_numpy(field) for name, field in fields.items()}
         return (obs, info) if ids is self._all else (take(obs, ids), take(info, ids))
 
-    def _areas(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rewards [N] of the balls where they are, and 1 + the number of the area, or 0."""
-        closeness, area = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
+    def areas(self, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Compute rewards [N] of balls at [N, 2], and 1 + the number of the area there, or 0."""
+        closeness, area = np.zeros(len(place)), np.zeros(len(place), np.int64)
         for k, (x, y, radius) in enumerate(self.goals.tolist()):
-            share = 1 - np.hypot(self._balls[:, 0] - x, self._balls[:, 1] - y) / radius
+            share = 1 - np.hypot(place[:, 0] - x, place[:, 1] - y) / radius
             here = share > 0
             closeness[here], area[here] = share[here], k + 1
         return closeness, area

@@ -124,7 +124,7 @@ class HardMaze(ArrayBacked):
         reward = np.zeros(self.num_envs)
         if done.any():
             place = before if self.reward_previous_position else self._pose[:, :2]
-            closeness, area = self._areas(place)
+            closeness, area = self.areas(place)
             reward[done & (area > 0)] = closeness[done & (area > 0)]
         none = torch.zeros(self.num_envs, dtype=torch.bool)
         return torch.from_numpy(reward.astype(np.float32)), torch.from_numpy(done), none
@@ -138,7 +138,7 @@ class HardMaze(ArrayBacked):
             self._sensors[rows] = sensors
 
     def _observe(self, ids: Tensor) -> tuple[Obs, Obs]:
-        area = self._areas(self._pose[:, :2])[1]
+        area = self.areas(self._pose[:, :2])[1]
         obs = {"sensors": torch.from_numpy((self._sensors / self._units).astype(np.float32))}
         fields = {
             "position": self._pose[:, :2].astype(np.float32),
@@ -148,8 +148,8 @@ class HardMaze(ArrayBacked):
         info = {name: torch.from_numpy(field) for name, field in fields.items()}
         return (obs, info) if ids is self._all else (take(obs, ids), take(info, ids))
 
-    def _areas(self, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rewards [N] at positions [N, 2], and 1 + the number of the goal there, or 0."""
+    def areas(self, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Compute rewards [N] at positions [N, 2], and 1 + the number of the goal there, or 0."""
         closeness = np.zeros(len(place))
         area = np.zeros(len(place), np.int64)
         for k, (x, y, radius) in enumerate(self.goals.tolist()):

@@ -88,10 +88,10 @@ class RedundantArm(ArrayBacked):
             }
         )
         self.act_space: spaces.Space = spaces.Box(-1, 1, (JOINTS,))
-        self._first_angles = np.linspace(np.pi / 5, np.pi / 20, JOINTS)
+        self.first_angles = np.linspace(np.pi / 5, np.pi / 20, JOINTS)
         points = np.empty((JOINTS + 1, 2))
-        place(self._first_angles, points)
-        self._first_tip = points[-1]
+        place(self.first_angles, points)
+        self.first_tip = points[-1]
         self._angles, self._speeds = (np.zeros((num_envs, JOINTS)) for _ in range(2))
         self._tips, self._rewarded = np.zeros((num_envs, 2)), np.zeros(num_envs, bool)
         self._elapsed = np.zeros(num_envs, np.int64)
@@ -126,29 +126,29 @@ class RedundantArm(ArrayBacked):
         move_arms(self._angles, self._speeds, actions, self.walls, self._tips, illegal)
         self._elapsed += 1
         done = illegal | (self._elapsed >= self.max_steps)
-        self._rewarded = (done if self.reward_at_timeout else illegal) & (self._area() > 0)
+        self._rewarded = (done if self.reward_at_timeout else illegal) & (self.area(self._tips) > 0)
         none = torch.zeros(self.num_envs, dtype=torch.bool)
         return torch.from_numpy(self._rewarded.astype(np.float32)), torch.from_numpy(done), none
 
     def _begin(self, ids: Tensor) -> None:
         rows = ids.numpy()
-        self._angles[rows], self._speeds[rows] = self._first_angles, 0
-        self._tips[rows], self._elapsed[rows] = self._first_tip, 0
+        self._angles[rows], self._speeds[rows] = self.first_angles, 0
+        self._tips[rows], self._elapsed[rows] = self.first_tip, 0
         self._rewarded[rows] = False
 
     def _observe(self, ids: Tensor) -> tuple[Obs, Obs]:
         obs = {"angles": torch.from_numpy((self._angles / np.pi).astype(np.float32))}
         fields = {
             "position": self._tips.astype(np.float32),
-            "area": self._area(),
+            "area": self.area(self._tips),
             "success": self._rewarded.astype(np.int8),
         }
         info = {name: torch.from_numpy(field) for name, field in fields.items()}
         return (obs, info) if ids is self._all else (take(obs, ids), take(info, ids))
 
-    def _area(self) -> np.ndarray:
-        """1 + the number of the area [N] that each tip is in, or 0."""
-        area = np.zeros(self.num_envs, np.int64)
+    def area(self, place: np.ndarray) -> np.ndarray:
+        """Compute 1 + the number of the area [N] that tips at [N, 2] are in, or 0."""
+        area = np.zeros(len(place), np.int64)
         for k, (x, y, radius) in enumerate(self.goals.tolist()):
-            area[np.hypot(self._tips[:, 0] - x, self._tips[:, 1] - y) < radius] = k + 1
+            area[np.hypot(place[:, 0] - x, place[:, 1] - y) < radius] = k + 1
         return area

@@ -79,6 +79,7 @@ OPTIONS: dict[str, dict[str, Parser]] = {
     "bonuses": {"rounds": positive_integer, "steps": positive_integer, "only": nonempty},
     "pools": {"rounds": positive_integer},
     "worlds": {"rounds": positive_integer},
+    "search": {"rounds": positive_integer},
     "schedules": {"rounds": positive_integer, "steps": positive_integer},
     "asynchronous": {"rounds": positive_integer, "steps": positive_integer, "peers": nonempty},
     "annotation": {"rounds": positive_integer, "steps": positive_integer, "only": nonempty},

@@ -8,9 +8,12 @@ from firstlight.scripts.benchmarks.learning import spec, table_names
 from firstlight.scripts.benchmarks.results import read
 from firstlight.scripts.report import speed_tables
 from firstlight.scripts.report.learning_report import learning_report
+from firstlight.scripts.report.search_report import search_report
 from firstlight.scripts.report.submodular_report import submodular_report
 
 DOCUMENT = Path("docs/benchmarks.md")
+_REPORTS = {"": learning_report, "search_evaluation": search_report}
+"""Report by the module of a table's `measure`; others measure set functions."""
 HEAD = """# Benchmarks
 
 Written by `firstlight-bench report` from the lines in `docs/results`; not edited by hand.
@@ -35,7 +38,8 @@ def write() -> None:
     ]
     for table in table_names():
         if lines := read(table):
-            report = submodular_report if "measure" in spec(table) else learning_report
+            measure = str(spec(table).get("measure", ""))
+            report = _REPORTS.get(measure.split(".")[-2] if measure else "", submodular_report)
             sections.append(report(table, lines))
     sections.append(speed_tables.soak(read("soak")))
     text = "\n".join(section for section in sections if section)

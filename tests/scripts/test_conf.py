@@ -26,7 +26,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 RUNTIME = {  # what scripts/build.py passes, because only a run knows it
     *("obs_space", "act_space", "info_space", "num_streams", "vec", "policy", "encoder"),
     *("critic_encoder", "learner", "modules", "mixer", "run_dir", "resume", "seed", "device"),
-    *("in_dim", "text_table"),
+    *("in_dim", "text_table", "algorithm", "evaluator"),
 }
 STATED = (
     "learner/",

@@ -1,0 +1,1 @@
+"""Behaviour search: novelty search and its descendants, which follow no gradient."""

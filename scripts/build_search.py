@@ -1,0 +1,61 @@
+"""Build a search of genomes from a composed config."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from firstlight.scripts.build import instantiate, locate
+from firstlight.scripts.errors import BadInputError
+
+if TYPE_CHECKING:
+    from firstlight.agents.search.search_trainer import SearchTrainer
+    from firstlight.envs.vec import VecEnv
+
+
+def is_search(cfg: DictConfig) -> bool:
+    """Whether the learner of a config is a search."""
+    from firstlight.agents.search.algorithm import SearchAlgorithm
+
+    kind = locate(str(cfg.learner["_target_"]))
+    return isinstance(kind, type) and issubclass(kind, SearchAlgorithm)
+
+
+def check_search(cfg: DictConfig) -> None:
+    """Raise `BadInputError` for options that a search cannot have."""
+    name = str(cfg.learner["_target_"]).rpartition(".")[2]
+    if modules := [str(key) for key, node in cfg.intrinsic.items() if "_target_" in node]:
+        raise BadInputError(
+            f"{name} searches by whole episodes and takes no reward modules: leave out "
+            f"intrinsic=[{','.join(modules)}]"
+        )
+    if cfg.init_from is not None:
+        raise BadInputError(f"init_from={cfg.init_from}: {name} begins with random genomes")
+    if cfg.alternate:
+        raise BadInputError(f"alternate=true collects rollouts, and {name} evaluates episodes")
+    if cfg.doctor:
+        raise BadInputError(f"doctor=true checks reward modules, and {name} has none")
+    if "evaluator" not in cfg:
+        raise BadInputError(f"{name} needs an evaluator: give trainer=search")
+    if cfg.checkpoint.barrier:
+        raise BadInputError(f"checkpoint.barrier=true: {name} resumes bit for bit without")
+
+
+def build_search(cfg: DictConfig, vec: VecEnv) -> SearchTrainer:
+    """Build the trainer of a search and its environments."""
+    check_search(cfg)
+    policy = instantiate(cfg.policy, obs_space=vec.obs_space, act_space=vec.act_space)
+    pictures = locate(str(cfg.learner["_target_"])).needs_pictures
+    evaluator = instantiate(cfg.evaluator, vec=vec, policy=policy, seed=cfg.seed, pictures=pictures)
+    algorithm = instantiate(cfg.learner, evaluator=evaluator, seed=cfg.seed)
+    return instantiate(
+        cfg.trainer,
+        vec=vec,
+        algorithm=algorithm,
+        evaluator=evaluator,
+        run_dir=cfg.run_dir,
+        resume=cfg.resume == "auto",
+        checkpoint_every=cfg.checkpoint.every,
+        stall_after=cfg.stall_after,
+    )
