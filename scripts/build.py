@@ -219,7 +219,8 @@ def _make_vec(options: dict[str, Any]) -> VecEnv:
 def needed_options(cfg: DictConfig) -> dict[str, Any]:
     """Return options of the environments that a chosen module needs, for `make_vec`.
 
-    ``text=True`` if a module works with texts and the environment can give them.
+    ``text=True`` if a module works with texts and the environment can give them, ``level=True`` if
+    one works with whole levels.
     """
     from firstlight.intrinsic.base import IntrinsicModule
 
@@ -229,9 +230,14 @@ def needed_options(cfg: DictConfig) -> dict[str, Any]:
         kind for kind in kinds if isinstance(kind, type) and issubclass(kind, IntrinsicModule)
     ]
     make = locate(str(cfg.env["_target_"]))
-    if not callable(make) or not any(module.needs_text for module in modules):
+    if not callable(make):
         return {}
-    return {"text": True} if "text" in inspect.signature(make).parameters else {}
+    takes = inspect.signature(make).parameters
+    needed = {
+        "text": any(module.needs_text for module in modules),
+        "level": any(module.needs_level for module in modules),
+    }
+    return {name: True for name, is_needed in needed.items() if is_needed and name in takes}
 
 
 def make_modules(
