@@ -42,6 +42,7 @@ STORE = "verdicts.sqlite"
 """File of the language model's verdicts in the run directory."""
 
 _TOKENS = 24  # of an answer for one transition
+_CANDIDATES = 4  # transitions looked at for each that may be asked about
 
 
 class Achieved(GrowingBuffers):
@@ -84,7 +85,7 @@ class CALM(IntrinsicModule):
         classifier: see above.
         pay: see above.
         gamma: γ of the potential, the discount of the term.
-        hidden, capacity, lr, gradient_steps: of the classifier, see `TransitionClassifier`.
+        hidden, capacity, lr, num_epochs: of the classifier, see `TransitionClassifier`.
         num_asked: transitions of a rollout that the language model is asked about, at most.
         role, legend, remark: variants of the prompt, see `TransitionPrompt`.
         url, llm, store, request_size, max_calls, max_tokens, calls_per_minute, cached_only: for
@@ -113,7 +114,7 @@ class CALM(IntrinsicModule):
         hidden: int = 64,
         capacity: int = 1024,
         lr: float = 3e-3,
-        gradient_steps: int = 8,
+        num_epochs: int = 4,
         num_asked: int = 16,
         role: str = "none",
         legend: str = "none",
@@ -167,7 +168,7 @@ class CALM(IntrinsicModule):
             hidden=hidden,
             capacity=capacity,
             lr=lr,
-            steps=gradient_steps,
+            num_epochs=num_epochs,
             seed=seed,
         )
         prompt = TransitionPrompt(self.subgoals, role=role, legend=legend, remark=remark)
@@ -181,7 +182,7 @@ class CALM(IntrinsicModule):
         }
         self.service: AnnotationService | None = None
         self._asked: dict[str, Tensor] = {}  # tokens of the transitions whose verdict is open
-        self._known: set[str] = set()
+        self._known: dict[str, list[bool] | None] = {}  # verdicts by text; None if there is none
         self._numbers = generator(derive(seed, "asked"), "calm")
 
     def open(self, run_dir: Path | None) -> None:
@@ -293,25 +294,29 @@ class CALM(IntrinsicModule):
         order = torch.randperm(len(at), generator=self._numbers)
         sentences = self.transitions.sentences(rollout)[at[:, 0], at[:, 1]]
         told = (sentences > 0)[order]  # those with a sentence first: something happened there
-        chosen = at[torch.cat([order[told], order[~told]])[: self.num_asked]]
+        chosen = at[torch.cat([order[told], order[~told]])[: _CANDIDATES * self.num_asked]]
         texts = self.transitions.describe(rollout, chosen)
         tokens = self.transitions.tokens(rollout, chosen)
         fresh = {x: row for x, row in zip(texts, tokens, strict=True) if x not in self._known}
+        fresh = dict([*fresh.items()][: self.num_asked])
         self._asked |= fresh
         self.service.submit({(text,): 1 for text in fresh})
         if self.wait:
             self.service.wait()
-        learnt, targets = [], []
+        # transitions with a text that was judged before are examples too
+        judged = [
+            (row, self._known[x]) for x, row in zip(texts, tokens, strict=True) if x in self._known
+        ]
         for item, answer in cast("dict[Item, Any]", self.service.take()).items():
-            text = item[0]
-            self._known.add(text)
-            tokens_of = self._asked.pop(text, None)
-            if isinstance(answer, str) and tokens_of is not None:
-                learnt.append(tokens_of)
-                targets.append(torch.tensor(json.loads(answer)))
+            verdict = json.loads(answer) if isinstance(answer, str) else None
+            self._known[item[0]] = verdict
+            if item[0] in self._asked:
+                judged.append((self._asked.pop(item[0]), verdict))
+        learnt = [(row, verdict) for row, verdict in judged if verdict is not None]
         loss = 0.0
         if learnt:
-            self.classifier.add(torch.stack(learnt), torch.stack(targets))
+            rows, verdicts = zip(*learnt, strict=True)
+            self.classifier.add(torch.stack(rows), torch.tensor(verdicts))
             loss = self.classifier.learn()
         logs = {f"llm/{name}": value for name, value in self.service.metrics().items()}
         return logs | {"classifier_loss": loss, "judged": float(len(self._known))}
@@ -321,7 +326,7 @@ class CALM(IntrinsicModule):
         return {
             "texts": self.transitions.texts.state_dict(),
             "generator": self._numbers.get_state(),
-            "known": sorted(self._known),
+            "known": json.dumps(self._known),
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -329,7 +334,7 @@ class CALM(IntrinsicModule):
         self.transitions.texts.load_state_dict(state["texts"])
         self.transitions.forget_words()
         self._numbers.set_state(state["generator"].cpu())
-        self._known = set(state["known"])
+        self._known = json.loads(state["known"])
 
     @classmethod
     def default_term(cls) -> Term:

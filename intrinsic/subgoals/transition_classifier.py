@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from firstlight.intrinsic.state import Fitter, GrowingBuffers, isolated_rng
 from firstlight.intrinsic.subgoals.transitions import NUM_TOKENS
 
+_MINIBATCH = 64
+
 
 class TransitionClassifier(GrowingBuffers):
     """Sums a table row for each token of a transition, and rates each subgoal by two layers.
@@ -21,7 +23,7 @@ class TransitionClassifier(GrowingBuffers):
         hidden: width.
         capacity: verdicts of each kind that are kept.
         lr: Adam's step size.
-        steps: gradient steps for each `learn`.
+        num_epochs: passes over the kept verdicts for each `learn`.
         seed: of the parameters and minibatches.
     """
 
@@ -35,7 +37,7 @@ class TransitionClassifier(GrowingBuffers):
         hidden: int = 64,
         capacity: int = 1024,
         lr: float = 3e-3,
-        steps: int = 8,
+        num_epochs: int = 4,
         seed: int = 0,
     ):
         super().__init__()
@@ -47,7 +49,9 @@ class TransitionClassifier(GrowingBuffers):
         self.register_buffer("tokens", torch.zeros(0, 0, dtype=torch.int64))
         self.register_buffer("targets", torch.zeros(0, num_subgoals))
         parameters = [*self.table.parameters(), *self.head.parameters()]
-        self.fitter = Fitter(parameters, lr=lr, num_epochs=steps, seed=seed)
+        self.fitter = Fitter(
+            parameters, lr=lr, num_epochs=num_epochs, minibatch_size=_MINIBATCH, seed=seed
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Rate transitions: logits [B, S] from tokens [B, L] int64."""

@@ -122,6 +122,10 @@ def test_once_an_episode_by_a_plain_loop():
 )
 def test_it_keeps_the_rules_of_modules(options):
     vec = world()
+    for verb in ("picked up", "dropped", "unlocked", "opened", "closed"):  # copies share no table
+        vec.text_table.intern(f"{verb} the yellow {'key' if verb[-2:] != 'ed' else 'door'}")
+    for text in ("dropped the yellow key", "reached the goal"):
+        vec.text_table.intern(text)
     check_module(calm(vec, **options), vec=vec, steps=60)
 
 
@@ -148,8 +152,8 @@ def test_the_classifier_learns_the_rules_and_then_pays_almost_the_same():
     module, rollout, vec = collected({"classifier": True}, steps=400)
     assert not module.compute(rollout).any()
     runner, actor = Runner(vec, seed=5), RandomActor(vec.act_space)
-    for _ in range(6):
-        logs = module.update(runner.collect(actor, 200))
+    for _ in range(4):
+        logs = module.update(runner.collect(actor, 150))
     assert logs["agreement"] > 0.9
     fresh = runner.collect(actor, 400)
     truth, said = module.rule.judge(fresh), module._judge(fresh)
@@ -204,8 +208,8 @@ def test_a_language_models_verdicts_are_distilled_and_asked_once(tmp_path):
     module._make_judge = lambda: judge
     module.open(tmp_path)
     runner, actor = Runner(vec), RandomActor(vec.act_space)
-    for _ in range(8):
-        rollout = runner.collect(actor, 200)
+    for _ in range(6):
+        rollout = runner.collect(actor, 100)
         module.compute(rollout)
         logs = module.update(rollout)
     assert len({*judge.asked}) == len(judge.asked)

@@ -19,7 +19,7 @@ from firstlight.scripts.benchmarks.keyroom_play import GuidedPlayer
 
 @pytest.fixture(scope="module")
 def windows():
-    return build(6)
+    return build(4)
 
 
 class Guided:
@@ -48,13 +48,13 @@ class Guided:
 
 def test_rule_verdicts_are_those_of_the_games_state_and_paid_once():
     keys = ["glyphs", "blstats", "message", "chars", "inv_glyphs"]
-    vec = minihack.make("keyroom_s5", num_envs=4, keys=keys, text=True)
+    vec = minihack.make("keyroom_s5", num_envs=3, keys=keys, text=True)
     module = CALM(obs_space=vec.obs_space, info_space=vec.info_space, text_table=vec.text_table)
     assert module.subgoals == KEYROOM
-    rollout = Runner(vec).collect(Guided(vec), 150)
+    rollout = Runner(vec).collect(Guided(vec), 70)
     truth, bonus = module.rule.judge(rollout), module.compute(rollout)
-    assert truth[..., 0].sum() > 2
-    assert truth[..., 1].sum() > 2
+    assert truth[..., 0].sum() > 0
+    assert truth[..., 1].sum() > 0
     texts = rollout.next_info()["text_id"]
     for t, n in (
         truth[..., 0].nonzero().tolist()
@@ -63,9 +63,9 @@ def test_rule_verdicts_are_those_of_the_games_state_and_paid_once():
         assert "key" in vec.text_table.text(int(texts[t, n])).lower()
     for t, n in truth[..., 1].nonzero().tolist():
         assert rollout.action[t, n] == 9
-    for n in range(4):
+    for n in range(3):
         done = set()
-        for t in range(150):
+        for t in range(70):
             done = set() if rollout.is_first[t, n] else done
             new = {s for s in range(2) if truth[t, n, s]} - done
             assert bonus[t, n] == len(new)
@@ -88,18 +88,18 @@ def test_the_crop_is_the_map_around_the_hero():
 
 
 def test_windows_are_balanced_and_their_truth_is_not_read_from_the_text(windows):
-    assert [w.kind for w in windows] == [kind for kind in CLASSES for _ in range(6)]
+    assert [w.kind for w in windows] == [kind for kind in CLASSES for _ in range(4)]
     for window in windows:
         expected = tuple(window.kind == name for name in KEYROOM)
         assert window.truth == expected
         assert window.text.count("Before:") == 1
-    assert len({w.text for w in windows}) > 12
+    assert len({w.text for w in windows}) > 8
 
 
 def test_other_observations_and_lengths_have_the_same_truth():
-    longer = build(2, observation="none", length=3)
+    longer = build(1, observation="none", length=3)
     assert all(w.text.count("Action:") == 3 for w in longer)
-    screens = build(2, observation="tty")
+    screens = build(1, observation="tty")
     assert all("Action:" not in w.text and "St:" in w.text for w in screens)
 
 
