@@ -16,7 +16,8 @@ from firstlight.envs.seeding import derive
 from firstlight.envs.types import Obs, Step
 from firstlight.envs.vec import VecEnv
 from firstlight.envs.wrapper import MemoryWrapper
-from firstlight.intrinsic.subgoals.subgoal_fields import check_level, turn
+from firstlight.intrinsic.subgoals.planner_kernels import show_ways
+from firstlight.intrinsic.subgoals.subgoal_fields import check_level
 
 GOAL_FIELD = "goal"
 GOAL_CELL, GOAL_IS_NEW, GOAL_STEPS = "goal_cell", "goal_is_new", "goal_steps"
@@ -137,10 +138,12 @@ class GoalFields(MemoryWrapper):
         names = ((GOAL_CELL, "cell"), (GOAL_IS_NEW, "new"), (GOAL_STEPS, "steps"))
         added = {name: torch.from_numpy(memory[own][rows]) for name, own in names}
         if self.shown:
-            cell = memory["cell"][rows]
-            where = np.stack([cell // self._rows, cell % self._rows], -1)
-            away = turn(where - info["agent_pos"].numpy(), obs["direction"].numpy())
-            obs = {**obs, GOAL_FIELD: torch.from_numpy((away / _UNIT).astype(np.float32))}
+            field = np.zeros((len(rows), 2), np.float32)
+            cell, ones = memory["cell"], np.ones(self.num_envs, np.int64)
+            cells = np.stack([cell // self._rows, cell % self._rows], -1).astype(np.int16)
+            places = info["agent_pos"].numpy(), obs["direction"].numpy(), cells[:, None]
+            show_ways(rows, *places, 0 * ones, ones, True, _UNIT, field)
+            obs = {**obs, GOAL_FIELD: torch.from_numpy(field)}
         return obs, {**info, **added}
 
     def _save_memory(self, n: int) -> dict[str, Tensor]:

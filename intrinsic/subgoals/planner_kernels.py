@@ -437,3 +437,40 @@ def advance_subgoals(
             while index[n] < length[n] and done[n, index[n]]:
                 index[n] += 1
         before[n] = level[m]
+
+
+@njit(cache=True, nogil=True)
+def turned(dx, dy, direction):
+    """Turn an offset in columns and rows to a heading: cells ahead, and to the right."""
+    if direction == 0:
+        return dx, dy
+    if direction == 1:
+        return dy, -dx
+    if direction == 2:
+        return -dx, -dy
+    return -dy, dx
+
+
+@njit(cache=True, nogil=True)
+def show_ways(rows, agent, heading, cells, index, usable, egocentric, unit, field):
+    """Write the way from each agent to its current subgoal.
+
+    Args:
+        rows: [M] int64, environments.
+        agent: [M, 2] int64.
+        heading: [M] int64.
+        cells: [N, P, 2] int16.
+        index: [N] int64.
+        usable: [N] int64, subgoals that are shown; from there on the field stays as it is.
+        egocentric: turn the way to the heading.
+        unit: cells that count as 1.
+        field: [M, 2] float32, output.
+    """
+    for m in range(len(rows)):
+        n = rows[m]
+        if index[n] < usable[n]:
+            dx = cells[n, index[n], 0] - agent[m, 0]
+            dy = cells[n, index[n], 1] - agent[m, 1]
+            if egocentric:
+                dx, dy = turned(dx, dy, heading[m])
+            field[m, 0], field[m, 1] = dx / unit, dy / unit

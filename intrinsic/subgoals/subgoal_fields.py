@@ -16,7 +16,7 @@ from firstlight.envs.optional_box import OptionalBox
 from firstlight.envs.types import Obs, Step
 from firstlight.envs.vec import VecEnv
 from firstlight.envs.wrapper import MemoryWrapper
-from firstlight.intrinsic.subgoals.planner_kernels import MOST, advance_subgoals
+from firstlight.intrinsic.subgoals.planner_kernels import MOST, advance_subgoals, show_ways
 from firstlight.intrinsic.subgoals.plans import UNKNOWN, Levels
 from firstlight.intrinsic.subgoals.teachers import Kind, Teacher
 
@@ -215,23 +215,23 @@ class SubgoalFields(MemoryWrapper):
     def _shown(self, rows: np.ndarray, obs: Obs, info: Obs) -> np.ndarray:
         """Field of the environments `rows` [M]: [M, ...] float32."""
         memory = self._memory
-        index = memory["index"][rows]
-        there = index < memory["length"][rows] - (self.last == "fallback")
-        at = np.minimum(index, MOST - 1)
         field = np.full((len(rows), *self._field.shape), self._field.default, np.float32)
+        if not len(rows):
+            return field
+        usable = memory["length"] - (self.last == "fallback")
         if self.kind == "relative":
-            away = memory["cells"][rows, at] - info["agent_pos"].numpy()
-            if self.egocentric:
-                away = turn(away, obs["direction"].numpy())
-            field[there] = away[there] / _UNIT
-        elif self.kind == "representation":
-            codes = memory["codes"][rows, at][there]
+            heading = obs["direction"].numpy() if self.egocentric else rows
+            places = info["agent_pos"].numpy(), heading, memory["cells"], memory["index"], usable
+            show_ways(rows, *places, self.egocentric, _UNIT, field)
+            return field
+        there = memory["index"][rows] < usable[rows]
+        codes = memory["codes"][rows[there], memory["index"][rows[there]]]
+        if self.kind == "representation":
             field[there] = np.stack([codes & 15, codes >> 4 & 7, codes >> 7 & 3], -1)
         else:
             assert self._embeddings is not None
             assert self._phrases is not None
-            codes = memory["codes"][rows, at][there] & 511
-            field[there] = self._embeddings[self._phrases[codes]]
+            field[there] = self._embeddings[self._phrases[codes & 511]]
         return field
 
     def _save_memory(self, n: int) -> dict[str, Tensor]:
@@ -273,11 +273,3 @@ def check_level(info_space: spaces.Dict) -> None:
             "a teacher of subgoals needs whole levels, the side channels 'level' and 'target', "
             "which MiniGrid has with env.backend=native"
         )
-
-
-def turn(away: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """Turn offsets [M, 2] in columns and rows to headings [M]: cells ahead, and to the right."""
-    x, y = away[:, 0], away[:, 1]
-    ahead = np.choose(direction, (x, y, -x, -y))
-    right = np.choose(direction, (y, -x, -y, x))
-    return np.stack([ahead, right], -1)

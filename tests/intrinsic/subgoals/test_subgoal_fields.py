@@ -11,8 +11,9 @@ from firstlight.envs.minigrid import make
 from firstlight.envs.minigrid.gridworld import GridWorld
 from firstlight.envs.vec import VecEnv
 from firstlight.intrinsic.subgoals.beacons import read_embeddings
+from firstlight.intrinsic.subgoals.planner_kernels import turned
 from firstlight.intrinsic.subgoals.plans import PHRASES, UNKNOWN, phrase_numbers, phrase_of
-from firstlight.intrinsic.subgoals.subgoal_fields import SubgoalFields, turn
+from firstlight.intrinsic.subgoals.subgoal_fields import SubgoalFields
 from firstlight.intrinsic.subgoals.teachers import Noisy, Oracle, Teacher
 
 LANGUAGE = {"embeddings": read_embeddings(), "phrases": phrase_numbers()}
@@ -87,8 +88,7 @@ def test_the_field_is_the_way_to_the_current_subgoal(last):
 
 
 def test_relative_positions_turn_with_the_agent():
-    away = np.array([[3, 1]] * 4)
-    assert turn(away, np.arange(4)).tolist() == [[3, 1], [1, -3], [-3, -1], [-1, 3]]
+    assert [turned(3, 1, heading) for heading in range(4)] == [(3, 1), (1, -3), (-3, -1), (-1, 3)]
 
 
 def test_other_kinds_show_code_and_name():
