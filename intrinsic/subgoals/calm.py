@@ -26,7 +26,7 @@ from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.shaping import checklist, potential_shaping
 from firstlight.intrinsic.state import GrowingBuffers, read_rows, write_rows
 from firstlight.intrinsic.subgoals.transition_classifier import TransitionClassifier
-from firstlight.intrinsic.subgoals.transitions import Transitions
+from firstlight.intrinsic.subgoals.transitions import TransitionReader
 from firstlight.intrinsic.subgoals.verdicts import (
     KEYS_HELD,
     MINIGRID,
@@ -142,7 +142,7 @@ class CALM(IntrinsicModule):
         ):
             if value not in choices:
                 raise ValueError(f"{name} is {value!r}: choose from {', '.join(choices)}")
-        self.transitions = Transitions(obs_space, StepTexts(text_table, with_mission=False))
+        self.transitions = TransitionReader(obs_space, StepTexts(text_table, with_mission=False))
         rule: Verdicts
         if KEYS_HELD in info_space.spaces and subgoals is None:
             rule = KeyRoomVerdicts()

@@ -1,4 +1,4 @@
-"""Transitions as numbers for a classifier, as keys of a table, and as text for a language model."""
+"""Transitions as numbers for a classifier, as keys of a table, and as text for a model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MINIHACK_ACTIONS = (
 _MINIGRID_ACTIONS = ("turn left", "turn right", "forward", "pick up", "drop", "toggle", "done")
 
 
-class Transitions:
+class TransitionReader:
     """Reads the transitions of rollouts: screen before and after, action, sentence of the step.
 
     The screen is NetHack's map around the hero, or MiniGrid's view.

@@ -17,7 +17,7 @@ from firstlight.intrinsic.language.judge import digest
 from firstlight.intrinsic.language.prompts import Message, Prompt
 from firstlight.intrinsic.language.store import Item
 from firstlight.intrinsic.subgoals.llm_teacher import PROMPTS, object_in
-from firstlight.intrinsic.subgoals.transitions import Transitions
+from firstlight.intrinsic.subgoals.transitions import TransitionReader
 
 KEYROOM = ("pick up the key", "open the door")
 MINIGRID = ("picked up key", "unlocked door", "reached goal")
@@ -55,7 +55,7 @@ class SentenceVerdicts(Verdicts):
         transitions: gives the sentences.
     """
 
-    def __init__(self, subgoals: Sequence[str], transitions: Transitions):
+    def __init__(self, subgoals: Sequence[str], transitions: TransitionReader):
         self.subgoals, self._transitions = tuple(subgoals), transitions
         self._words = [{*subgoal.lower().split()} for subgoal in self.subgoals]
 
