@@ -17,6 +17,7 @@ from firstlight.intrinsic.subgoals.llm_teacher import (
 )
 from firstlight.intrinsic.subgoals.plans import UNKNOWN, Levels, describe_level
 from firstlight.intrinsic.subgoals.teachers import MEASURED, Noisy, Oracle, noise_of
+from firstlight.scripts.benchmarks.teachers import compare
 
 ORACLE = Oracle(all_doors=False)
 
@@ -260,3 +261,16 @@ def test_a_levels_text_has_its_task_size_and_objects():
     for x, y in plan.cells[0, :3].tolist():
         assert f"at ({x}, {y})" in text
     assert text.count("locked") == 1
+
+
+def test_plans_are_compared_subgoal_by_subgoal():
+    levels = levels_of("KeyCorridorS3R3", 4)
+    truth, plans = ORACLE.plan(levels), ORACLE.plan(levels)
+    assert compare(plans, truth)["position"] == compare(plans, truth)["object"] == 1
+    plans.length[0] = 1  # two missing
+    plans.cells[1, 0] += (1, 2)
+    plans.codes[1, 0] = GOAL
+    found = compare(plans, truth)
+    assert found["position"] == found["object"] == pytest.approx(9 / 12)
+    assert found["distance_mean"] == pytest.approx(3 / 10)
+    assert found["missing"] == 2
