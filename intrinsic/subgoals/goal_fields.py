@@ -72,7 +72,7 @@ class GoalFields(MemoryWrapper):
         self.info_space = spaces.Dict({**vec.info_space.spaces, **added})
         N = vec.num_envs
         self._all = np.arange(N)
-        self._memory = {
+        self._memory: dict[str, np.ndarray] = {
             "level": np.zeros((N, *shape), np.int16),
             **{name: np.zeros(N, np.int64) for name in ("cell", "new", "steps", "age", "count")},
         }

@@ -148,7 +148,8 @@ class LLMTeacher(Teacher):
     def plan(self, levels: Levels) -> Plans:
         """Plan the levels with an answer; hand the others to the service."""
         self._take()
-        plans, wanted = Plans.empty(len(levels)), {}
+        plans = Plans.empty(len(levels))
+        wanted: dict[Item, int] = {}
         for row in range(len(levels)):
             level = levels.grid[row], levels.agent[row], int(levels.target[row])
             text = describe_level(*level)

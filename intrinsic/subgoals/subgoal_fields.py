@@ -105,7 +105,7 @@ class SubgoalFields(MemoryWrapper):
         self.info_space = spaces.Dict({**vec.info_space.spaces, **added})
         N = vec.num_envs
         self._all, self._steps = np.arange(N), 0
-        self._memory = {
+        self._memory: dict[str, np.ndarray] = {
             "level": np.zeros((N, *shape), np.int16),
             "cells": np.zeros((N, MOST, 2), np.int16),
             "codes": np.zeros((N, MOST), np.int16),
@@ -192,7 +192,12 @@ class SubgoalFields(MemoryWrapper):
             rows,
             level,
             agent,
-            *(memory[name] for name in ("level", "cells", "length", "index", "since", "done")),
+            memory["level"],
+            memory["cells"],
+            memory["length"],
+            memory["index"],
+            memory["since"],
+            memory["done"],
             self._limit,
             self.last == "paid",
             bonus,

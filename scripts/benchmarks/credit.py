@@ -180,7 +180,7 @@ def main(words: Sequence[str]) -> None:
         answers: list[list[bool] | None] = []
         for start in range(0, len(windows), 4):
             texts = [window.text for window in windows[start : start + 4]]
-            answers += [json.loads(x) if isinstance(x, str) else None for x in asked.rate(texts)]  # type: ignore[unreachable]
+            answers += [json.loads(x) if isinstance(x, str) else None for x in asked.rate(texts)]
         asked.close()
         print(row(f"{asked.model}, {observation}, {variants}", scores(answers, windows)))
 
