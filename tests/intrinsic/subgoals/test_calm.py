@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -275,3 +277,34 @@ def test_memory_ends_with_the_episode_and_with_reset():
     module.reset()
     assert not module.achieved.done.any()
     assert module.compute(first).any()
+
+
+def test_the_document_gives_a_task_in_text_its_subgoals():
+    """Its example runs, in under 40 lines, and pays a car that swings high once an episode."""
+    page = (Path(__file__).parents[3] / "docs/subgoals.md").read_text(encoding="utf-8")
+    code = next(
+        b for b in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.M) if "CALM" in b
+    )
+    assert len(code.splitlines()) < 40
+    names: dict = {}
+    exec(code, names)
+    vec = names["vec"]
+
+    class WithSpeed(RandomActor):
+        def __call__(self, obs, state, is_first):
+            out = super().__call__(obs, state, is_first)
+            chosen = torch.where(obs["obs"][..., 1] >= 0, 2, 0)
+
+            class Fixed:
+                params = torch.zeros(*is_first.shape, 1)
+
+                def draw(self, generator):
+                    return chosen, torch.zeros(is_first.shape)
+
+            return out._replace(dist=Fixed())
+
+    rollout = Runner(vec).collect(WithSpeed(vec.act_space), 150)
+    bonus = names["calm"].compute(rollout)
+    episodes = 1 + rollout.is_first[1:-1].sum(0)
+    assert (bonus.sum(0) > 0).all()
+    assert (bonus.sum(0) <= episodes).all()

