@@ -56,6 +56,7 @@ class VecEnv(ABC):
         text_table: sentences behind text ids in the side channels; None if there are no such ids.
         left_out: observation fields of the environments that are not in `obs_space`, name to
             reason, such as ``{"mission": "text"}``.
+        max_steps: time limit of an episode; None if it is not known.
     """
 
     num_envs: int
@@ -67,6 +68,7 @@ class VecEnv(ABC):
     reported: tuple[str, ...] = ()
     text_table: TextTable | None = None
     left_out: Mapping[str, str] = MappingProxyType({})
+    max_steps: int | None = None
 
     _sent: Tensor | None = None
 

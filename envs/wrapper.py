@@ -33,6 +33,7 @@ class VecWrapper(VecEnv):
         self.obs_space, self.info_space = vec.obs_space, vec.info_space
         self.success_threshold, self.resume = vec.success_threshold, vec.resume
         self.text_table, self.left_out = vec.text_table, vec.left_out
+        self.max_steps = vec.max_steps
         self._action = torch.zeros(vec.num_envs, dtype=torch.int64)
 
     def share_texts(self, table: TextTable) -> None:

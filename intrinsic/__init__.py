@@ -39,9 +39,13 @@ from firstlight.intrinsic.mixer import (
     Term,
 )
 from firstlight.intrinsic.norm import RecentScale, ReturnScale, RewardScale
+from firstlight.intrinsic.subgoals.amigo import AMIGo
+from firstlight.intrinsic.subgoals.beacons import Beacons
+from firstlight.intrinsic.subgoals.calm import CALM
 
 __all__ = [
     "AGAC",
+    "CALM",
     "DEIR",
     "DRND",
     "E3B",
@@ -53,6 +57,8 @@ __all__ = [
     "RE3",
     "RIDE",
     "RND",
+    "AMIGo",
+    "Beacons",
     "Disagreement",
     "Exponential",
     "HashCount",

@@ -27,10 +27,12 @@ class IntrinsicModule(nn.Module, ABC):
         novelty: whether the bonus of a state falls with visits; `check_module` tests it if so.
         warmup_steps: steps per environment of a random agent for `warmup`, before training.
         needs_text: whether the environments' option `text` is turned on for this module.
+        needs_level: whether their option `level`, the whole level for a teacher, is.
     """
 
     novelty: bool = True
     needs_text: bool = False
+    needs_level: bool = False
     warmup_steps: int = 0
 
     @abstractmethod

@@ -219,7 +219,8 @@ def _make_vec(options: dict[str, Any]) -> VecEnv:
 def needed_options(cfg: DictConfig) -> dict[str, Any]:
     """Return options of the environments that a chosen module needs, for `make_vec`.
 
-    ``text=True`` if a module works with texts and the environment can give them.
+    ``text=True`` if a module works with texts and the environment can give them, ``level=True`` if
+    one works with whole levels.
     """
     from firstlight.intrinsic.base import IntrinsicModule
 
@@ -228,15 +229,20 @@ def needed_options(cfg: DictConfig) -> dict[str, Any]:
     modules = [
         kind for kind in kinds if isinstance(kind, type) and issubclass(kind, IntrinsicModule)
     ]
-    return text_option(cfg.env) if any(module.needs_text for module in modules) else {}
+    chosen = {
+        "text": any(module.needs_text for module in modules),
+        "level": any(module.needs_level for module in modules),
+    }
+    return taken_options(cfg.env, [name for name, is_needed in chosen.items() if is_needed])
 
 
-def text_option(env: DictConfig) -> dict[str, Any]:
-    """Return ``text=True`` if the target of the node `env` takes it."""
+def taken_options(env: DictConfig, names: Sequence[str]) -> dict[str, Any]:
+    """Return True for those of the options `names` that the target of the node `env` takes."""
     make = locate(str(env["_target_"]))
     if not callable(make):
         return {}
-    return {"text": True} if "text" in inspect.signature(make).parameters else {}
+    takes = inspect.signature(make).parameters
+    return {name: True for name in names if name in takes}
 
 
 def make_modules(

@@ -15,6 +15,8 @@ def check_options(cfg: DictConfig) -> None:
     """Raise `BadInputError` for an option with an invalid value."""
     if OmegaConf.is_missing(cfg, "run"):
         raise BadInputError("run has no value: give run=..., the directory of a run")
+    if not isinstance(cfg.added_fields, bool):
+        raise BadInputError(f"added_fields={cfg.added_fields}: expected true or false")
     for key in ("episodes", "num_envs", "max_steps"):
         if not isinstance(cfg[key], int) or cfg[key] < 1:
             raise BadInputError(f"{key}={cfg[key]}: expected a whole number, at least 1")
@@ -28,8 +30,9 @@ def main(cfg: DictConfig) -> None:
     from firstlight.agents.agent import load
     from firstlight.agents.evaluation import evaluate
     from firstlight.agents.session.run_directory.files import to_json
+    from firstlight.envs.default_fields import DefaultFields
     from firstlight.envs.seeding import derive
-    from firstlight.scripts.build import make_modules, make_vec
+    from firstlight.scripts.build import make_modules, make_vec, needed_options
     from firstlight.scripts.report.episode_video import write_video
 
     check_options(cfg)
@@ -43,9 +46,12 @@ def main(cfg: DictConfig) -> None:
     seed = derive(cfg.seed, "evaluate")
     if cfg.video:
         print(f"wrote {write_video(cfg, config, agent.policy, agent.step, seed)}")
-    vec = make_vec(config.env, num_envs=min(cfg.num_envs, cfg.episodes))
+    num_envs = min(cfg.num_envs, cfg.episodes)
+    vec = make_vec(config.env, num_envs=num_envs, **needed_options(config))
     vec = make_modules(config.intrinsic, vec, cfg.seed)[1]
     load_persistent_state(run, cfg.which, vec)
+    if not cfg.added_fields:
+        vec = DefaultFields(vec)
     result = evaluate(
         agent.policy,
         vec,

@@ -78,6 +78,8 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
         # environments and networks of users may need it
         seed_process(derive(cfg.seed, "process", *([rank] if rank else [])))
         needed = needed_options(cfg)
+        if needed.get("level") and rank == 0:
+            print_line("firstlight: a reward source reads whole levels: env.backend=native")
         vec = make_training_vec(cfg, **needed)
         cleanup.callback(vec.close)
         if rank > 0:

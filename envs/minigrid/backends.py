@@ -23,6 +23,7 @@ def make(
     full_grid: bool = False,
     text: bool = False,
     mission: bool = False,
+    level: bool = False,
     caption: Callable[[Event], str] | None = None,
     max_steps: int | None = None,
     num_threads: int = 0,
@@ -53,6 +54,8 @@ def make(
             from left to right as in MiniGrid's images. Not with EnvPool, which does not expose it.
         text: add `text_id` and `mission_id`, see `captions.Captions`.
         mission: policies also see the task's sentence, as the field `mission`, see `TextBytes`.
+        level: add the codes of all cells as the side channel `level`, [W, H] int16, and `target`,
+            the object to take, for teachers that plan (`GridWorld`); the native backend only.
         caption: with `text`, describes what happened in a step; default `captions.describe`.
         max_steps: of an episode; default as in the papers.
         num_threads: threads of EnvPool.
@@ -70,7 +73,7 @@ def make(
         raise ValueError("caption is set, but text is off: set text=True")
     if text and view == "full":
         raise ValueError('text needs the partial view: use view="partial" or "map", not "full"')
-    chosen = _choose(task, backend, view == "full" or full_grid)
+    chosen = _choose(task, backend, view == "full" or full_grid, level)
     map_options = {k: options.pop(k) for k in ("size", "show") if view == "map" and k in options}
     if chosen == "envpool":
         threads = {"num_threads": num_threads, "isolated": isolated}
@@ -80,7 +83,7 @@ def make(
             "view": "full" if view == "full" else "partial",
             "full_grid": full_grid,
         }
-        wanted |= {"mission": text or mission}
+        wanted |= {"mission": text or mission} | ({"level": True} if level else {})
         vec = _own(chosen, task, num_envs, {**wanted, **options}, max_steps)
     if mission:
         from firstlight.envs.minigrid.mission import MissionText
@@ -97,13 +100,22 @@ def make(
     return vec
 
 
-def _choose(task: str, backend: Backend, whole: bool) -> str:
-    """Choose a backend that has the task and, if `whole`, exposes the whole grid."""
+def _choose(task: str, backend: Backend, whole: bool, level: bool) -> str:
+    """Choose a backend that has the task and, if `whole` or `level`, exposes the grid."""
     from firstlight.envs.minigrid.tasks import TASKS, backends_of
 
     if backend in ("native", "auto") and task in TASKS:
         return "native"  # without importing the others, which takes seconds
     have = backends_of(task)
+    if level:
+        raise ValueError(
+            f"the level of {task} can be read with backend='native' only, which "
+            + (
+                "was not chosen: set backend='native'"
+                if task in TASKS
+                else "does not have the task"
+            )
+        )
     fit = [name for name in have if not (whole and name == "envpool")]
     if backend == "auto" and fit:
         return fit[0]

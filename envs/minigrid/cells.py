@@ -17,6 +17,8 @@ RED, GREEN, BLUE, PURPLE, YELLOW, GREY = range(6)
 OPEN, CLOSED, LOCKED = range(3)
 STONE = WALL | GREY << 4  # a wall; cells outside of the grid count as one
 VIEW = 7  # cells along a side of the view
+LEVEL, TARGET = "level", "target"
+"""Side channels with the codes of all cells, and with that of the object to take."""
 
 
 def pack(cells: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from firstlight.envs.minigrid.cells import EMPTY, VIEW
+from firstlight.envs.minigrid.cells import EMPTY, LEVEL, TARGET, VIEW
 from firstlight.envs.minigrid.draw import draw_grid
 from firstlight.envs.minigrid.gridworld_kernels import LIGHT, advance, look_all, look_from_above
 from firstlight.envs.minigrid.levels_kernels import begin_draws
@@ -34,7 +34,7 @@ class GridWorld(VecEnv):
 
     Policies see `image` (object, colour and state of each cell, first axis from left to right,
     second from far to near) and `direction`. Side channels: `agent_pos` (column and row) and, on
-    request, `full_grid` and `mission`.
+    request, `full_grid`, `mission`, `level` and `target`.
 
     Args:
         task: one of `minigrid.tasks.TASKS`.
@@ -43,6 +43,8 @@ class GridWorld(VecEnv):
             grid [W, H, 3] with the agent in it.
         full_grid: add the whole grid [W, H, 3] uint8 as a side channel.
         mission: add the task's sentence [96] uint8 as a side channel.
+        level: add the side channels `level` [W, H] int16, the codes of all cells without the agent
+            (`minigrid.cells`), and `target`, the code of the object to take, 0 for none.
         max_steps: of an episode; default as in the papers.
 
     Raises:
@@ -65,14 +67,15 @@ class GridWorld(VecEnv):
         view: Literal["partial", "full"] = "partial",
         full_grid: bool = False,
         mission: bool = False,
+        level: bool = False,
         max_steps: int | None = None,
     ):
         if task not in TASKS:
             others = " and ".join(backends_of(task))
             raise ValueError(f"GridWorld has no task {task!r}; {others} have it: set backend")
         self.task, self.num_envs, self.view = TASKS[task], num_envs, view
-        self.max_steps = max_steps or self.task.max_steps
-        self._full, self._mission = full_grid, mission
+        self.max_steps: int = max_steps or self.task.max_steps
+        self._full, self._mission, self._level = full_grid, mission, level
         self.act_space: spaces.Space = spaces.Discrete(7)
         shape = self.task.width, self.task.height
         whole = spaces.Box(0, 255, (*shape, 3), np.uint8)
@@ -85,6 +88,9 @@ class GridWorld(VecEnv):
             channels["full_grid"] = whole
         if mission:
             channels["mission"] = spaces.Box(0, 255, (MISSION_BYTES,), np.uint8)
+        if level:
+            channels[LEVEL] = spaces.Box(0, np.iinfo(np.int16).max, shape, np.int16)
+            channels[TARGET] = spaces.Box(0, np.iinfo(np.int16).max, (), np.int64)
         self.info_space = spaces.Dict(channels)
         self._state: dict[str, np.ndarray] = {
             "grid": np.zeros((num_envs, *shape), np.int16),
@@ -205,6 +211,8 @@ class GridWorld(VecEnv):
             look_from_above(grid, agent, rows, fields["full_grid"])
         fields["agent_pos"][rows] = agent[rows, :2]
         fields["direction"][rows] = agent[rows, 2]
+        if self._level:
+            fields[LEVEL][rows], fields[TARGET][rows] = grid[rows], state["target"][rows]
         if self._mission:
             fields["mission"][rows] = [self._sentence(int(t)) for t in state["target"][rows]]
         return fields

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,8 @@ from nle.env.base import NLE_SPACE_ITEMS
 
 from firstlight.envs.nethack.tasks import DEPTH, DUNGEON, EXPERIENCE, GOLD, LEVEL, TIME, X, Y
 
+KEYS = ("keys_held", "closed_doors")
+_CLOSED_DOORS = (nethack.GLYPH_CMAP_OFF + 15, nethack.GLYPH_CMAP_OFF + 16)
 _KILLS = (b"You kill ", b"You destroy ")
 _STATISTICS = {
     "depth": DEPTH,
@@ -26,7 +29,7 @@ _INT64 = np.iinfo(np.int64)
 MESSAGE = spaces.Box(0, 255, nethack.OBSERVATION_DESC["message"]["shape"], np.uint8)
 
 
-def channel_spaces(text: bool = False) -> spaces.Dict:
+def channel_spaces(text: bool = False, keys: bool = False) -> spaces.Dict:
     """Spaces of the side channels of one environment.
 
     They are `depth` below the surface, number of the `dungeon`, `dungeon_level` in it,
@@ -35,9 +38,12 @@ def channel_spaces(text: bool = False) -> spaces.Dict:
 
     Args:
         text: include `message`, the top line, [256] uint8.
+        keys: include `keys_held`, the number of keys in the inventory, and `closed_doors` on the
+            map.
     """
     number = spaces.Box(_INT64.min, _INT64.max, (), np.int64)
-    fields: dict[str, spaces.Space] = dict.fromkeys(_NUMBERS, number)
+    names = (*_NUMBERS, *(KEYS if keys else ()))
+    fields: dict[str, spaces.Space] = dict.fromkeys(names, number)
     fields["agent_pos"] = spaces.Box(_INT64.min, _INT64.max, (2,), np.int64)
     return spaces.Dict(fields | ({"message": MESSAGE} if text else {}))
 
@@ -53,6 +59,19 @@ def nle_spaces(keys: Iterable[str]) -> spaces.Dict:
         if key not in known:
             raise ValueError(f"NetHack has no observation {key!r}; it has {', '.join(known)}")
     return spaces.Dict({key: known[key] for key in keys})
+
+
+@functools.cache
+def key_glyph() -> int:
+    """Glyph of NetHack's key, whatever it is called while it is not identified."""
+    names = [nethack.OBJ_NAME(nethack.objclass(i)) for i in range(nethack.NUM_OBJECTS)]
+    return nethack.GLYPH_OBJ_OFF + names.index("skeleton key")
+
+
+def key_channels(glyphs: np.ndarray, inventory: np.ndarray) -> dict[str, int]:
+    """Channels `KEYS` from the map's glyphs [21, 79] and those of the inventory [55]."""
+    held = int(np.count_nonzero(inventory == key_glyph()))
+    return {"keys_held": held, "closed_doors": int(np.isin(glyphs, _CLOSED_DOORS).sum())}
 
 
 class EpisodeProgress:

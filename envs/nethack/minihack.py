@@ -42,8 +42,9 @@ def make(
     """Make `num_envs` MiniHack environments of one task.
 
     Policies see the observations `keys`; reward modules the side channels of
-    `channels.channel_spaces`. An episode is a success if it reached the goal, even if penalties for
-    steps that take no time make its return negative.
+    `channels.channel_spaces`, in KeyRoom also the keys held and the closed doors. An episode is a
+    success if it reached the goal, even if penalties for steps that take no time make its return
+    negative.
 
     Args:
         task: such as "keyroom_s5", "room_ultimate_15x15" (see `TASKS`) or "MiniHack-River-v0".
@@ -66,7 +67,7 @@ def make(
 
     name = TASKS.get(task, task)
     check_id(name)
-    aside = text and "message" not in keys
+    aside, has_keys = text and "message" not in keys, "-KeyRoom-" in name
     factory = functools.partial(
         MiniHackLevel,
         name,
@@ -79,7 +80,7 @@ def make(
     return make_vec(
         factory,
         num_envs,
-        channel_spaces(aside),
+        channel_spaces(aside, has_keys),
         backend=backend,
         num_workers=num_workers,
         text=text,

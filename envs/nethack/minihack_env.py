@@ -15,6 +15,7 @@ import gymnasium
 import numpy as np
 
 from firstlight.envs.nethack.base_env import SCREEN, BaseNetHackEnv, NetHackObs, nethack_seeds
+from firstlight.envs.nethack.channels import key_channels
 from firstlight.envs.nethack.game import (
     AGENT_QUESTIONS,
     ESCAPE,
@@ -148,6 +149,12 @@ class MiniHackLevel(BaseNetHackEnv):
 
     def _success(self) -> bool | None:
         return self._reached
+
+    def _info(self) -> dict[str, Any]:
+        info = super()._info()
+        if isinstance(self.level, MiniHackKeyDoor):
+            info |= key_channels(self._buffer("glyphs"), self._buffer("inv_glyphs"))
+        return info
 
     def _update_progress(self) -> None:
         message = self._buffer("message").tobytes()

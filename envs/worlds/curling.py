@@ -58,6 +58,8 @@ class Curling(ArrayBacked):
 
     _saved = ("balls", "angles", "speeds", "elapsed", "over")
 
+    max_steps: int
+
     def __init__(
         self,
         num_envs: int = 16,

@@ -61,6 +61,8 @@ class HardMaze(ArrayBacked):
 
     _saved = ("pose", "sensors", "elapsed", "over")
 
+    max_steps: int
+
     def __init__(
         self,
         num_envs: int = 16,

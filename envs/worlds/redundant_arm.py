@@ -63,6 +63,8 @@ class RedundantArm(ArrayBacked):
 
     _saved = ("angles", "speeds", "tips", "rewarded", "elapsed", "over")
 
+    max_steps: int
+
     def __init__(
         self,
         num_envs: int = 16,

@@ -22,7 +22,7 @@ from firstlight.envs.vec import VecEnv
 from firstlight.intrinsic.language.caption_counts import Caption, CaptionCounts
 from firstlight.intrinsic.language.choices import family_of
 from firstlight.intrinsic.language.texts import StepTexts
-from firstlight.scripts.build import make_modules, make_vec, text_option
+from firstlight.scripts.build import make_modules, make_vec, taken_options
 from firstlight.scripts.errors import BadInputError
 from firstlight.scripts.saved_run import load_persistent_state, read_config
 
@@ -104,7 +104,7 @@ def _random(overrides: Sequence[str]) -> tuple[VecEnv, Actor, dict[str, Any]]:
         cfg = compose("train", overrides=list(overrides))
     if OmegaConf.is_missing(cfg.env, "_target_"):
         raise BadInputError("choose an environment, such as env=minigrid/doorkey_8x8")
-    vec = make_vec(cfg.env, **text_option(cfg.env))
+    vec = make_vec(cfg.env, **taken_options(cfg.env, ["text"]))
     return vec, RandomActor(vec.act_space), {"random": sorted(overrides)}
 
 
@@ -117,7 +117,7 @@ def _from_run(options: Mapping[str, Any]) -> tuple[VecEnv, Actor, dict[str, Any]
         agent = load(run, which=which, allow=allow)
     except (ValueError, FileNotFoundError) as error:
         raise BadInputError(str(error)) from error
-    vec = make_vec(config.env, **text_option(config.env))
+    vec = make_vec(config.env, **taken_options(config.env, ["text"]))
     vec = make_modules(config.intrinsic, vec, options["seed"])[1]
     load_persistent_state(run, which, vec)
     return vec, agent.policy, {"run": str(run.absolute()), "step": agent.step}

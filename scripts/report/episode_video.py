@@ -29,10 +29,10 @@ def write_video(cfg: DictConfig, config: DictConfig, policy: Policy, step: int, 
     """
     from firstlight.agents.diagnostics.reward_video import record_rewards
     from firstlight.agents.evaluation import record
-    from firstlight.scripts.build import make_mixer, make_modules, make_vec
+    from firstlight.scripts.build import make_mixer, make_modules, make_vec, needed_options
 
     folder = Path(cfg.run) / "videos"
-    vec = make_vec(config.env, num_envs=1)
+    vec = make_vec(config.env, num_envs=1, **needed_options(config))
     try:
         modules, vec = make_modules(config.intrinsic, vec, config.get("seed", cfg.seed))
         load_persistent_state(Path(cfg.run), cfg.which, vec)

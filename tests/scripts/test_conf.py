@@ -53,6 +53,10 @@ NEEDED = {
 }
 NEEDED_ENV = {  # of modules that do not work on `chain`
     "ellm": "env=minigrid/doorkey_5x5",
+    "amigo": "env=minigrid/doorkey_5x5",
+    "beacons": "env=minigrid/doorkey_5x5",
+    "beacons_paper": "env=minigrid/doorkey_5x5",
+    "calm": "env=minigrid/doorkey_5x5",
     "map_change": "env=minigrid/doorkey_5x5",
     "motif": "env=minigrid/doorkey_5x5",
     "oni": "env=minigrid/doorkey_5x5",
@@ -341,7 +345,7 @@ def test_auxiliaries_of_a_learner_that_takes_none_are_refused():
 
 @pytest.mark.parametrize("name", NEEDED_ENV)
 def test_a_module_that_needs_another_environment_is_refused(name, tmp_path):
-    with pytest.raises(BadInputError, match=r"needs MiniGrid's view|no text to judge"):
+    with pytest.raises(BadInputError, match=r"needs MiniGrid's view|no text to judge|whole levels"):
         run_twice(tmp_path, f"intrinsic=[{name}]")
 
 
