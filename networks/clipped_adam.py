@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-
 _Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
