@@ -26,6 +26,7 @@ OTHERS_TRAINER = "stable_baselines3"  # for the one adapter, and for what is mea
 ITS_USERS = ("firstlight.agents.adapters.sb3", "firstlight.scripts")
 FORBIDDEN = ("pickle", "cloudpickle", "dill", "shelve", "torch.load", "torch.save")
 FORBIDDEN_CALLS = ("eval", "exec")
+RUNS_PROGRAMS = "firstlight.intrinsic.design.sandbox_worker"  # reward programs, in its own process
 BARE = (*FOLDERS, "conf")
 
 
@@ -80,8 +81,9 @@ def broken_rules(module: str, source: str) -> list[str]:
         if isinstance(node, ast.ImportFrom) and node.level:
             found.append((node.lineno, "relative import"))
         called = node.func if isinstance(node, ast.Call) else None
-        if isinstance(called, ast.Name) and called.id in FORBIDDEN_CALLS:
-            found.append((called.lineno, f"{called.id}() is not used here"))
+        forbidden = isinstance(called, ast.Name) and called.id in FORBIDDEN_CALLS
+        if forbidden and module != RUNS_PROGRAMS:
+            found.append((node.lineno, f"{called.id}() is not used here"))
         if isinstance(node, ast.Call) and is_probe(node):
             found.append((node.lineno, "an optional method is a method with a default"))
     return [f"{module}:{line}: {problem}" for line, problem in sorted(set(found))]
