@@ -198,8 +198,8 @@ def _llm_teacher(
     cached_only: bool,
 ) -> Teacher:
     """Make an `LLMTeacher` of an endpoint, or of the small model."""
-    from firstlight.intrinsic.language.llm_judge import LLMJudge
     from firstlight.intrinsic.language.local_server import check_installed
+    from firstlight.intrinsic.subgoals.json_judge import JsonJudge
     from firstlight.intrinsic.subgoals.llm_teacher import PROMPTS, TOKENS, LevelPrompt, LLMTeacher
 
     if llm is None and url is not None:
@@ -207,9 +207,7 @@ def _llm_teacher(
     if llm is None:
         check_installed()
     levels = LevelPrompt(prompt or PROMPTS / "levels.toml")
-    make = functools.partial(
-        LLMJudge, model=llm, url=url, prompt=levels, max_tokens=TOKENS, temperature=0.0
-    )
+    make = functools.partial(JsonJudge, model=llm, url=url, prompt=levels, max_tokens=TOKENS)
     return LLMTeacher(
         make, store=store, limits=limits, request_size=request_size, cached_only=cached_only
     )

@@ -352,6 +352,6 @@ def _check_judge(llm: str | None, url: str | None) -> None:
 
 
 def _make_judge(llm: str | None, url: str | None, prompt: TransitionPrompt) -> Judge:
-    from firstlight.intrinsic.language.llm_judge import LLMJudge
+    from firstlight.intrinsic.subgoals.json_judge import JsonJudge
 
-    return LLMJudge(model=llm, url=url, prompt=prompt, max_tokens=_TOKENS, temperature=0.0)
+    return JsonJudge(model=llm, url=url, prompt=prompt, max_tokens=_TOKENS)

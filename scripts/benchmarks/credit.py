@@ -168,14 +168,13 @@ def main(words: Sequence[str]) -> None:
     for name, judge in baselines().items():
         print(row(name, scores([judge(window) for window in windows], windows)))
     if "llm" in options:
-        from firstlight.intrinsic.language.llm_judge import LLMJudge
+        from firstlight.intrinsic.subgoals.json_judge import JsonJudge
 
         variants = {name: options.get(name, "none") for name in ("role", "legend", "remark")}
-        asked = LLMJudge(
+        asked = JsonJudge(
             model=None if options["llm"] == "local" else options["llm"],
             url=options.get("url"),
             prompt=TransitionPrompt(KEYROOM, **variants),
-            temperature=0.0,
         )
         answers: list[list[bool] | None] = []
         for start in range(0, len(windows), 4):

@@ -58,19 +58,18 @@ def compare(plans: Plans, truth: Plans) -> dict[str, float]:
 
 def main(words: Sequence[str]) -> None:
     """Print a row for each task."""
-    from firstlight.intrinsic.language.llm_judge import LLMJudge
+    from firstlight.intrinsic.subgoals.json_judge import JsonJudge
 
     options = dict(word.split("=", 1) for word in words)
     model = options.get("llm", "local")
     number = int(options.get("levels", 100))
     tasks = options["tasks"].split(",") if "tasks" in options else [*MEASURED]
     teacher = LLMTeacher(
-        lambda: LLMJudge(
+        lambda: JsonJudge(
             model=None if model == "local" else model,
             url=options.get("url"),
             prompt=LevelPrompt(),
             max_tokens=TOKENS,
-            temperature=0.0,
         ),
         request_size=1,
     )

@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from llm_server import Server, questions
 
 from firstlight.envs.minigrid.cells import BALL, BLUE, DOOR, GOAL, WALL
 from firstlight.envs.minigrid.gridworld import GridWorld
 from firstlight.intrinsic.language.judge import Judge
 from firstlight.intrinsic.subgoals.file_teacher import FileTeacher
+from firstlight.intrinsic.subgoals.json_judge import JsonJudge
 from firstlight.intrinsic.subgoals.llm_teacher import (
     LevelPrompt,
     LLMTeacher,
@@ -274,3 +276,21 @@ def test_plans_are_compared_subgoal_by_subgoal():
     assert found["position"] == found["object"] == pytest.approx(9 / 12)
     assert found["distance_mean"] == pytest.approx(3 / 10)
     assert found["missing"] == 2
+
+
+def test_a_model_at_an_endpoint_is_asked_with_a_schema_and_its_answers_are_kept_as_json():
+    pytest.importorskip("openai")
+    levels = levels_of("KeyCorridorS3R3", 2)
+    texts = [
+        describe_level(*row) for row in zip(levels.grid, levels.agent, levels.target, strict=True)
+    ]
+    server = Server()
+    server.content = lambda body: json.dumps({row["id"]: [[1, 2]] for row in questions(body)})
+    judge = JsonJudge(prompt=LevelPrompt(), model="m", url=server.url)
+    assert judge.rate(texts) == ["[[1, 2]]"] * 2
+    assert "response_format" in server.bodies[0]
+    server.content = lambda body: "no idea"
+    assert judge.rate(texts) == [None, None]
+    assert len(server.bodies) == 3  # asked once more
+    judge.close()
+    server.close()
