@@ -95,6 +95,7 @@ class Plans:
 def phrase_of(code: int) -> str:
     """Name what a cell holds, such as "locked red door"; "" for empty cells and walls.
 
+    >>> from firstlight.envs.minigrid.cells import EMPTY
     >>> phrase_of(DOOR | LOCKED << 7), phrase_of(EMPTY)
     ('locked red door', '')
     """

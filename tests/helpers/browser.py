@@ -81,7 +81,8 @@ class Browser:
         """Wait until an expression is true."""
         end = time.monotonic() + seconds
         while not self.run(f"Boolean({condition})"):
-            assert time.monotonic() < end, f"not {condition}: {self.text()[:500]}"
+            if time.monotonic() > end:
+                raise TimeoutError(f"not {condition}: {self.text()[:500]}")
             time.sleep(0.02)
 
     def text(self):

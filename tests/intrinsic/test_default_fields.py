@@ -56,7 +56,7 @@ class Screen:
         self.obs_space = spaces.Dict({"obs": spaces.Box(0, 255, shape, np.uint8)})
         self.act_space, self.info_space = spaces.Discrete(2), spaces.Dict({})
         self.num_envs, self.success_threshold, self.resume = 1, None, "dropped"
-        self.text_table, self.left_out = None, {}
+        self.text_table, self.left_out, self.max_steps = None, {}, None
 
 
 @pytest.mark.parametrize("shape", [(3, 40, 44), (40, 44, 3), (40, 44)])

@@ -37,7 +37,7 @@ from firstlight.scripts.errors import suggestion
         (["env=chains"], ["env=chains", "'chain'"]),
         (["env=minigrid/dorkey_8x8"], ["env=minigrid/dorkey_8x8", "'minigrid/doorkey_8x8'"]),
         (["env=chain", "intrinsic=[cuont]"], ["intrinsic=cuont", "'count'"]),
-        (["env=chain", "learner=qqq"], ["learner=qqq", "choose from appo, ppo"]),
+        (["env=chain", "learner=qqq"], ["learner=qqq", "choose from appo, cma_me, map_elites"]),
         (["env=chain", "seed"], ["'seed'", "EQUAL"]),
         (["env=chain", "seed=1,2"], ["seed=1,2", "--multirun"]),
         (["env=chain", "seed=${nope}"], ["nope"]),

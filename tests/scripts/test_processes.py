@@ -75,7 +75,7 @@ def test_help_imports_little_and_reads_few_configs(name, shown, allowed, tmp_pat
 def test_help_shows_groups_and_the_config_with_what_was_chosen(tmp_path):
     done = python("-m", "firstlight.scripts.train", "env=chain", "-h", "seed=7", cwd=tmp_path)
     assert done.status == 0
-    assert "intrinsic: agac, agac_paper, count, deir, " in done.out
+    assert "intrinsic: agac, agac_paper, amigo, beacons, " in done.out
     assert "length: 16" in done.out
     assert "seed: 7" in done.out
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -90,7 +89,6 @@ def attack(name, folder):
     data = fields()
     kept = {key: value.copy() for key, value in data.items()}
     sandbox = Sandbox(program(source(name, target)), timeout_seconds=1.0)
-    began = time.monotonic()
     try:
         with pytest.raises(ProgramError) as error:
             sandbox.run(data, {})
@@ -99,7 +97,6 @@ def attack(name, folder):
     finally:
         del os.environ["SECRET"]
     assert message.strip()
-    assert time.monotonic() - began < 60
     assert children() == before, "a process is left"
     assert len(os.listdir("/proc/self/fd")) == fds, "a descriptor is left"
     assert not any(folder.iterdir()) or name == "remove a file"

@@ -195,7 +195,7 @@ def test_what_a_language_model_does_not_answer_is_asked_once_more(tmp_path, coll
     server = Server()
     words = ("annotate", folder, "judge=llm", f"url={server.url}", "llm=m", "pairs=200")
     server.content = lambda body: "I like them all."
-    done = run(*words, "max_calls=1")
+    done = run(*words, "max_calls=2")
     assert done.status == 1
     assert "a limit is reached" in done.err
     asked = [{row["first"] for row in questions(body)} for body in server.bodies]
