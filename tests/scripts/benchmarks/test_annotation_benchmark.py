@@ -43,7 +43,9 @@ def test_the_endpoint_answers_with_a_label_for_each_text():
     question = '{"id": "a", "text": "picked up the key"}\n{"id": "b", "text": "wall"}'
     content = f"<data>\n{question}\n</data>\nLabel."
     body = json.dumps({"messages": [{"role": "user", "content": content}]}).encode()
-    with started(0.05) as url:
-        with urllib.request.urlopen(f"{url}/chat/completions", data=body, timeout=30) as reply:
-            answer = json.load(reply)["choices"][0]["message"]["content"]
+    with (
+        started(0.05) as url,
+        urllib.request.urlopen(f"{url}/chat/completions", data=body, timeout=30) as reply,
+    ):
+        answer = json.load(reply)["choices"][0]["message"]["content"]
     assert json.loads(answer) == {"a": "DAX", "b": "WUG"}
