@@ -38,7 +38,12 @@ ROWS: dict[str, dict[str, tuple[str, ...]]] = {
         "firstlight, its defaults": _DOORKEY,
         "firstlight, one epoch": (*_DOORKEY, *ONE_EPOCH),
         "firstlight, one epoch, Python MiniGrid, 32 environments": (
-            *("env=pool", "env.id=MiniGrid-DoorKey-8x8-v0", "env.num_envs=32", "learner=appo"),
+            *(
+                "env=pool",
+                "env.id=minigrid:MiniGrid-DoorKey-8x8-v0",
+                "env.num_envs=32",
+                "learner=appo",
+            ),
             *ONE_EPOCH,
         ),
     },
