@@ -75,7 +75,9 @@ def run_script(command: Sequence[str]) -> dict[str, Any]:
 
 def displayed(command: Sequence[str]) -> str:
     """Format a command for a table: files by name, without folders."""
-    return " ".join(Path(word).name if "/" in word else word for word in command)
+    return " ".join(
+        Path(word).name if "/" in word and "=" not in word else word for word in command
+    )
 
 
 def _run(command: Sequence[str]) -> str:
