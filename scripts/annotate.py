@@ -123,7 +123,7 @@ def opened(path: Path) -> Iterator[LabelStore]:
         store.close()
 
 
-def make_filter(options: Mapping[str, Any]) -> LabelFilter:
+def label_filter_of(options: Mapping[str, Any]) -> LabelFilter:
     """Make the filter of a command line.
 
     Raises:
@@ -141,14 +141,14 @@ def show(store: LabelStore, options: Mapping[str, Any]) -> None:
     """Print counts and labels."""
     from firstlight.scripts.labels.listing import print_labels
 
-    print_labels(store, make_filter(options), options["order"], options["limit"])
+    print_labels(store, label_filter_of(options), options["order"], options["limit"])
 
 
 def correct(store: LabelStore, options: Mapping[str, Any]) -> None:
     """Ask a person about texts, in the terminal."""
     from firstlight.scripts.labels.terminal import correct_in_terminal
 
-    correct_in_terminal(store, make_filter(options))
+    correct_in_terminal(store, label_filter_of(options))
 
 
 def page(store: LabelStore, options: Mapping[str, Any]) -> None:
@@ -162,7 +162,7 @@ def relabel(store: LabelStore, options: Mapping[str, Any]) -> None:
     """Ask a judge again."""
     from firstlight.scripts.labels.relabel import ask_again
 
-    ask_again(store, make_filter(options), options)
+    ask_again(store, label_filter_of(options), options)
 
 
 def export_labels(path: Path, file: Path) -> None:

@@ -43,7 +43,7 @@ class GridSearch(SearchAlgorithm):
         )
 
     def add(self, told: Individuals) -> dict[str, np.ndarray]:
-        """Put individuals into the grid. Returns what ribs says of each."""
+        """Put individuals into the grid. Returns the status that ribs gives each."""
         return self.grid.add(told.genome, told.ret, told.position[:, -1])
 
     def metrics(self) -> dict[str, float]:

@@ -189,7 +189,7 @@ class ElitistEmitter(Emitter):
 
 
 class CMAESEmitter(Emitter):
-    """CMA-ES from the ancestor, which maximises the reward (``cmaes``).
+    """Emitter that maximises the reward by CMA-ES, starting at the ancestor (package ``cmaes``).
 
     Args:
         seed: of its random numbers.

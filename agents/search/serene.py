@@ -18,8 +18,8 @@ from firstlight.agents.search.selection import novelty_of, pareto_fronts
 class Serene(NoveltySearch):
     """SERENE (Paolo et al. 2021, arXiv 2102.03140).
 
-    Evaluations are dealt in chunks. A chunk that explores is novelty search; whoever has a reward
-    for the first time enters the reward archive, and becomes the ancestor of a candidate emitter.
+    Evaluations come in chunks. A chunk that explores is novelty search; each individual that gets a
+    reward enters the reward archive, and becomes the ancestor of a candidate emitter.
     A chunk that exploits first tries candidates, those whose ancestor is the most novel in the
     reward archive first, for as long as more than a third of it is left: a candidate whose rewards
     grow becomes an emitter, another one is dropped. Then one emitter of the first front by novelty

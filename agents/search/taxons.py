@@ -50,7 +50,7 @@ class LearnsFromPictures(NoveltySearch):
         self.training: dict[str, float] = {}  # scalars of the last training
 
     def choose_criterion(self) -> Criterion:
-        """Toss a coin between novelty and surprise, or return the one that is wanted."""
+        """Toss a coin between novelty and surprise, or return the selected criterion."""
         if self.selection == "either":
             return "novelty" if self.random.random() < 0.5 else "surprise"
         return "surprise" if self.selection == "surprise" else "novelty"

@@ -30,8 +30,8 @@ MAX_MESSAGE = 1 << 20
 Arrays = dict[str, np.ndarray]
 
 
-class StepError(ValueError):
-    """What a program returned cannot be used."""
+class ProgramOutputError(ValueError):
+    """A reward program returned an invalid value."""
 
 
 def run_steps(
@@ -55,8 +55,8 @@ def run_steps(
         The memory after the last step.
 
     Raises:
-        StepError: for other components, shapes or memories than declared, or values that are not
-            finite.
+        ProgramOutputError: for other components, shapes or memories than declared, or values that
+            are not finite.
     """
     groups: dict[str, Arrays] = {"obs": {}, "next_obs": {}, "info": {}}
     for key, field in fields.items():
@@ -84,36 +84,40 @@ def run_steps(
 def _store(result: Any, components: list[str], out: np.ndarray) -> None:
     if not isinstance(result, dict) or sorted(result, key=str) != sorted(components):
         found = sorted(map(str, result)) if isinstance(result, dict) else type(result).__name__
-        raise StepError(f"reward returned {found}, expected the components {sorted(components)}")
+        raise ProgramOutputError(
+            f"reward returned {found}, expected the components {sorted(components)}"
+        )
     for c, name in enumerate(components):
         value = np.asarray(result[name])
         if value.dtype.kind not in "biuf" or value.shape not in ((), out.shape[1:]):
-            raise StepError(
+            raise ProgramOutputError(
                 f"component {name!r} is {value.dtype} {list(value.shape)}, expected numbers "
                 f"{list(out.shape[1:])}"
             )
         if not np.isfinite(value).all():
-            raise StepError(f"component {name!r} is not finite")
+            raise ProgramOutputError(f"component {name!r} is not finite")
         out[c] = np.clip(value, -1e30, 1e30)
 
 
 def _checked_memory(memory: Any, num_envs: int) -> Arrays:
     if not isinstance(memory, dict) or len(memory) > MEMORY_ENTRIES:
-        raise StepError(f"memory has more than {MEMORY_ENTRIES} entries")
+        raise ProgramOutputError(f"memory has more than {MEMORY_ENTRIES} entries")
     checked, total = {}, 0
     for name, value in memory.items():
         array = np.asarray(value)
         if not isinstance(name, str) or not name.isidentifier() or len(name) > 64:
-            raise StepError(f"memory has the key {str(name)[:80]!r}, expected a short name")
+            raise ProgramOutputError(
+                f"memory has the key {str(name)[:80]!r}, expected a short name"
+            )
         if array.dtype.name not in KINDS or array.shape[:1] != (num_envs,):
-            raise StepError(
+            raise ProgramOutputError(
                 f"memory[{name!r}] is {array.dtype} {list(array.shape)}, expected numbers "
                 f"[{num_envs}, ...]"
             )
         total += array.nbytes
         checked[name] = array if array.flags.writeable else array.copy()
     if total > MEMORY_BYTES * num_envs:
-        raise StepError(
+        raise ProgramOutputError(
             f"memory has {total // num_envs} bytes for each environment, expected at most "
             f"{MEMORY_BYTES}"
         )

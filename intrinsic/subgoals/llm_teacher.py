@@ -87,7 +87,7 @@ def read_positions(value: Any) -> list[Position] | None:
 
 
 def possible(cells: Sequence[Position], grid: np.ndarray, agent: np.ndarray) -> list[Position]:
-    """Drop positions outside the grid, of walls or lava, without a way to them, or repeated.
+    """Remove invalid positions: outside the grid, walls, lava, out of reach, or repeated.
 
     Args:
         cells: column and row of each.

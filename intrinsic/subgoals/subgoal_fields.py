@@ -253,7 +253,7 @@ class SubgoalFields(MemoryWrapper):
         info: Obs,
         restarted: Tensor,
     ) -> tuple[Obs, Obs, Tensor]:
-        """Load the progress of environments that were not restarted; plan the others anew."""
+        """Load each environment's progress, or make a new plan where it was restarted."""
         rows = env_ids.numpy()
         new = np.flatnonzero(restarted.numpy())
         if len(new):

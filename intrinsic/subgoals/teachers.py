@@ -27,7 +27,7 @@ class Teacher(ABC):
         """Plan M levels, without waiting. A plan of length `UNKNOWN` is asked for again."""
 
     def open(self, run_dir: Path | None) -> None:  # noqa: B027
-        """Start what runs beside training; a teacher that was not opened uses what it knows."""
+        """Start background services, such as a language model. Default: nothing."""
 
     def close(self) -> None:  # noqa: B027
         """End what `open` started."""

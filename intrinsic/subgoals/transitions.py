@@ -81,7 +81,7 @@ class TransitionReader:
         return torch.cat([changed, there, _hash(2000, action)[:, None], words], 1)
 
     def keys(self, rollout: Rollout, at: Tensor) -> Tensor:
-        """Hash screen before and action of the transitions `at` [R, 2]: [R] int64."""
+        """Hash each transition's screen and action: [R] int64 for (t, n) pairs `at` [R, 2]."""
         t, n = at.unbind(1)
         before = self.screens({k: v.cpu()[t, n] for k, v in rollout.obs.items()})
         action = rollout.action.cpu()[t, n].reshape(len(at), -1)

@@ -31,12 +31,12 @@ def usable_cores() -> int:
 class WorldEvaluator(Evaluator):
     """Base class of evaluators of one of our worlds.
 
-    The episode of a genome is that of its policy in the world, bit for bit. Several threads each
-    run a few genomes at a time, without the interpreter's lock; results do not depend on their
+    The episode of a genome is that of its policy in the environment, bit for bit. Several threads
+    each run a few genomes at a time, without the interpreter's lock; results do not depend on their
     number.
 
     Args:
-        policy: made for the world's spaces.
+        policy: made for the environment's spaces.
         num_threads: threads; default all cores that the process may use.
 
     Raises:

@@ -30,7 +30,7 @@ WORLDS = {
 
 
 def pair(name, **options):
-    """The compiled evaluator of a world, and one that steps it."""
+    """The compiled evaluator of an environment, and the one that steps it."""
     world = WORLDS[name](**options)
     policy = GenomePolicy(world.obs_space, world.act_space, hidden=4)
     steps = world.max_steps

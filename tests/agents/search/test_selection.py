@@ -42,7 +42,7 @@ def test_novelty_is_the_mean_distance_to_the_nearest(first_row, dims):
 
 
 def test_no_query_is_its_own_neighbor_among_equals():
-    """Published code drops the nearest reference, whoever it is."""
+    """Published code drops the nearest reference, whichever it is."""
     same = np.zeros((40, 2))
     rows, distances = neighbors_of(same, same, 5, first_row=0)
     assert rows.shape == (40, 5)

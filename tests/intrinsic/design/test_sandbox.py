@@ -149,7 +149,7 @@ def test_a_system_that_cannot_confine_is_refused(part, monkeypatch):
         assert sandbox.run(fields(), {})[0].shape == (2, T, N)
 
 
-# a batched numpy function needs none of these, so a language model is told at once
+# a batched numpy function needs none of these, so a language model gets the message at once
 LINTED = {
     "import os": "imports os",
     "from numpy import load": "imports load",

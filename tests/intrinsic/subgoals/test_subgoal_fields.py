@@ -167,7 +167,7 @@ def bonuses_so_far(bot):
 
 
 class Late(Teacher):
-    """Knows no plan until it is told to."""
+    """Has no plan until a test allows one."""
 
     def __init__(self):
         self.knows = False
