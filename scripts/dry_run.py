@@ -6,11 +6,11 @@ Nothing is sent, trained or written.
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from firstlight.scripts.errors import print_line
+from firstlight.scripts.unsaved_trainer import unsaved_trainer
 
 
 def dry_run(cfg: DictConfig) -> None:
@@ -19,20 +19,10 @@ def dry_run(cfg: DictConfig) -> None:
     Args:
         cfg: config of a training run, its options checked.
     """
-    from firstlight.agents.session.summary import summary
     from firstlight.envs.runner import RandomActor, Runner
-    from firstlight.envs.seeding import derive, seed_process
-    from firstlight.scripts.build import build, make_vec, needed_options
-    from firstlight.scripts.threads import set_threads
+    from firstlight.envs.seeding import derive
 
-    set_threads(cfg)
-    seed_process(derive(cfg.seed, "process"))
-    unsaved = {"run_dir": None, "resume": None, "checkpoint": {"every": None, "barrier": False}}
-    with ExitStack() as cleanup:
-        vec = make_vec(cfg.env, **needed_options(cfg))
-        cleanup.callback(vec.close)
-        trainer = build(OmegaConf.merge(cfg, unsaved), vec)  # type: ignore[arg-type]
-        print_line(f"dry run: {summary(trainer)}")
+    with unsaved_trainer(cfg, "dry run") as trainer:
         runner = Runner(trainer.vec, seed=derive(cfg.seed, "dry run"))
         rollout = runner.collect(RandomActor(trainer.vec.act_space), trainer.num_steps)
         for name, module in trainer.modules.items():
