@@ -66,12 +66,7 @@ class LevelPrompt(Prompt):
 
     def parse(self, reply: str, ids: Sequence[str]) -> dict[str, Any]:
         """Read an answer: by id the JSON text of its positions; other values are left out."""
-        try:
-            answer = json.loads(object_in(reply))
-        except (ValueError, RecursionError):
-            return {}
-        if not isinstance(answer, dict):
-            return {}
+        answer = read_object(reply)
         read = {i: read_positions(answer[i]) for i in ids if i in answer}
         return {i: json.dumps(cells) for i, cells in read.items() if cells is not None}
 
@@ -201,6 +196,10 @@ class LLMTeacher(Teacher):
         self.right += len(right & {*cells})
 
 
-def object_in(reply: str) -> str:
-    """Cut a reply to what is between its first and last brace."""
-    return reply[reply.find("{") : reply.rfind("}") + 1]
+def read_object(reply: str) -> dict[str, Any]:
+    """Read the JSON object in a reply, from its first brace to its last; empty if there is none."""
+    try:
+        answer = json.loads(reply[reply.find("{") : reply.rfind("}") + 1])
+    except (ValueError, RecursionError):
+        return {}
+    return answer if isinstance(answer, dict) else {}

@@ -16,7 +16,7 @@ from firstlight.envs.types import Rollout
 from firstlight.intrinsic.language.judge import digest
 from firstlight.intrinsic.language.prompts import Message, Prompt
 from firstlight.intrinsic.language.store import Item
-from firstlight.intrinsic.subgoals.llm_teacher import PROMPTS, object_in
+from firstlight.intrinsic.subgoals.llm_teacher import PROMPTS, read_object
 from firstlight.intrinsic.subgoals.transitions import TransitionReader
 
 KEYROOM = ("pick up the key", "open the door")
@@ -141,12 +141,7 @@ class TransitionPrompt(Prompt):
 
     def parse(self, reply: str, ids: Sequence[str]) -> dict[str, Any]:
         """Read an answer: by id the JSON text of its truth values; others are left out."""
-        try:
-            answer = json.loads(object_in(reply))
-        except (ValueError, RecursionError):
-            return {}
-        if not isinstance(answer, dict):
-            return {}
+        answer = read_object(reply)
         count = self._count  # type: ignore[attr-defined]
         return {
             i: json.dumps(answer[i]) for i in ids if i in answer and _are_truths(answer[i], count)
