@@ -40,7 +40,7 @@ USAGE = """firstlight-bench measures, and appends what it measured to docs/resul
       evaluations of genomes in the hard maze against ribs around Gymnasium, alternating
   firstlight-bench schedules [rounds=3] [steps=250000]
       training steps per second of PPO and of APPO under several schedules, alternating
-  firstlight-bench asynchronous [rounds=3] [steps=250000] [peers=.venv-peers]
+  firstlight-bench asynchronous [rounds=3] [steps=250000] [peers=.venv-peers] [only=TASK]
       training steps per second of APPO against Sample Factory's, alternating, which is
       installed beside the other peers
   firstlight-bench annotation [rounds=3] [steps=250000] [only=PART_OF_A_NAME]

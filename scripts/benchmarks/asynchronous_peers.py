@@ -72,16 +72,17 @@ def commands(peer: str, task: str) -> dict[str, list[str]]:
     }
 
 
-def measure(*, rounds: int, steps: int, peers: str) -> None:
+def measure(*, rounds: int, steps: int, peers: str, only: str = "") -> None:
     """Train with each row in turn in each round, append lines, print ratios to the first row.
 
     Args:
         rounds: how often.
         steps: environment steps of each run.
         peers: folder of Sample Factory's environment, beside that of the other peers.
+        only: part of the name of a task.
     """
     peer = peer_python(f"{peers}-sample-factory", SAMPLE_FACTORY, constrained=False)
-    for task in ROWS:
+    for task in (name for name in ROWS if only in name):
         rows = commands(peer, task)
         rates: dict[str, list[float]] = {name: [] for name in rows}
         for _ in range(rounds):

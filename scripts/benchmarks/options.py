@@ -81,7 +81,12 @@ OPTIONS: dict[str, dict[str, Parser]] = {
     "worlds": {"rounds": positive_integer},
     "search": {"rounds": positive_integer},
     "schedules": {"rounds": positive_integer, "steps": positive_integer},
-    "asynchronous": {"rounds": positive_integer, "steps": positive_integer, "peers": nonempty},
+    "asynchronous": {
+        "rounds": positive_integer,
+        "steps": positive_integer,
+        "peers": nonempty,
+        "only": nonempty,
+    },
     "annotation": {"rounds": positive_integer, "steps": positive_integer, "only": nonempty},
     "learning": {"budget": seconds, "only": nonempty},
     "report": {},
