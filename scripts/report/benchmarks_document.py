@@ -35,6 +35,7 @@ def write() -> None:
         speed_tables.worlds(read("worlds")),
         speed_tables.modules(read("modules")),
         speed_tables.bonus_speed(read("bonus_speed")),
+        speed_tables.annotation(read("annotation")),
     ]
     for table in table_names():
         if lines := read(table):

@@ -188,6 +188,38 @@ def bonus_speed(lines: list[dict[str, Any]]) -> str:
     )
 
 
+def annotation(lines: list[dict[str, Any]]) -> str:
+    """Table of training speed while a language model labels texts, relative to asking nobody."""
+    latest = {(line["env"], line["row"]): line for line in lines}
+    if not latest:
+        return ""
+    rows = [
+        [
+            env,
+            name,
+            span(line["steps_per_second"], "{:,.0f}"),
+            span(line["ratio"], "{:.2f}"),
+            *(f"{line[key]:g}" if "labels" in line else "" for key in ("labels", "calls", "age")),
+        ]
+        for (env, name), line in latest.items()
+    ]
+    head = ["env", "row", "steps/s", "ratio", "labels", "requests", "seconds to a label"]
+    return "\n".join(
+        [
+            "## Training while a language model labels texts",
+            "",
+            "ONI with the retrieval model, one torch thread; medians (ranges) of alternating rounds, "
+            "after the first iteration. *off* is the same module that asks nobody, to which the "
+            "ratio is, round by round. The remote endpoint is simulated. Labels and requests of the "
+            "last round; the seconds are from a text's first sight to its label in use. "
+            f"{provenance(latest.values())} GPU: not measured.",
+            "",
+            *markdown_table(head, rows),
+            "",
+        ]
+    )
+
+
 def adapter_overhead(lines: list[dict[str, Any]]) -> str:
     """Table of our adapter's speed relative to EnvPool, and training speed of MiniGrid's views."""
     latest = {line["row"]: line for line in lines}
