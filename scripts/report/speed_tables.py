@@ -208,6 +208,95 @@ def annotation(lines: list[dict[str, Any]]) -> str:
         [
             "## Training while a language model labels texts",
             "",
+            "ONI with the retrieval model, one torch thread; medians (ranges) of alternating "
+            "rounds, after the first iteration. *off* is the same module that asks nobody, to "
+            "which the ratio is, round by round. The remote endpoint is simulated. Labels and "
+            "requests of the last round; the seconds are from a text's first sight to its label "
+            "in use. "
+            f"{provenance(latest.values())} GPU: not measured.",
+            "",
+            *markdown_table(head, rows),
+            "",
+        ]
+    )
+
+
+def asynchronous(lines: list[dict[str, Any]]) -> str:
+    """Table of training steps per second of APPO, ours and Sample Factory's."""
+    latest = {(line["task"], line["row"]): line for line in lines}
+    if not latest:
+        return ""
+    rows = [
+        [
+            task,
+            name,
+            span(line["steps_per_second"], "{:,.0f}"),
+            span(line["ratio"], "{:.2f}"),
+            f"`{line['command']}`",
+        ]
+        for (task, name), line in latest.items()
+    ]
+    return "\n".join(
+        [
+            "## APPO against Sample Factory",
+            "",
+            "Environment steps per second of training on the CPU, medians (ranges) of alternating "
+            "rounds, after the first iterations; the ratio is to the first row of the task, round "
+            "by round. Sample Factory 2.1.1 steps Python's MiniGrid and NLE 1.3 (gymnasium 0.29, "
+            "without NLE's pins); its defaults are two environments in each of two processes, and "
+            "a GRU of 512. One epoch and minibatches of 1,024 are its defaults as well. The glyph "
+            "network is the same in both (`peers/glyph_network.py`). "
+            f"{provenance(latest.values())} GPU: not measured.",
+            "",
+            *markdown_table(["task", "row", "steps/s", "ratio", "timed script"], rows),
+            "",
+        ]
+    )
+
+
+def bonus_speed(lines: list[dict[str, Any]]) -> str:
+    """Table of training speed with each bonus, relative to plain PPO."""
+    latest = {line["row"]: line for line in lines}
+    if not latest:
+        return ""
+    rows = [
+        [name, span(line["steps_per_second"], "{:,.0f}"), span(line["ratio"], "{:.2f}")]
+        for name, line in latest.items()
+    ]
+    return "\n".join(
+        [
+            "## Training speed with each bonus",
+            "",
+            "Environment steps per second of `env=minigrid/doorkey_8x8` with the default of each "
+            "bonus, one torch thread; the ratio is to plain PPO, trained in turn with each. "
+            f"{provenance(latest.values())} GPU: not measured.",
+            "",
+            *markdown_table(["bonus", "steps/s", "ratio to plain PPO"], rows),
+            "",
+        ]
+    )
+
+
+def annotation(lines: list[dict[str, Any]]) -> str:
+    """Table of training speed while a language model labels texts, relative to asking nobody."""
+    latest = {(line["env"], line["row"]): line for line in lines}
+    if not latest:
+        return ""
+    rows = [
+        [
+            env,
+            name,
+            span(line["steps_per_second"], "{:,.0f}"),
+            span(line["ratio"], "{:.2f}"),
+            *(f"{line[key]:g}" if "labels" in line else "" for key in ("labels", "calls", "age")),
+        ]
+        for (env, name), line in latest.items()
+    ]
+    head = ["env", "row", "steps/s", "ratio", "labels", "requests", "seconds to a label"]
+    return "\n".join(
+        [
+            "## Training while a language model labels texts",
+            "",
             "ONI with the retrieval model, one torch thread; medians (ranges) of alternating rounds, "
             "after the first iteration. *off* is the same module that asks nobody, to which the "
             "ratio is, round by round. The remote endpoint is simulated. Labels and requests of the "
