@@ -27,8 +27,8 @@ USAGE = """firstlight-motif learns a reward from preferences over captions, befo
       Several of these add up.
   firstlight-motif annotate FOLDER [pairs=10000] [judge=embedding|rule|llm] [goal=GOAL] [url=URL]
                    [llm=NAME] [family=FAMILY] [store=FILE] [seed=0] [request_size=8]
-                   [num_requests=1] [max_calls=N] [max_tokens=N] [calls_per_minute=N]
-      have a judge compare pairs of captions
+                   [num_requests=N] [max_calls=N] [max_tokens=N] [calls_per_minute=N]
+      have a judge compare pairs of captions; by default 8 requests at once to a URL, else 1
   firstlight-motif train FOLDER [epochs=10] [batch_size=64] [lr=0.001] [width=32] [length=128]
                    [hidden=128] [seed=0]
       fit the reward model, and write FOLDER/reward.safetensors
@@ -71,7 +71,7 @@ OPTIONS: dict[str, dict[str, Parser]] = {
 }
 DEFAULTS: dict[str, Any] = {
     **dict.fromkeys(("run", "family", "url", "llm", "store", "allow"), ""),
-    **dict.fromkeys(("max_calls", "max_tokens", "calls_per_minute")),
+    **dict.fromkeys(("num_requests", "max_calls", "max_tokens", "calls_per_minute")),
     "which": "newest",
     "steps": 100_000,
     "status": False,
@@ -80,7 +80,6 @@ DEFAULTS: dict[str, Any] = {
     "judge": "embedding",
     "goal": "default",
     "request_size": 8,
-    "num_requests": 1,
     "epochs": 10,
     "batch_size": 64,
     "lr": 1e-3,

@@ -30,6 +30,17 @@ class _Waiting:
     not_before: float = 0.0
 
 
+def requests_at_once(number: int | None, url: str | None) -> int:
+    """Return `number`, or if it is None 8 for an endpoint at `url` and 1 without one.
+
+    A server answers many requests in the time of one; the embedded model and judges in this
+    process do not.
+    """
+    if number is not None:
+        return number
+    return 1 if url is None else 8
+
+
 class AnnotationService:
     """Has items judged by threads of its own; the caller never waits.
 

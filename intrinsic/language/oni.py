@@ -15,7 +15,7 @@ from firstlight.envs.seeding import derive, generator
 from firstlight.envs.text import TextTable
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.base import IntrinsicModule
-from firstlight.intrinsic.language.annotation import AnnotationService
+from firstlight.intrinsic.language.annotation import AnnotationService, requests_at_once
 from firstlight.intrinsic.language.choices import (
     STORE,
     check_choice,
@@ -91,7 +91,7 @@ class ONI(IntrinsicModule):
             `reward_models`.
         num_pairs: for ranking: random pairs of a rollout that are handed in.
         request_size: texts of one request.
-        num_requests: requests at once.
+        num_requests: requests at once; None for 8 to an endpoint at `url`, else 1.
         queue_size: sentences that wait, at most.
         max_calls, max_tokens, calls_per_minute: limits of the run; null is none.
         max_cost: limit of the run in money, with `input_price` and `output_price`, those of a
@@ -137,7 +137,7 @@ class ONI(IntrinsicModule):
         batch_size: int = 64,
         num_pairs: int = 10,
         request_size: int = 8,
-        num_requests: int = 1,
+        num_requests: int | None = None,
         queue_size: int = 10_000,
         max_calls: int | None = None,
         max_tokens: int | None = None,
@@ -168,7 +168,7 @@ class ONI(IntrinsicModule):
         check_judge(**self.judge_options)
         self.service_options: dict[str, Any] = {
             "batch_size": request_size,
-            "num_workers": num_requests,
+            "num_workers": requests_at_once(num_requests, url),
             "queue_size": queue_size,
             "limits": Limits(
                 max_calls, max_tokens, calls_per_minute, max_cost, input_price, output_price

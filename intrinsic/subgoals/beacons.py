@@ -198,6 +198,7 @@ def _llm_teacher(
     cached_only: bool,
 ) -> Teacher:
     """Make an `LLMTeacher` of an endpoint, or of the small model."""
+    from firstlight.intrinsic.language.annotation import requests_at_once
     from firstlight.intrinsic.language.local_server import check_installed
     from firstlight.intrinsic.subgoals.json_judge import JsonJudge
     from firstlight.intrinsic.subgoals.llm_teacher import PROMPTS, TOKENS, LevelPrompt, LLMTeacher
@@ -209,5 +210,10 @@ def _llm_teacher(
     levels = LevelPrompt(prompt or PROMPTS / "levels.toml")
     make = functools.partial(JsonJudge, model=llm, url=url, prompt=levels, max_tokens=TOKENS)
     return LLMTeacher(
-        make, store=store, limits=limits, request_size=request_size, cached_only=cached_only
+        make,
+        store=store,
+        limits=limits,
+        request_size=request_size,
+        num_requests=requests_at_once(None, url),
+        cached_only=cached_only,
     )

@@ -16,7 +16,7 @@ from firstlight.envs.seeding import derive, generator
 from firstlight.envs.text import TextTable
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.base import IntrinsicModule
-from firstlight.intrinsic.language.annotation import AnnotationService
+from firstlight.intrinsic.language.annotation import AnnotationService, requests_at_once
 from firstlight.intrinsic.language.judge import Judge
 from firstlight.intrinsic.language.limits import Limits
 from firstlight.intrinsic.language.store import Item, LabelStore
@@ -177,6 +177,7 @@ class CALM(IntrinsicModule):
             _check_judge(llm, url)
         self._options: dict[str, Any] = {
             "batch_size": request_size,
+            "num_workers": requests_at_once(None, url),
             "limits": Limits(max_calls, max_tokens, calls_per_minute),
             "cached_only": cached_only,
         }

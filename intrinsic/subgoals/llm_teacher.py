@@ -113,6 +113,7 @@ class LLMTeacher(Teacher):
         store: file of the answers; default `STORE` in the run directory, else in memory.
         limits: of requests and tokens.
         request_size: levels of one request.
+        num_requests: requests at once.
         cached_only: use the store and ask nobody.
 
     Attributes:
@@ -127,12 +128,14 @@ class LLMTeacher(Teacher):
         store: str | None = None,
         limits: Limits | None = None,
         request_size: int = 4,
+        num_requests: int = 1,
         cached_only: bool = False,
     ):
         self._make_judge, self._store_path = make_judge, store
         self._options: dict[str, Any] = {
             "limits": limits,
             "batch_size": request_size,
+            "num_workers": num_requests,
             "cached_only": cached_only,
         }
         self.service: AnnotationService | None = None

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from firstlight.intrinsic.language.annotation import AnnotationService
+from firstlight.intrinsic.language.annotation import AnnotationService, requests_at_once
 from firstlight.intrinsic.language.caption_counts import CaptionCounts
 from firstlight.intrinsic.language.choices import STORE
 from firstlight.intrinsic.language.comparisons import PairCounts, annotate_pairs
@@ -56,7 +56,7 @@ def annotate(folder: Path, options: Mapping[str, Any]) -> None:
             judge,
             store,
             batch_size=options["request_size"],
-            num_workers=options["num_requests"],
+            num_workers=requests_at_once(options["num_requests"], options["url"] or None),
             limits=limits,
         )
         cleanup.callback(service.close)

@@ -13,7 +13,7 @@ from torch import Tensor
 from firstlight.envs.text import TextTable
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.base import IntrinsicModule
-from firstlight.intrinsic.language.annotation import AnnotationService
+from firstlight.intrinsic.language.annotation import AnnotationService, requests_at_once
 from firstlight.intrinsic.language.choices import (
     STORE,
     check_choice,
@@ -114,7 +114,7 @@ class ELLM(IntrinsicModule):
         cpu_share: float = 1.0,
         store: str | None = None,
         request_size: int = 4,
-        num_requests: int = 1,
+        num_requests: int | None = None,
         queue_size: int = 10_000,
         max_calls: int | None = None,
         max_tokens: int | None = None,
@@ -156,7 +156,7 @@ class ELLM(IntrinsicModule):
         self.judge_options: dict[str, Any] = {"model": llm, "url": url, "cpu_share": cpu_share}
         self.service_options: dict[str, Any] = {
             "batch_size": request_size,
-            "num_workers": num_requests,
+            "num_workers": requests_at_once(num_requests, url),
             "queue_size": queue_size,
             "limits": Limits(
                 max_calls, max_tokens, calls_per_minute, max_cost, input_price, output_price

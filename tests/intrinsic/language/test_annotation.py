@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from firstlight.intrinsic.language.annotation import AnnotationService
+from firstlight.intrinsic.language.annotation import AnnotationService, requests_at_once
 from firstlight.intrinsic.language.judge import Judge, JudgeError
 from firstlight.intrinsic.language.limits import CircuitBreaker, Limits, RateLimiter
 from firstlight.intrinsic.language.store import Label, LabelStore
@@ -269,3 +269,9 @@ def test_a_closed_service_keeps_no_thread():
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() == before
+
+
+def test_only_an_endpoint_is_asked_several_times_at_once_unless_told_otherwise():
+    assert requests_at_once(None, None) == 1
+    assert requests_at_once(None, "http://localhost/v1") == 8
+    assert requests_at_once(3, None) == requests_at_once(3, "http://localhost/v1") == 3
