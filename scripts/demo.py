@@ -1,4 +1,4 @@
-"""Train on a sparse task with and without a count bonus, and compare: ``make demo``."""
+"""Train on a sparse task with and without a bonus, and compare: ``make demo``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+COMMON = ("env=minigrid/multiroom_n4_s5", "total_steps=400_000", "eval_every=100_000")
 
 
 def train(name: str, seed: int, *overrides: str) -> Path:
@@ -22,7 +24,7 @@ def train(name: str, seed: int, *overrides: str) -> Path:
     run_dir = Path("runs/demo") / f"{name}-s{seed}"
     if run_dir.exists():
         shutil.rmtree(run_dir)  # of an earlier demo
-    arguments = ["experiment=demo", *overrides, f"seed={seed}", f"run_dir={run_dir}"]
+    arguments = [*COMMON, *overrides, f"seed={seed}", f"run_dir={run_dir}"]
     print(f"\n$ firstlight-train {' '.join(arguments)}\n", flush=True)
     subprocess.run([sys.executable, "-P", "-m", "firstlight.scripts.train", *arguments], check=True)
     return run_dir
@@ -31,12 +33,12 @@ def train(name: str, seed: int, *overrides: str) -> Path:
 def main() -> None:
     """Train both, evaluate both on 100 unseen levels, print a table."""
     seed = int(sys.argv[1]) if len(sys.argv) > 1 else 0
-    with_bonus = train("count", seed)
-    alone = train("ppo", seed, "mixer.terms.count.weight=0", "learner.entropy_coef=0.02")
+    with_bonus = train("noveld", seed, "intrinsic=[noveld]")
+    alone = train("ppo", seed, "intrinsic=[]")
 
     from firstlight.scripts.report.demo_table import compare
 
-    compare({"PPO + count bonus": with_bonus, "PPO alone": alone}, seed)
+    compare({"PPO + NovelD": with_bonus, "PPO alone": alone}, seed)
 
 
 if __name__ == "__main__":

@@ -69,9 +69,7 @@ SETUPS: dict[str, Setup] = {
     "default_on_envpool": configured(
         TASK, "env=minigrid/doorkey_8x8", "intrinsic=[count]", "env.backend=envpool"
     ),
-    "count_rnd": configured(
-        TASK, "experiment=demo", "intrinsic=[count,rnd]", "intrinsic.rnd.warmup_steps=128"
-    ),
+    "count_rnd": configured(TASK, "env=minigrid/doorkey_8x8", "intrinsic=[count,rnd]"),
 }
 
 

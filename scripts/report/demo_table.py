@@ -13,7 +13,7 @@ from firstlight.agents import evaluate, load, record
 from firstlight.envs import minigrid
 from firstlight.envs.seeding import derive
 
-TASK = "MiniGrid-DoorKey-8x8-v0"
+TASK = "MiniGrid-MultiRoom-N4-S5-v1"
 
 
 def compare(runs: Mapping[str, Path], seed: int) -> None:

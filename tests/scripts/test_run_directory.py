@@ -100,7 +100,7 @@ def test_names_of_a_sweep_differ_from_job_to_job():
         name("learner.lr=1e-3", sweep=True),
         name("learner.lr=1e-4", sweep=True),
         name("intrinsic.rnd.lr=1e-3", sweep=True),
-        name("experiment=demo", sweep=True),
+        name("experiment=agac", sweep=True),
         name("env.size={a: [1, 2]}", sweep=True),
     ]
     assert len(set(different)) == len(different)
