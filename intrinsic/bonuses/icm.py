@@ -71,7 +71,7 @@ class ICM(IntrinsicModule):
         lr: float = 3e-3,
         num_epochs: int = 1,
         num_minibatches: int = 8,
-        minibatch_size: int | None = None,
+        minibatch_size: int | None = 256,
         update_proportion: float = 0.25,
         seed: int = 0,
     ):
@@ -119,8 +119,8 @@ class ICM(IntrinsicModule):
 
     @classmethod
     def default_term(cls) -> Term:
-        """Weight 0.1 in a stream that is not episodic, scaled by `RecentScale`."""
-        return Term(weight=0.1, transform=RecentScale(), gamma=0.99, episodic=False)
+        """Weight 0.3 in a stream that is not episodic, scaled by `RecentScale`."""
+        return Term(weight=0.3, transform=RecentScale(), gamma=0.99, episodic=False)
 
     def _error(self, here: Tensor, after: Tensor, action: Tensor) -> Tensor:
         """Half the squared distance [B] of prediction and embedding [B, E]."""
