@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping
@@ -51,8 +52,12 @@ class RewardProgram:
 
     @property
     def hash(self) -> str:
-        """Hash of the source, 16 hexadecimal digits."""
-        return hashlib.sha256(self.source.encode()).hexdigest()[:16]
+        """Hash of the source, see `source_hash`."""
+        return source_hash(self.source)
+
+    def with_verdict(self, verdict: str) -> RewardProgram:
+        """Return the program with one more verdict."""
+        return dataclasses.replace(self, verdicts=(*self.verdicts, verdict))
 
     @classmethod
     def parse(cls, source: str, **origin: str | None) -> RewardProgram:
@@ -84,6 +89,11 @@ class RewardProgram:
             return cls.parse(source)
         except ProgramError as error:
             raise ProgramError(f"{path}: {error}") from error
+
+
+def source_hash(source: str) -> str:
+    """Hash a source, whether it is a program or not: 16 hexadecimal digits."""
+    return hashlib.sha256(source.encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _check_entry(tree: ast.Module) -> None:

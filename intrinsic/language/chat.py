@@ -117,7 +117,7 @@ class ChatJudge(Judge):
         self,
         messages: Sequence[Mapping[str, str]],
         *,
-        schema: Mapping[str, Any],
+        schema: Mapping[str, Any] | None,
         max_tokens: int,
         top_logprobs: int = 0,
     ) -> Reply:
@@ -125,7 +125,7 @@ class ChatJudge(Judge):
 
         Args:
             messages: of the conversation.
-            schema: JSON schema of the answer, for servers that can enforce one.
+            schema: JSON schema of the answer, for servers that can enforce one; None for any text.
             max_tokens: of the answer.
             top_logprobs: for how many tokens in each place log-probabilities are asked for.
 
@@ -133,8 +133,10 @@ class ChatJudge(Judge):
             JudgeError: for whatever goes wrong; its message holds the status and no more.
         """
         openai = self._openai
-        form = {"name": "answer", "strict": True, "schema": schema}
-        optional: dict[str, Any] = {"response_format": {"type": "json_schema", "json_schema": form}}
+        optional: dict[str, Any] = {}
+        if schema is not None:
+            form = {"name": "answer", "strict": True, "schema": schema}
+            optional["response_format"] = {"type": "json_schema", "json_schema": form}
         if top_logprobs:
             optional |= {"logprobs": True, "top_logprobs": top_logprobs}
         client, level = self._connect(), self._level

@@ -1,0 +1,1 @@
+"""Designers, which propose reward programs: by a grammar or by a language model."""
