@@ -99,7 +99,7 @@ class ProgramReward(IntrinsicModule):
         ids = rollout.env_ids.cpu()
         memory = {name: read_rows(field, ids).numpy() for name, field in self._memory.items()}
         try:
-            values, after = self._run().run(_fields(rollout), memory)
+            values, after = self._run().run(program_fields(rollout), memory)
         except ProgramError as error:
             self._fail(error)
             return bonus
@@ -192,7 +192,7 @@ class ProgramReward(IntrinsicModule):
         return known if same else empty
 
 
-def _fields(rollout: Rollout) -> dict[str, np.ndarray]:
+def program_fields(rollout: Rollout) -> dict[str, np.ndarray]:
     """Arrays of a rollout by the names that `run_steps` knows."""
 
     def arrays(group: str, fields: Obs) -> dict[str, np.ndarray]:

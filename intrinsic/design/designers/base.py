@@ -157,6 +157,9 @@ class Designer(ABC):
     def observe(self, results: Sequence[ProgramResult]) -> None:  # noqa: B027
         """Learn from the results of the round; one of each proposal. Default: nothing."""
 
+    def check_task(self, task: DesignTask) -> None:  # noqa: B027
+        """Raise ValueError for a task that the designer cannot work with. Default: none."""
+
     def preview(self, state: SearchState) -> str:
         """Return what `propose` would send to others, for a dry run. Default: nothing."""
         return ""

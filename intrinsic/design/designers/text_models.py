@@ -12,12 +12,13 @@ from firstlight.intrinsic.language.annotation import AnnotationService
 from firstlight.intrinsic.language.chat import ChatJudge
 from firstlight.intrinsic.language.judge import JudgeError, digest
 from firstlight.intrinsic.language.limits import CHARACTERS_OF_A_TOKEN, Limits
-from firstlight.intrinsic.language.preview import describe_requests
 from firstlight.intrinsic.language.store import Item, LabelStore
 
 Messages = Sequence[Mapping[str, str]]
 """Of a conversation: "role" and "content" of each."""
 
+ANSWER_TOKENS = 700
+"""Tokens of an answer with a program, roughly; for estimates."""
 _LOOK_SECONDS = 0.5  # how often to look whether requests keep failing
 
 
@@ -47,8 +48,8 @@ class TextModel(ABC):
             JudgeError: if there is none.
         """
 
-    def preview(self, messages: Messages, num_answers: int, what: str) -> str:
-        """Describe what `ask` would send. Default: nothing is sent."""
+    def preview(self, messages: Messages, samples: int, rounds: int, what: str) -> str:
+        """Describe what a search of so many rounds would send. Default: nothing is sent."""
         return ""
 
     def metrics(self) -> dict[str, float]:
@@ -212,16 +213,18 @@ class ChatModel(TextModel):
             raise JudgeError(why, permanent=True)
         return [str(json.loads(answer)) for answer in answers]
 
-    def preview(self, messages: Messages, num_answers: int, what: str) -> str:
-        """Describe the requests of one question."""
-        return describe_requests(
-            messages,
-            what=what,
-            seen=num_answers,
-            steps=0,
-            batch_size=1,
-            answer_tokens=2048 // CHARACTERS_OF_A_TOKEN,
-            limits=self.limits,
+    def preview(self, messages: Messages, samples: int, rounds: int, what: str) -> str:
+        """Show the first conversation, and describe the number of requests and their cost."""
+        requests = samples * rounds
+        sent = sum(len(message["content"]) for message in messages) // CHARACTERS_OF_A_TOKEN
+        tokens = requests * sent, requests * ANSWER_TOKENS
+        shown = [f"--- {message['role']}\n{message['content']}" for message in messages]
+        cost = "give input_price and output_price to see the cost"
+        if self.limits.input_price is not None or self.limits.output_price is not None:
+            cost = f"cost {self.limits.price(*tokens):.4g}"
+        about = f"about {tokens[0]:,} tokens sent and {tokens[1]:,} answered"
+        return "\n".join(
+            [*shown, f"--- {rounds} rounds of {samples} {what}: {requests:,} requests, {about}; {cost}"]
         )
 
     def metrics(self) -> dict[str, float]:

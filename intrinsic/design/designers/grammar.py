@@ -1,0 +1,98 @@
+"""Components of rewards as pieces of code, and the program that a list of them makes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MOST_COMPONENTS = 8
+"""Of a program; each has up to two of the 16 entries of a program's memory."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """A piece of a reward: code, and how it is paid.
+
+    The code of an event sets `now` [N] bool, which is paid `times` times in an episode. That of
+    another component sets `value` [N]. It may read `obs`, `next_obs`, `action` and `none`, zeros
+    [N] int64, and keep memory under its own name.
+
+    Args:
+        name: what it pays, an identifier.
+        lines: of its code.
+        is_event: whether it is an event.
+        low, high: range of `value`; 0 and 1 for an event.
+        weight: factor, above 0.
+        times: that an event is paid in an episode.
+        after: name of an event that must have been paid before in the episode; "" for none.
+    """
+
+    name: str
+    lines: tuple[str, ...]
+    is_event: bool = True
+    low: float = 0.0
+    high: float = 1.0
+    weight: float = 0.1
+    times: int = 1
+    after: str = ""
+
+    def code(self) -> list[str]:
+        """Return its part of the function's body, which fills ``rewards[name]``."""
+        gate = f'memory.get("{self.after}", none) > 0'
+        lines = [f"# {self.name}", *self.lines]
+        if self.is_event:
+            lines += [f"now = now & ({gate})"] if self.after else []
+            return [
+                *lines,
+                f'paid = memory.get("{self.name}", none)',
+                f"now = now & (paid < {self.times})",
+                f'memory["{self.name}"] = paid + now',
+                f'rewards["{self.name}"] = {self.weight!r} * now',
+            ]
+        lines += [f"value = np.where({gate}, value, 0.0)"] if self.after else []
+        return [*lines, f'rewards["{self.name}"] = {self.weight!r} * value']
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Component:
+        """Read what `to_json` returned."""
+        return cls(**{**value, "lines": tuple(value["lines"])})
+
+
+def tidy(components: Sequence[Component]) -> list[Component]:
+    """Drop repeated names and what exceeds `MOST_COMPONENTS`; drop conditions that cannot hold.
+
+    A condition names an event that stands before.
+    """
+    found: dict[str, Component] = {}
+    for component in components:
+        if component.name in found or len(found) == MOST_COMPONENTS:
+            continue
+        before = found.get(component.after)
+        if component.after and (before is None or not before.is_event):
+            component = dataclasses.replace(component, after="")
+        found[component.name] = component
+    return list(found.values())
+
+
+def write_program(components: Sequence[Component]) -> str:
+    """Write the source of the program that pays these components."""
+    ranges = [
+        f'    "{c.name}": ({c.weight * c.low!r}, {c.weight * c.high!r}),' for c in components
+    ]
+    body = [f"    {line}" for c in components for line in ("", *c.code())]
+    return "\n".join(
+        [
+            *("import numpy as np", "", "RANGES = {", *ranges, "}", "", ""),
+            "def reward(obs, action, next_obs, info, memory):",
+            "    none = np.zeros(len(action), np.int64)",
+            "    rewards = {}",
+            *(line.rstrip() for line in body),
+            *("", "    return rewards", ""),
+        ]
+    )

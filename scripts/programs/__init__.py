@@ -1,0 +1,1 @@
+"""Parts of ``firstlight-design``: the task, trainings as cells, the final check."""

@@ -1,0 +1,258 @@
+"""``firstlight-design``: from a task to a winner and a page, through every kind of interruption."""
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import designs
+import pytest
+import trainings
+from command_line import command, contents
+from designs import NO_PYTHON, WRONG_SIGNATURE, fenced, good
+from processes import fork, wait_until
+from trainings import InProcess
+
+from firstlight.intrinsic.design.design_search import TrainedProgram
+from firstlight.intrinsic.design.program import RewardProgram
+from firstlight.scripts import design, train
+from firstlight.scripts.programs.final_check import compare
+from firstlight.scripts.programs.program_cells import curves_of
+from firstlight.scripts.sweeps import runner
+
+pytestmark = pytest.mark.skipif(os.uname().sysname != "Linux", reason="the sandbox is Linux's")
+
+TINY = (
+    *("env=chain", "env.length=3", "env.num_envs=2", "trainer.num_steps=8", "eval_episodes=2"),
+    *("learner.num_epochs=1", "num_threads=1", "checkpoint.every=160", "device=cpu"),
+)
+SEARCH = (
+    *("task=reach the end", "steps=32", "final_steps=64", "seeds=2", "probe_steps=64", "dir=out"),
+    *("designer.samples=2", "designer.rounds=2"),
+)
+HELPERS = Path(designs.__file__).parent
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Trainings run in this process, which saves the start of one."""
+    started = []
+
+    class Noted(InProcess):
+        def __init__(self, training):
+            started.append(training.name)
+            super().__init__(training)
+
+    monkeypatch.setattr(runner, "TrainingProcess", Noted)
+    return started
+
+
+def run(*words, status=0):
+    done = command(design.main, *map(str, words))
+    assert done.status == status, done.out + done.err
+    return done
+
+
+def elites(folder):
+    return [json.loads(line) for line in (folder / "elites.jsonl").read_text().splitlines()]
+
+
+def test_a_search_ends_with_results_a_page_and_a_winner_that_trains(empty, in_process):
+    done = run(*TINY, *SEARCH)
+    folder = empty / "out"
+    results = elites(folder)
+    assert len(results) == 4
+    assert {r["verdict"] for r in results} == {"trained"}
+    assert all(r["curves"]["task return"] for r in results)
+    searched, last = in_process[:4], in_process[4:]
+    assert all(re.fullmatch(r"search-[0-9a-f]{16}-s0-32", name) for name in searched)
+    assert sorted(name.partition("-")[2].rsplit("-", 2)[1] for name in last) == [
+        *("s1", "s1", "s2", "s2")
+    ]
+    assert sum("without" in name for name in last) == 2
+    text = (folder / "report.html").read_text()
+    assert "reach the end" in text
+    assert "<script" not in text
+    assert text.count("<article>") == 4
+    for result in results:
+        assert result["proposal"]["source"].splitlines()[3].split('"')[1] in text
+    begun = len(in_process)
+    again = run(*TINY, *SEARCH)  # nothing is left to do
+    assert in_process[begun:] == []
+    assert again.out == done.out
+    winner = folder / "winner.py"
+    assert winner.exists() == ("winner: " in done.out)
+    if winner.exists():
+        RewardProgram.read(winner)
+    words = [*TINY, "intrinsic=[program]", f"intrinsic.program.file={folder}/programs"]
+    file = next((folder / "programs").glob("*.py"))
+    words[-1] = f"intrinsic.program.file={file}"
+    assert command(train.main, *words, "total_steps=32", "run_dir=after").status == 0
+
+
+def test_eureka_with_recorded_answers_shows_what_was_rejected_and_why(empty, in_process):
+    answers = [fenced(NO_PYTHON), fenced(WRONG_SIGNATURE), fenced(good(1)), fenced(good(2))]
+    hostile = good(3).replace("    return", "    a = '<b>&'\n    return missing or")
+    answers += [fenced(hostile), fenced(good(4))]
+    Path("answers.jsonl").write_text("".join(json.dumps(answer) + "\n" for answer in answers))
+    words = ("designer=eureka", "answers=answers.jsonl")
+    done = run(*TINY, *SEARCH, *words)
+    results = elites(empty / "out")
+    assert [r["verdict"] for r in results] == [
+        *("refused", "refused", "trained", "trained", "screened out", "trained")
+    ]
+    assert "2 refused, 1 screened out" in done.out
+    assert "NameError" in results[4]["reason"]
+    assert results[5]["proposal"]["parent"] in {r["proposal"]["source"] and None} | {
+        r["proposal"].get("hash") for r in results
+    } | {designs.Proposal(**r["proposal"]).hash for r in results}
+    text = (empty / "out" / "report.html").read_text()
+    assert "not valid Python" in text
+    assert "&lt;b&gt;&amp;" in text
+    assert "<b>" not in text
+
+
+def test_bonuses_of_the_command_stay_beside_the_program(empty, in_process):
+    run(*TINY, *SEARCH, "designer.rounds=1", "designer.samples=1", "intrinsic=[count]")
+    for path in (empty / "out").glob("*/config.yaml"):
+        text = path.read_text()
+        assert "HashCount" in text
+        assert ("ProgramReward" in text) == ("without" not in str(path))
+
+
+def test_a_search_without_time_begins_nothing_and_goes_on_later(empty, in_process):
+    done = run(*TINY, *SEARCH, "budget=0.000001")
+    assert "the budget is spent; run the command again to continue" in done.out
+    assert in_process == []
+    assert (empty / "out" / "report.html").exists()
+    run(*TINY, *SEARCH)
+    assert len(elites(empty / "out")) == 4
+
+
+def start(folder, *words):
+    return fork("designs:forking_design", *TINY, *SEARCH[:-3], f"dir={folder}", *words, path=[HELPERS])
+
+
+def test_a_search_that_is_killed_goes_on_to_the_same_results(tmp_path, soak):
+    """SIGKILL of the search while trainings run, several times; the trainings go on by themselves."""
+    words = ("designer.samples=2", "designer.rounds=2", "jobs=2")
+
+    def finish(folder):
+        process = start(folder, *words)
+        out, _ = process.communicate()
+        assert process.returncode == 0, out
+        return [{k: v for k, v in r.items()} for r in elites(folder)]
+
+    whole = finish(tmp_path / "whole")
+    folder = tmp_path / "killed"
+    for kill in soak.times(2, 8):
+        process = start(folder, *words)
+        count = 1 + kill
+
+        def begun(process=process, count=count):
+            ended = process.poll() is not None
+            return ended or len([*folder.glob("*/config.yaml")]) >= count
+
+        wait_until(begun)
+        process.kill()
+        wait_until(lambda process=process: process.poll() is not None)
+    killed = finish(folder)
+    key = lambda r: (r["round"], r["proposal"]["source"])
+    assert sorted(killed, key=key) == sorted(whole, key=key)
+    assert (folder / "report.html").exists()
+
+
+def test_ctrl_c_saves_the_trainings_and_ends(tmp_path):
+    process = start(tmp_path / "out", "steps=100_000_000", "designer.samples=1")
+    wait_until(lambda: any((tmp_path / "out").glob("*/checkpoints/step_*")))
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate()
+    assert process.returncode == 130, out
+    (status,) = (tmp_path / "out").glob("*/status.json")
+    assert json.loads(status.read_text())["status"] == "interrupted"
+    assert not (tmp_path / "out" / "elites.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["env=chain"], 'needs a task: give task="what the agent is to do"'),
+        (["task=a", "env=chian"], "there is no env=chian; did you mean 'chain'?"),
+        (["task=a"], "choose an environment"),
+        (["task=a", "env=chain", "designer=templat"], "did you mean 'template'?"),
+        (["task=a", "env=chain", "designer.sample=3"], "takes no 'sample'; did you mean 'samples'"),
+        (["task=a", "env=chain", "designer.samples=0"], "samples is 0, expected at least 1"),
+        (["task=a", "env=chain", "steps=many"], "steps=many: expected a whole number"),
+        (["task=a", "env=chain", "run_dir=x"], "sets run_dir"),
+        (["task=a", "env=chain", "intrinsic.program.trusted=true"], "intrinsic.program itself"),
+        (["task=a", "env=chain", "wrong=1"], "wrong"),
+        (["task=a", "env=chain", "word"], "takes KEY=VALUE, and got 'word'"),
+        (["task=a", "env=chain", "designer=eureka", "answers=none"], "cannot read the recorded"),
+        (["task=a", "env=chain", "designer=eureka", "url=http://x"], "the name of a model there"),
+        (["task=a", "env=walks/two_rooms"], "needs a grid of MiniGrid or a vector"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_input_is_one_line_and_writes_nothing(words, part, empty):
+    (line,) = run(*words, status=2).lines()
+    assert line.startswith("firstlight: ")
+    assert part in line
+    assert not [path for path in empty.rglob("*") if path.is_file() and path.name != "design.json"]
+
+
+def test_a_folder_of_another_search_is_refused(empty, in_process):
+    run(*TINY, *SEARCH, "budget=0.000001")
+    before = contents(empty)
+    (line,) = run(*TINY, *SEARCH, "seed=4", status=2).lines()
+    assert "out holds a search with other options: seed=0 is now 4; give another dir" in line
+    assert contents(empty) == before
+    Path("other").mkdir()
+    Path("other/file").touch()
+    (line,) = run(*TINY, *SEARCH[:-3], "dir=other", status=2).lines()
+    assert "other holds something else" in line
+
+
+def test_a_dry_run_shows_the_conversation_and_writes_nothing(empty):
+    done = run(*TINY, *SEARCH, "designer=eureka", "answers=/dev/null", "dry_run=true")
+    assert done.out.strip() == "the designer sends nothing"
+    pytest.importorskip("openai")
+    done = run(*TINY, *SEARCH, "designer=eureka", "llm=m", "url=http://127.0.0.1:9/v1", "dry_run=true")
+    assert "reach the end" in done.out
+    assert "2 rounds of 2 programs: 4 requests" in done.out
+    assert [*empty.iterdir()] == []
+
+
+def test_help_lists_the_designers():
+    done = run("--help")
+    assert "eureka, template" in done.out
+
+
+def trained(score, over=0.0, error=""):
+    return TrainedProgram(score=score, training_return=over, error=error)
+
+
+@pytest.mark.parametrize(
+    ("own", "without", "accepted"),
+    [
+        ([trained(0.5), trained(0.7)], [trained(0.5), trained(0.6)], True),
+        ([trained(0.5)], [trained(0.6)], False),
+        ([trained(0.5, 0.3)], [trained(0.5, 0.2)], True),
+        ([trained(0.5, 0.2)], [trained(0.5, 0.2)], False),
+        ([trained(0.9), trained(None, error="out of memory")], [trained(0.0), trained(0.0)], False),
+        ([trained(0.0)], [trained(None, error="out of memory")], True),
+    ],
+)
+def test_a_winner_is_better_than_no_program(own, without, accepted):
+    verdict, reason = compare(own, without)
+    assert verdict == accepted
+    assert reason
+
+
+def test_curves_are_means_over_equal_parts_of_the_training():
+    metrics = [{"rollout/return_mean": i, "program/a": -i, "program/failures": 0} for i in range(40)]
+    curves = curves_of([{"rollout/length_mean": 5.0}, *metrics])
+    assert curves["task return"] == [1.5 + 4 * i for i in range(10)]
+    assert curves["a"] == [-1.5 - 4 * i for i in range(10)]
+    assert curves["episode length"] == [5.0]
+    assert set(curves) == {"task return", "a", "episode length"}
