@@ -1,4 +1,4 @@
-"""`DesignSearch`, the loop of a designer: propose, check, train, observe; resumable at any moment."""
+"""`DesignSearch`, the loop of a designer: propose, check, train, observe; it can be resumed."""
 
 from __future__ import annotations
 

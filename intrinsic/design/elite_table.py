@@ -23,7 +23,8 @@ class EliteTable:
     """
 
     def __init__(self, path: Path):
-        self.path, self.results = path, self._read()
+        self.path = path
+        self.results = self._read()
         self._known = {(result.round, result.proposal.hash) for result in self.results}
 
     def append(self, result: ProgramResult) -> None:
@@ -34,8 +35,6 @@ class EliteTable:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
             file.write(json.dumps(result.to_json()).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
         self.results.append(result)
         self._known.add(key)
 

@@ -37,7 +37,15 @@ from firstlight.scripts.report.design_report import write_report
 ANSWERS, SETTINGS = "answers.sqlite", "design.json"
 """Files of a folder: answers of the language model; the options that the search began with."""
 
-_MAY_CHANGE = ("budget", "jobs", "remark", "dry_run", "dir", "allow_unsandboxed", "calls_per_minute")
+_MAY_CHANGE = (
+    "budget",
+    "jobs",
+    "remark",
+    "dry_run",
+    "dir",
+    "allow_unsandboxed",
+    "calls_per_minute",
+)
 _LIMITS = ("max_calls", "max_tokens", "max_cost", "input_price", "output_price")
 
 
@@ -243,5 +251,3 @@ def _words(options: Mapping[str, Any], of_designer: Mapping[str, str]) -> list[s
         if key == "designer" or value != DEFAULTS[key]
     ]
     return [*own, *(f"designer.{key}={value}" for key, value in of_designer.items())]
-
-

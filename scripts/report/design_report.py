@@ -35,7 +35,8 @@ th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .soft { color: var(--soft); } .good { color: var(--good); } .bad { color: var(--bad); }
 .reason { overflow-wrap: anywhere; }
-article { border: 1px solid var(--line); border-radius: .5rem; padding: .6rem 1rem; margin: .8rem 0; }
+article { border: 1px solid var(--line); border-radius: .5rem; padding: .6rem 1rem;
+  margin: .8rem 0; }
 article h3 { font-size: 1rem; margin: 0 0 .3rem; }
 .curves { display: flex; flex-wrap: wrap; gap: .8rem; margin: .5rem 0; padding: 0; }
 figure { margin: 0; width: 150px; } figcaption { font-size: .75rem; color: var(--soft);

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import designs
 import pytest
-import trainings
 from command_line import command, contents
 from designs import NO_PYTHON, WRONG_SIGNATURE, fenced, good
 from processes import fork, wait_until
 from trainings import InProcess
 
 from firstlight.intrinsic.design.design_search import TrainedProgram
+from firstlight.intrinsic.design.designers.base import Proposal
 from firstlight.intrinsic.design.program import RewardProgram
 from firstlight.scripts import design, train
 from firstlight.scripts.programs.final_check import compare
@@ -104,9 +104,8 @@ def test_eureka_with_recorded_answers_shows_what_was_rejected_and_why(empty, in_
     ]
     assert "2 refused, 1 screened out" in done.out
     assert "NameError" in results[4]["reason"]
-    assert results[5]["proposal"]["parent"] in {r["proposal"]["source"] and None} | {
-        r["proposal"].get("hash") for r in results
-    } | {designs.Proposal(**r["proposal"]).hash for r in results}
+    made = {Proposal(**r["proposal"]).hash: r for r in results}
+    assert made[results[5]["proposal"]["parent"]]["verdict"] == "trained"
     text = (empty / "out" / "report.html").read_text()
     assert "not valid Python" in text
     assert "&lt;b&gt;&amp;" in text
@@ -131,11 +130,13 @@ def test_a_search_without_time_begins_nothing_and_goes_on_later(empty, in_proces
 
 
 def start(folder, *words):
-    return fork("designs:forking_design", *TINY, *SEARCH[:-3], f"dir={folder}", *words, path=[HELPERS])
+    return fork(
+        "designs:forking_design", *TINY, *SEARCH[:-3], f"dir={folder}", *words, path=[HELPERS]
+    )
 
 
 def test_a_search_that_is_killed_goes_on_to_the_same_results(tmp_path, soak):
-    """SIGKILL of the search while trainings run, several times; the trainings go on by themselves."""
+    """SIGKILL while trainings run, several times; the trainings go on by themselves."""
     words = ("designer.samples=2", "designer.rounds=2", "jobs=2")
 
     def finish(folder):
@@ -158,7 +159,10 @@ def test_a_search_that_is_killed_goes_on_to_the_same_results(tmp_path, soak):
         process.kill()
         wait_until(lambda process=process: process.poll() is not None)
     killed = finish(folder)
-    key = lambda r: (r["round"], r["proposal"]["source"])
+
+    def key(result):
+        return result["round"], result["proposal"]["source"]
+
     assert sorted(killed, key=key) == sorted(whole, key=key)
     assert (folder / "report.html").exists()
 
@@ -217,7 +221,9 @@ def test_a_dry_run_shows_the_conversation_and_writes_nothing(empty):
     done = run(*TINY, *SEARCH, "designer=eureka", "answers=/dev/null", "dry_run=true")
     assert done.out.strip() == "the designer sends nothing"
     pytest.importorskip("openai")
-    done = run(*TINY, *SEARCH, "designer=eureka", "llm=m", "url=http://127.0.0.1:9/v1", "dry_run=true")
+    done = run(
+        *TINY, *SEARCH, "designer=eureka", "llm=m", "url=http://127.0.0.1:9/v1", "dry_run=true"
+    )
     assert "reach the end" in done.out
     assert "2 rounds of 2 programs: 4 requests" in done.out
     assert [*empty.iterdir()] == []
@@ -250,7 +256,9 @@ def test_a_winner_is_better_than_no_program(own, without, accepted):
 
 
 def test_curves_are_means_over_equal_parts_of_the_training():
-    metrics = [{"rollout/return_mean": i, "program/a": -i, "program/failures": 0} for i in range(40)]
+    metrics = [
+        {"rollout/return_mean": i, "program/a": -i, "program/failures": 0} for i in range(40)
+    ]
     curves = curves_of([{"rollout/length_mean": 5.0}, *metrics])
     assert curves["task return"] == [1.5 + 4 * i for i in range(10)]
     assert curves["a"] == [-1.5 - 4 * i for i in range(10)]

@@ -8,13 +8,13 @@ _FENCE = re.compile(r"```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL |
 
 
 def source_of(answer: str) -> str:
-    """Return the code in an answer; the answer itself if nothing marks any.
+    r"""Return the code in an answer; the answer itself if nothing marks any.
 
     The last block between fences that defines a function, else the longest; what follows is checked
     like any program.
 
-    >>> source_of("Here it is:\\n```python\\nx = 1\\n```\\nGood luck!")
-    'x = 1\\n'
+    >>> source_of("Here it is:\n```python\nx = 1\n```\nGood luck!")
+    'x = 1\n'
     """
     blocks = [code for _, code in _FENCE.findall(answer)]
     if not blocks:

@@ -35,7 +35,7 @@ class DesignTask:
     obs_space: spaces.Dict
     info_space: spaces.Dict
     act_space: spaces.Space
-    samples: Mapping[str, np.ndarray] = field(default_factory=dict)
+    samples: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     notes: str = ""
     max_steps: int | None = None
 
@@ -128,7 +128,7 @@ class SearchState:
     Args:
         task: what rewards are designed for.
         round: number of the round that is to be proposed, from 0.
-        results: of all proposals so far, in order.
+        results: of all proposals so far, in the order in which they were known.
         remark: what a person said about the last round; "" for nothing.
     """
 

@@ -82,9 +82,7 @@ def tidy(components: Sequence[Component]) -> list[Component]:
 
 def write_program(components: Sequence[Component]) -> str:
     """Write the source of the program that pays these components."""
-    ranges = [
-        f'    "{c.name}": ({c.weight * c.low!r}, {c.weight * c.high!r}),' for c in components
-    ]
+    ranges = [f'    "{c.name}": ({c.weight * c.low!r}, {c.weight * c.high!r}),' for c in components]
     body = [f"    {line}" for c in components for line in ("", *c.code())]
     return "\n".join(
         [

@@ -127,9 +127,7 @@ class Template(Designer):
         return "mutation", parent, mutate(generator, self.genomes[parent], words)
 
 
-def random_genome(
-    generator: np.random.Generator, words: Sequence[Component]
-) -> list[Component]:
+def random_genome(generator: np.random.Generator, words: Sequence[Component]) -> list[Component]:
     """Draw a few different components, with weights, numbers of payments and conditions."""
     number = int(generator.integers(1, _LONGEST_START + 1))
     order = generator.permutation(len(words))[:number]

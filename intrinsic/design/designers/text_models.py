@@ -224,7 +224,10 @@ class ChatModel(TextModel):
             cost = f"cost {self.limits.price(*tokens):.4g}"
         about = f"about {tokens[0]:,} tokens sent and {tokens[1]:,} answered"
         return "\n".join(
-            [*shown, f"--- {rounds} rounds of {samples} {what}: {requests:,} requests, {about}; {cost}"]
+            [
+                *shown,
+                f"--- {rounds} rounds of {samples} {what}: {requests:,} requests, {about}; {cost}",
+            ]
         )
 
     def metrics(self) -> dict[str, float]:

@@ -35,8 +35,7 @@ def vocabulary(task: DesignTask) -> list[Component]:
         if is_symbolic(task.obs_space, name):
             found += grid_components(task, name)
         elif isinstance(space, spaces.Box) and len(space.shape) == 1:
-            if space.shape[0] <= LARGEST_VECTOR:
-                vectors[name] = space
+            vectors |= {name: space} if space.shape[0] <= LARGEST_VECTOR else {}
     for name in vectors:
         found += vector_components(task, name)
     names = [*vectors]

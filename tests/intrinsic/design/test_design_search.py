@@ -79,8 +79,8 @@ def test_each_bad_program_has_its_reason_and_is_not_trained(task, tmp_path):
     reasons = [r.reason for r in round]
     assert "not valid Python" in reasons[0]
     assert "not valid Python" in reasons[1]
-    assert "reward takes (obs, action), expected (obs, action, next_obs, info, memory)" in (
-        reasons[2]
+    assert (
+        "reward takes (obs, action), expected (obs, action, next_obs, info, memory)" in (reasons[2])
     )
     assert "imports os" in reasons[3]
     assert trained == [round[-1].proposal.hash]
@@ -182,9 +182,7 @@ def unbroken(task, folder):
     return log, trained, (folder / TABLE).read_text(), (folder / STATE).read_text()
 
 
-def test_a_search_that_is_killed_at_any_write_ends_with_the_same_files(
-    task, tmp_path, monkeypatch
-):
+def test_a_search_that_is_killed_at_any_write_ends_with_the_same_files(task, tmp_path, monkeypatch):
     """A death just before or just after each change of a file, at every one of them."""
     _, expected, table, state = unbroken(task, tmp_path / "whole")
     append, save = EliteTable.append, DesignSearch._save

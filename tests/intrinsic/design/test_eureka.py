@@ -33,7 +33,7 @@ def task():
 
 def number(source):
     """The number that `good` put into a program."""
-    return float(source.partition("forward\": ")[2].partition(" *")[0])
+    return float(source.rpartition('forward": ')[2].partition(" *")[0])
 
 
 def search(designer, task, folder, trained=None, score=number):
@@ -76,14 +76,9 @@ def test_a_round_without_a_program_is_asked_again_without_feedback_and_not_count
     asked = [messages for messages, _, _ in designer.model.asked]
     assert len(asked) == 3
     assert asked[0] == asked[1] == asked[2]
-    assert [r.verdict for r in done.table.results] == [
-        *["refused"] * 4,  # the second round has the same answers
-        *["refused"] * 4,
-        "trained",
-        "refused",
-        "trained",
-        "trained",
-    ]
+    verdicts = [(r.round, r.verdict) for r in done.table.results]
+    assert verdicts[:8] == [*[(0, "refused")] * 4, *[(1, "refused")] * 4]
+    assert sorted(verdicts[8:]) == [(2, "refused"), *[(2, "trained")] * 3]
     assert done.best.score == 3.0
 
 
@@ -145,8 +140,9 @@ def test_a_designer_that_is_made_anew_asks_the_same(stop, task, tmp_path):
             if call == "propose":
                 proposals = designer.propose(SearchState(task, rounds, results))
             else:
-                one = DesignSearch(_Once(proposals), task, tmp_path / f"{calls}", check=passes,
-                                   train=train)
+                one = DesignSearch(
+                    _Once(proposals), task, tmp_path / f"{calls}", check=passes, train=train
+                )
                 one.run()
                 designer.observe(one.table.results)
         if not proposals:
@@ -176,8 +172,9 @@ def test_reflection_shows_each_curve_with_lowest_mean_and_highest():
         result(good(), 0.25, steps=5000, curves={RETURN: [0.0, 0.5], "near": [1.0, -2.0, 4.0]})
     )
     assert "5,000 environment steps" in text
-    assert "task return (the sparse reward alone, what counts): [0, 0.5], lowest 0, mean 0.25, " in (
-        text
+    assert (
+        "task return (the sparse reward alone, what counts): [0, 0.5], lowest 0, mean 0.25, "
+        in (text)
     )
     assert "component near (mean of a step): [1, -2, 4], lowest -2, mean 1, highest 4" in text
     assert "mean task return was 0.25" in text
@@ -205,7 +202,6 @@ def test_the_prompt_names_every_field_of_the_task_and_its_goal(task):
 )
 def test_the_program_is_found_in_an_answer(answer, source):
     assert source_of(answer) == source
-
 
 
 def test_recorded_answers_are_read_from_json_lines(tmp_path):

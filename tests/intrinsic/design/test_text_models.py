@@ -63,7 +63,9 @@ def test_the_same_question_and_number_is_never_asked_again_also_by_another_proce
 
 
 @pytest.mark.parametrize(
-    "limits", [{"calls": 2}, {"tokens": 20}, {"cost": 4.0, **PRICES}], ids=["calls", "tokens", "cost"]
+    "limits",
+    [{"calls": 2}, {"tokens": 20}, {"cost": 4.0, **PRICES}],
+    ids=["calls", "tokens", "cost"],
 )
 def test_limits_stop_a_question_and_count_what_was_spent_before(limits, server):
     model = make(server, limits=Limits(**limits), num_workers=1)
