@@ -17,7 +17,7 @@ from firstlight.intrinsic.design.design_search import TrainedProgram
 from firstlight.intrinsic.design.designers.base import Proposal
 from firstlight.intrinsic.design.program import RewardProgram
 from firstlight.scripts import design, train
-from firstlight.scripts.programs.final_check import compare
+from firstlight.scripts.programs.final_check import FinalCheck, compare
 from firstlight.scripts.programs.program_cells import curves_of
 from firstlight.scripts.sweeps import runner
 
@@ -83,7 +83,7 @@ def test_a_search_ends_with_results_a_page_and_a_winner_that_trains(empty, in_pr
     assert in_process[begun:] == []
     assert done.out.endswith(again.out)
     winner = folder / "winner.py"
-    assert winner.exists() == ("winner: " in done.out)
+    assert winner.exists() == ("\nwinner: " in done.out)
     if winner.exists():
         RewardProgram.read(winner)
     file = winner if winner.exists() else next((folder / "programs").glob("*.py"))
@@ -138,8 +138,8 @@ def start(folder, *words):
 
 def test_a_search_that_is_killed_goes_on_to_the_same_results(tmp_path, soak):
     """SIGKILL while trainings run, several times; the trainings go on by themselves."""
-    rounds = 2 if soak.full else 1
-    words = ("designer.samples=2", f"designer.rounds={rounds}", "jobs=2")
+    size = 2 if soak.full else 1
+    words = (f"designer.samples={size}", f"designer.rounds={size}", "jobs=2")
 
     def finish(folder):
         process = start(folder, *words)
@@ -255,6 +255,43 @@ def test_a_winner_is_better_than_no_program(own, without, accepted):
     verdict, reason = compare(own, without)
     assert verdict == accepted
     assert reason
+
+
+class Cells:
+    """Trainings that are made up: 0.5 with a program, 0.25 without."""
+
+    def __init__(self, lost=0):
+        self.asked, self._lost = [], lost
+
+    def train(self, programs, *, task, seeds, steps):
+        self.asked.append((task, seeds, steps))
+        names = [(name, seed) for name in programs for seed in seeds]
+        kept = names[: len(names) - self._lost]
+        return {
+            (name, seed): trained(0.25 if programs[name] is None else 0.5) for name, seed in kept
+        }
+
+
+def test_a_winner_is_a_file_that_says_where_it_comes_from(tmp_path):
+    options = {"seed": 3, "seeds": 2, "steps": 100, "final_steps": None}
+    best = designs.result(good(), 0.125, steps=100)
+    cells = Cells()
+    final = FinalCheck(cells, options, tmp_path).run(best)
+    assert cells.asked == [("final", [4, 5], 300)]  # seeds that the search has not seen
+    assert final.accepted
+    text = (tmp_path / "winner.py").read_text()
+    assert text.endswith(good())
+    assert "# search: task return 0.125 after 100 steps" in text
+    assert "# final: task return 0.5 with the program, 0.25 without" in text
+    program = RewardProgram.read(tmp_path / "winner.py")
+    assert dict(program.ranges) == {"forward": (-1, 1)}
+
+
+def test_a_final_check_without_time_has_no_verdict(tmp_path):
+    options = {"seed": 0, "seeds": 2, "steps": 100, "final_steps": 200}
+    best = designs.result(good(), 0.125, steps=100)
+    assert FinalCheck(Cells(lost=1), options, tmp_path).run(best) is None
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_curves_are_means_over_equal_parts_of_the_training():
