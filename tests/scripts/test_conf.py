@@ -26,7 +26,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 RUNTIME = {  # what scripts/build.py passes, because only a run knows it
     *("obs_space", "act_space", "info_space", "num_streams", "vec", "policy", "encoder"),
     *("critic_encoder", "learner", "modules", "mixer", "run_dir", "resume", "seed", "device"),
-    *("in_dim", "text_table", "algorithm", "evaluator"),
+    *("in_dim", "text_table", "algorithm", "evaluator", "model"),
 }
 STATED = (
     "learner/",
@@ -34,8 +34,9 @@ STATED = (
     "trainer/",
     "auxiliary/",
     "core/",
+    "designer/",
 )  # groups that state the defaults
-OVERLAYS = ("bench", "experiment", "sweep")
+OVERLAYS = ("bench", "designer", "experiment", "sweep")  # no groups of firstlight-train
 FILES = sorted(CONF.rglob("*.yaml"))
 CHOICES = [
     (path.relative_to(CONF).parts[0], path.relative_to(CONF / path.relative_to(CONF).parts[0]))

@@ -186,7 +186,7 @@ def test_ctrl_c_saves_the_trainings_and_ends(tmp_path):
         (["env=chain"], 'needs a task: give task="what the agent is to do"'),
         (["task=a", "env=chian"], "there is no env=chian; did you mean 'chain'?"),
         (["task=a"], "choose an environment"),
-        (["task=a", "env=chain", "designer=templat"], "did you mean 'template'?"),
+        (["task=a", "env=chain", "designer=template2"], "did you mean 'template'?"),
         (["task=a", "env=chain", "designer.sample=3"], "takes no 'sample'; did you mean 'samples'"),
         (["task=a", "env=chain", "designer.samples=0"], "samples is 0, expected at least 1"),
         (["task=a", "env=chain", "steps=many"], "steps=many: expected a whole number"),

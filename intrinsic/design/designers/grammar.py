@@ -12,7 +12,7 @@ MOST_COMPONENTS = 8
 
 
 @dataclass(frozen=True)
-class Component:
+class ProgramComponent:
     """A piece of a reward: code, and how it is paid.
 
     The code of an event sets `now` [N] bool, which is paid `times` times in an episode. That of
@@ -59,17 +59,17 @@ class Component:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Component:
+    def from_json(cls, value: Mapping[str, Any]) -> ProgramComponent:
         """Read what `to_json` returned."""
         return cls(**{**value, "lines": tuple(value["lines"])})
 
 
-def tidy(components: Sequence[Component]) -> list[Component]:
+def tidy(components: Sequence[ProgramComponent]) -> list[ProgramComponent]:
     """Drop repeated names and what exceeds `MOST_COMPONENTS`; drop conditions that cannot hold.
 
     A condition names an event that stands before.
     """
-    found: dict[str, Component] = {}
+    found: dict[str, ProgramComponent] = {}
     for component in components:
         if component.name in found or len(found) == MOST_COMPONENTS:
             continue
@@ -80,7 +80,7 @@ def tidy(components: Sequence[Component]) -> list[Component]:
     return list(found.values())
 
 
-def write_program(components: Sequence[Component]) -> str:
+def write_program(components: Sequence[ProgramComponent]) -> str:
     """Write the source of the program that pays these components."""
     ranges = [f'    "{c.name}": ({c.weight * c.low!r}, {c.weight * c.high!r}),' for c in components]
     body = [f"    {line}" for c in components for line in ("", *c.code())]

@@ -16,7 +16,7 @@ from firstlight.intrinsic.design.designers.base import (
     Proposal,
     SearchState,
 )
-from firstlight.intrinsic.design.designers.grammar import Component, tidy, write_program
+from firstlight.intrinsic.design.designers.grammar import ProgramComponent, tidy, write_program
 from firstlight.intrinsic.design.designers.vocabulary import vocabulary
 
 WEIGHTS = (0.03, 0.1, 0.3, 1.0)
@@ -59,7 +59,7 @@ class Template(Designer):
         self.samples, self.rounds, self.num_elites = samples, rounds, num_elites
         self.random_share, self.seed = random_share, seed
         self.proposed = 0  # rounds
-        self.genomes: dict[str, list[Component]] = {}  # by hash of the program
+        self.genomes: dict[str, list[ProgramComponent]] = {}  # by hash of the program
         self.ranks: dict[str, tuple[float, float]] = {}  # of those that were trained
 
     def propose(self, state: SearchState) -> list[Proposal]:
@@ -109,14 +109,17 @@ class Template(Designer):
         """Restore what `state_dict` returned."""
         self.proposed = int(state["proposed"])
         self.genomes = {
-            name: [Component.from_json(component) for component in genome]
+            name: [ProgramComponent.from_json(component) for component in genome]
             for name, genome in state["genomes"].items()
         }
         self.ranks = {name: (rank[0], rank[1]) for name, rank in state["ranks"].items()}
 
     def _draw(
-        self, generator: np.random.Generator, words: Sequence[Component], elites: Sequence[str]
-    ) -> tuple[str, str | None, list[Component]]:
+        self,
+        generator: np.random.Generator,
+        words: Sequence[ProgramComponent],
+        elites: Sequence[str],
+    ) -> tuple[str, str | None, list[ProgramComponent]]:
         """Draw how a program is made, its parent, and its components."""
         if not elites or generator.random() < self.random_share:
             return "random", None, random_genome(generator, words)
@@ -127,19 +130,23 @@ class Template(Designer):
         return "mutation", parent, mutate(generator, self.genomes[parent], words)
 
 
-def random_genome(generator: np.random.Generator, words: Sequence[Component]) -> list[Component]:
+def random_genome(
+    generator: np.random.Generator, words: Sequence[ProgramComponent]
+) -> list[ProgramComponent]:
     """Draw a few different components, with weights, numbers of payments and conditions."""
     number = int(generator.integers(1, _LONGEST_START + 1))
     order = generator.permutation(len(words))[:number]
-    genome: list[Component] = []
+    genome: list[ProgramComponent] = []
     for i in order:
         genome.append(_varied(generator, words[i], genome))
     return tidy(genome)
 
 
 def mutate(
-    generator: np.random.Generator, genome: Sequence[Component], words: Sequence[Component]
-) -> list[Component]:
+    generator: np.random.Generator,
+    genome: Sequence[ProgramComponent],
+    words: Sequence[ProgramComponent],
+) -> list[ProgramComponent]:
     """Add, remove, replace or vary one component; in a third of cases a second one as well."""
     changed = [*genome]
     for _ in range(1 + (generator.random() < 1 / 3)):
@@ -159,8 +166,10 @@ def mutate(
 
 
 def cross(
-    generator: np.random.Generator, first: Sequence[Component], second: Sequence[Component]
-) -> list[Component]:
+    generator: np.random.Generator,
+    first: Sequence[ProgramComponent],
+    second: Sequence[ProgramComponent],
+) -> list[ProgramComponent]:
     """Take each component of two programs with probability 1/2; at least one."""
     both = [*first, *second]
     taken = [component for component in both if generator.random() < 0.5]
@@ -168,8 +177,8 @@ def cross(
 
 
 def _varied(
-    generator: np.random.Generator, component: Component, before: Sequence[Component]
-) -> Component:
+    generator: np.random.Generator, component: ProgramComponent, before: Sequence[ProgramComponent]
+) -> ProgramComponent:
     """Draw weight, number of payments and condition of a component anew."""
     events = [other.name for other in before if other.is_event]
     gated = bool(events) and generator.random() < _GATED

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from firstlight.envs.fields import is_symbolic
 from firstlight.envs.minigrid.cells import BALL, BOX, DOOR, GOAL, KEY, LAVA, OBJECTS, VIEW
 from firstlight.intrinsic.design.designers.base import DesignTask
-from firstlight.intrinsic.design.designers.grammar import Component
+from firstlight.intrinsic.design.designers.grammar import ProgramComponent
 
 _MARKS = {KEY, BALL, BOX, DOOR, GOAL, LAVA}  # objects that a task may be about
 _CARRIED = {KEY, BALL, BOX}
@@ -21,7 +21,7 @@ LARGEST_VECTOR = 64
 _QUANTILES = (0.9, 0.99)
 
 
-def vocabulary(task: DesignTask) -> list[Component]:
+def vocabulary(task: DesignTask) -> list[ProgramComponent]:
     """Return all components of a task.
 
     Fields are observation fields only. A side channel might hold the task's success itself.
@@ -29,7 +29,7 @@ def vocabulary(task: DesignTask) -> list[Component]:
     Raises:
         ValueError: if no field is a grid of MiniGrid or a vector.
     """
-    found: list[Component] = []
+    found: list[ProgramComponent] = []
     vectors: dict[str, spaces.Box] = {}
     for name, space in task.obs_space.spaces.items():
         if is_symbolic(task.obs_space, name):
@@ -53,7 +53,7 @@ def vocabulary(task: DesignTask) -> list[Component]:
     return found
 
 
-def grid_components(task: DesignTask, field: str) -> Iterator[Component]:
+def grid_components(task: DesignTask, field: str) -> Iterator[ProgramComponent]:
     """Yield events and distances of a grid of MiniGrid's codes.
 
     Of the objects that random play has met, or that the goal names. What the agent carries or faces
@@ -72,19 +72,19 @@ def grid_components(task: DesignTask, field: str) -> Iterator[Component]:
     for kind in kinds:
         name = OBJECTS[kind]
         there = f"({{}}[..., 0] == {kind}).any((1, 2))"
-        yield Component(f"sees_{name}", (f"now = {there.format(after)}",))
-        yield Component(
+        yield ProgramComponent(f"sees_{name}", (f"now = {there.format(after)}",))
+        yield ProgramComponent(
             f"loses_{name}", (f"now = {there.format(before)} & ~{there.format(after)}",)
         )
         if not is_view:
             continue
-        yield Component(f"faces_{name}", (f"now = {after}{front} == {kind}",))
-        yield Component(
+        yield ProgramComponent(f"faces_{name}", (f"now = {after}{front} == {kind}",))
+        yield ProgramComponent(
             f"approaches_{name}", _approach(f"approaches_{name}", after, kind), is_event=False
         )
         if kind in _CARRIED:
-            yield Component(f"carries_{name}", (f"now = {after}{own} == {kind}",))
-            yield Component(
+            yield ProgramComponent(f"carries_{name}", (f"now = {after}{own} == {kind}",))
+            yield ProgramComponent(
                 f"puts_down_{name}",
                 (f"now = ({before}{own} == {kind}) & ({after}{own} != {kind})",),
             )
@@ -96,8 +96,8 @@ def grid_components(task: DesignTask, field: str) -> Iterator[Component]:
         ):
             both = f"now = ({before}{front} == {DOOR}) & ({after}{front} == {DOOR})"
             states = f"now &= ({before}{front_state} {old}) & ({after}{front_state} {new})"
-            yield Component(name, (both, states))
-    yield Component("finds_objects", _finds(after, kinds), is_event=False)
+            yield ProgramComponent(name, (both, states))
+    yield ProgramComponent("finds_objects", _finds(after, kinds), is_event=False)
 
 
 def _approach(name: str, after: str, kind: int) -> tuple[str, ...]:
@@ -126,7 +126,7 @@ def _finds(after: str, kinds: list[int]) -> tuple[str, ...]:
     )
 
 
-def vector_components(task: DesignTask, field: str) -> Iterator[Component]:
+def vector_components(task: DesignTask, field: str) -> Iterator[ProgramComponent]:
     """Yield measures of each coordinate of a vector that changed in random play.
 
     Progress in either direction, the farthest of the episode, the highest magnitude (a speed), and
@@ -145,8 +145,8 @@ def vector_components(task: DesignTask, field: str) -> Iterator[Component]:
         for sign, word in ((1, "up"), (-1, "down")):
             change = f"{sign / width!r} * ({new} - {old})"
             lines = (f"value = np.clip({change}, -1.0, 1.0)",)
-            yield Component(f"moves_{word}_{label}", lines, is_event=False, low=-1.0)
-            yield Component(
+            yield ProgramComponent(f"moves_{word}_{label}", lines, is_event=False, low=-1.0)
+            yield ProgramComponent(
                 f"farthest_{word}_{label}",
                 _record(f"farthest_{word}_{label}", f"{sign / width!r} * {{}}", new, old),
                 is_event=False,
@@ -154,11 +154,13 @@ def vector_components(task: DesignTask, field: str) -> Iterator[Component]:
             for quantile in _QUANTILES:
                 bound = float(np.quantile(sign * values, quantile))
                 name = f"reaches_{word}_{int(quantile * 100)}_{label}"
-                yield Component(name, (f"now = {sign} * {new} > {bound!r}",))
+                yield ProgramComponent(name, (f"now = {sign} * {new} > {bound!r}",))
             beyond = float((sign * values).max() + 0.25 * width)
-            yield Component(f"exceeds_{word}_{label}", (f"now = {sign} * {new} > {beyond!r}",))
+            yield ProgramComponent(
+                f"exceeds_{word}_{label}", (f"now = {sign} * {new} > {beyond!r}",)
+            )
         largest = float(np.abs(values).max()) or 1.0
-        yield Component(
+        yield ProgramComponent(
             f"fastest_{label}",
             _record(f"fastest_{label}", f"np.abs({{}}) / {largest!r}", new, old),
             is_event=False,
@@ -177,7 +179,7 @@ def _record(name: str, measure: str, new: str, old: str) -> tuple[str, ...]:
     )
 
 
-def _distance(task: DesignTask, first: str, second: str) -> Component:
+def _distance(task: DesignTask, first: str, second: str) -> ProgramComponent:
     """Progress of the distance between two vectors of one size, such as a goal and what is."""
     arrays = [task.samples.get(f"obs/{name}") for name in (first, second)]
     width = 1.0
@@ -189,7 +191,9 @@ def _distance(task: DesignTask, first: str, second: str) -> Component:
         return f"np.linalg.norm({group}[{first!r}] - {group}[{second!r}].astype(float), axis=1)"
 
     line = f"value = np.clip(({gap_of('obs')} - {gap_of('next_obs')}) / {width!r}, -1.0, 1.0)"
-    return Component(f"nears_{_word(first)}_{_word(second)}", (line,), is_event=False, low=-1.0)
+    return ProgramComponent(
+        f"nears_{_word(first)}_{_word(second)}", (line,), is_event=False, low=-1.0
+    )
 
 
 def _word(field: str) -> str:
@@ -197,6 +201,6 @@ def _word(field: str) -> str:
     return re.sub(r"\W", "_", field)[:20]
 
 
-def _effort() -> Component:
+def _effort() -> ProgramComponent:
     line = "value = -np.minimum((action.reshape(len(action), -1) ** 2).mean(1), 1.0)"
-    return Component("saves_effort", (line,), is_event=False, low=-1.0, high=0.0)
+    return ProgramComponent("saves_effort", (line,), is_event=False, low=-1.0, high=0.0)

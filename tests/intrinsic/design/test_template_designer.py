@@ -15,7 +15,7 @@ from firstlight.intrinsic.design.design_search import DesignSearch
 from firstlight.intrinsic.design.designers.base import SearchState
 from firstlight.intrinsic.design.designers.grammar import (
     MOST_COMPONENTS,
-    Component,
+    ProgramComponent,
     tidy,
     write_program,
 )
@@ -204,8 +204,8 @@ def test_progress_adds_up_to_nothing_on_the_way_there_and_back():
 
 
 def test_tidy_drops_repeated_names_and_conditions_that_cannot_hold():
-    event = Component("a", ("now = action == 0",))
-    other = Component("b", ("value = action * 1.0",), is_event=False, after="c")
+    event = ProgramComponent("a", ("now = action == 0",))
+    other = ProgramComponent("b", ("value = action * 1.0",), is_event=False, after="c")
     assert tidy([event, event, other]) == [event, replace(other, after="")]
     late = replace(event, name="d", after="b")  # not an event
     assert tidy([other, late])[1].after == ""
