@@ -58,13 +58,13 @@ class Eureka(Designer):
         messages = self.messages(state)
         answers = self.model.ask(messages, self.samples, start=self.asked)
         self.asked += self.samples
-        origin = {
-            "how": "first sample" if self.best is None else "reflection",
-            "parent": None if self.best is None else self.best.proposal.hash,
-            "model": self.model.name,
-            "prompt_hash": hash_messages(messages),
-        }
-        return [Proposal(source_of(answer), **origin) for answer in answers]
+        how, parent = "first sample", None
+        if self.best is not None:
+            how, parent = "reflection", self.best.proposal.hash
+        prompt = hash_messages(messages)
+        return [
+            Proposal(source_of(answer), how, parent, self.model.name, prompt) for answer in answers
+        ]
 
     def observe(self, results: Sequence[ProgramResult]) -> None:
         """Choose the program that the next round begins with."""

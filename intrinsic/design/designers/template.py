@@ -123,9 +123,9 @@ class Template(Designer):
         """Draw how a program is made, its parent, and its components."""
         if not elites or generator.random() < self.random_share:
             return "random", None, random_genome(generator, words)
-        parent = elites[generator.integers(len(elites))]
+        parent = elites[int(generator.integers(len(elites)))]
         if len(elites) > 1 and generator.random() < 1 / 3:
-            other = elites[generator.integers(len(elites))]
+            other = elites[int(generator.integers(len(elites)))]
             return "crossover", parent, cross(generator, self.genomes[parent], self.genomes[other])
         return "mutation", parent, mutate(generator, self.genomes[parent], words)
 
