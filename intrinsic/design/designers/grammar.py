@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-MOST_COMPONENTS = 8
-"""Of a program; each has up to two of the 16 entries of a program's memory."""
+from firstlight.intrinsic.design.sandbox_worker import MEMORY_ENTRIES
+
+MOST_COMPONENTS = 12
+"""Of a program."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class ProgramComponent:
         weight: factor, above 0.
         times: that an event is paid in an episode.
         after: name of an event that must have been paid before in the episode; "" for none.
+        entries: of the program's memory that its code has.
     """
 
     name: str
@@ -37,6 +40,7 @@ class ProgramComponent:
     weight: float = 0.1
     times: int = 1
     after: str = ""
+    entries: int = 1
 
     def code(self) -> list[str]:
         """Return its part of the function's body, which fills ``rewards[name]``."""
@@ -65,13 +69,16 @@ class ProgramComponent:
 
 
 def tidy(components: Sequence[ProgramComponent]) -> list[ProgramComponent]:
-    """Drop repeated names and what exceeds `MOST_COMPONENTS`; drop conditions that cannot hold.
+    """Drop repeated names, what exceeds a program's size, and conditions that cannot hold.
 
-    A condition names an event that stands before.
+    A program has at most `MOST_COMPONENTS`, and the entries that its memory may have. A condition
+    names an event that stands before.
     """
     found: dict[str, ProgramComponent] = {}
     for component in components:
-        if component.name in found or len(found) == MOST_COMPONENTS:
+        entries = component.entries + sum(other.entries for other in found.values())
+        is_full = len(found) == MOST_COMPONENTS or entries > MEMORY_ENTRIES
+        if component.name in found or is_full:
             continue
         before = found.get(component.after)
         if component.after and (before is None or not before.is_event):

@@ -21,7 +21,7 @@ from firstlight.intrinsic.design.designers.vocabulary import vocabulary
 
 WEIGHTS = (0.03, 0.1, 0.3, 1.0)
 TIMES = (1, 3, 10)
-_LONGEST_START = 5  # components of a random program, at most
+_START = (2, 8)  # components of a random program, at least and at most
 _GATED = 0.3  # probability that a component of a random program waits for an event
 _TRIES = 100  # to draw a program that is new
 
@@ -134,7 +134,7 @@ def random_genome(
     generator: np.random.Generator, words: Sequence[ProgramComponent]
 ) -> list[ProgramComponent]:
     """Draw a few different components, with weights, numbers of payments and conditions."""
-    number = int(generator.integers(1, _LONGEST_START + 1))
+    number = int(generator.integers(_START[0], _START[1] + 1))
     order = generator.permutation(len(words))[:number]
     genome: list[ProgramComponent] = []
     for i in order:

@@ -145,11 +145,14 @@ def vector_components(task: DesignTask, field: str) -> Iterator[ProgramComponent
         for sign, word in ((1, "up"), (-1, "down")):
             change = f"{sign / width!r} * ({new} - {old})"
             lines = (f"value = np.clip({change}, -1.0, 1.0)",)
-            yield ProgramComponent(f"moves_{word}_{label}", lines, is_event=False, low=-1.0)
+            yield ProgramComponent(
+                f"moves_{word}_{label}", lines, is_event=False, low=-1.0, entries=0
+            )
             yield ProgramComponent(
                 f"farthest_{word}_{label}",
                 _record(f"farthest_{word}_{label}", f"{sign / width!r} * {{}}", new, old),
                 is_event=False,
+                entries=2,
             )
             for quantile in _QUANTILES:
                 bound = float(np.quantile(sign * values, quantile))
@@ -164,6 +167,7 @@ def vector_components(task: DesignTask, field: str) -> Iterator[ProgramComponent
             f"fastest_{label}",
             _record(f"fastest_{label}", f"np.abs({{}}) / {largest!r}", new, old),
             is_event=False,
+            entries=2,
         )
 
 

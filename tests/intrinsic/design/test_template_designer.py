@@ -28,7 +28,7 @@ from firstlight.intrinsic.design.designers.template import (
 from firstlight.intrinsic.design.designers.vocabulary import vocabulary
 from firstlight.intrinsic.design.program import RewardProgram
 from firstlight.intrinsic.design.program_reward import program_fields
-from firstlight.intrinsic.design.sandbox_worker import define, run_steps
+from firstlight.intrinsic.design.sandbox_worker import MEMORY_ENTRIES, define, run_steps
 from firstlight.intrinsic.design.trial_run import trial_run
 
 MAKERS = {
@@ -210,6 +210,8 @@ def test_tidy_drops_repeated_names_and_conditions_that_cannot_hold():
     late = replace(event, name="d", after="b")  # not an event
     assert tidy([other, late])[1].after == ""
     assert len(tidy([replace(event, name=f"e{i}") for i in range(20)])) == MOST_COMPONENTS
+    large = [replace(event, name=f"e{i}", entries=3) for i in range(20)]
+    assert len(tidy(large)) == MEMORY_ENTRIES // 3
 
 
 def test_objects_that_only_the_goal_names_are_in_the_vocabulary():
