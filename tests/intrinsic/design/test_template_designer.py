@@ -232,11 +232,11 @@ def test_a_task_without_a_grid_or_a_vector_is_refused():
 
 
 def key_first(source):
-    """A made-up task return: more of what matters, less of the rest."""
-    wanted = ("carries_key", "unlocks_door", "sees_goal")
-    lines = source.splitlines()
-    found = sum(f"    # {name}" in lines for name in wanted)
-    return found - 0.1 * sum(line.startswith("    # ") for line in lines)
+    """A made-up task return: more for what matters if it has a large weight, less for the rest."""
+    wanted = ("carries_key", "unlocks_door", "sees_goal", "opens_door")
+    lines = [line.strip() for line in source.splitlines()]
+    found = sum(f'rewards["{name}"] = 1.0 * now' in lines for name in wanted)
+    return found - 0.3 * (sum(line.startswith("# ") for line in lines) - found)
 
 
 def test_evolution_finds_better_programs_than_as_many_random_ones(doorkey, tmp_path):
@@ -253,7 +253,7 @@ def test_evolution_finds_better_programs_than_as_many_random_ones(doorkey, tmp_p
     evolved = [best(seed, 0.25) for seed in range(3)]
     random = [best(seed, 1.0) for seed in range(3)]
     assert sum(evolved) > sum(random)
-    assert max(evolved) >= 2.0
+    assert max(evolved) > max(random) + 0.5
 
 
 def test_without_a_difference_there_are_no_elites(doorkey):
