@@ -203,7 +203,7 @@ def _make_model(options: Mapping[str, Any], folder: Path) -> TextModel:
 def _settings(
     options: Mapping[str, Any], of_designer: Mapping[str, str], overrides: Sequence[str]
 ) -> dict[str, Any]:
-    kept = {k: v for k, v in options.items() if k not in (*_MAY_CHANGE, *_LIMITS)}
+    kept = {k: v for k, v in options.items() if k not in _MAY_CHANGE}
     return {**kept, "designer options": dict(of_designer), "overrides": [*overrides]}
 
 
