@@ -46,7 +46,6 @@ _MAY_CHANGE = (
     "allow_unsandboxed",
     "calls_per_minute",
 )
-_LIMITS = ("max_calls", "max_tokens", "max_cost", "input_price", "output_price")
 
 
 def design(
