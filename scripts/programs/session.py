@@ -38,13 +38,9 @@ ANSWERS, SETTINGS = "answers.sqlite", "design.json"
 """Files of a folder: answers of the language model; the options that the search began with."""
 
 _MAY_CHANGE = (
-    "budget",
-    "jobs",
-    "remark",
-    "dry_run",
-    "dir",
-    "allow_unsandboxed",
-    "calls_per_minute",
+    *("budget", "jobs", "remark", "dry_run", "dir", "allow_unsandboxed", "calls_per_minute"),
+    *("max_calls", "max_tokens", "max_cost", "input_price", "output_price"),
+    *("seeds", "final_steps"),  # of the final check alone
 )
 
 
