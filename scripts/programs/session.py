@@ -192,7 +192,13 @@ def _make_model(options: Mapping[str, Any], folder: Path) -> TextModel:
             max_tokens=options["answer_tokens"],
         )
 
-    return ChatModel(make_judge, name=llm or NAME, store=folder / ANSWERS, limits=limits)
+    return ChatModel(
+        make_judge,
+        name=llm or NAME,
+        store=folder / ANSWERS,
+        limits=limits,
+        num_workers=1 if llm is None else 4,  # the local one answers one after the other
+    )
 
 
 def _settings(
