@@ -157,6 +157,7 @@ def _make_designer(
         raise BadInputError(f"there is no designer={name}{suggestion(name, known)}")
     chosen = OmegaConf.from_dotlist([f"{key}={value}" for key, value in of_designer.items()])
     node = OmegaConf.merge(node, chosen)
+    assert isinstance(node, DictConfig)
     target = locate(str(node["_target_"]))
     takes_model = callable(target) and "model" in inspect.signature(target).parameters
     model = {"model": _make_model(options, folder)} if takes_model else {}

@@ -29,9 +29,10 @@ _TRIES = 100  # to draw a program that is new
 class Template(Designer):
     """Combines components of a small grammar, and evolves the best combinations.
 
-    The first round is random. Later ones are mutations of elites, crossovers of two, and some
-    random programs; elites are those whose training had the highest task return. All randomness
-    follows from the seed and the number of the round.
+    The first round is random, but for one program that pays every event once in an episode. Later
+    ones are mutations of elites, crossovers of two, and some random programs; elites are those
+    whose training had the highest task return. All randomness follows from the seed and the number
+    of the round.
 
     Args:
         samples: programs of a round.
@@ -70,10 +71,13 @@ class Template(Designer):
         self.proposed += 1
         words, elites = vocabulary(state.task), self.elites()
         found: list[Proposal] = []
-        for _ in range(_TRIES * self.samples):
+        for attempt in range(_TRIES * self.samples):
             if len(found) == self.samples:
                 break
-            how, parent, genome = self._draw(generator, words, elites)
+            if self.proposed == 1 and attempt == 0 and any(word.is_event for word in words):
+                how, parent, genome = "every event", None, every_event(words)
+            else:
+                how, parent, genome = self._draw(generator, words, elites)
             proposal = Proposal(write_program(genome), how, parent)
             if proposal.hash not in self.genomes:
                 self.genomes[proposal.hash] = genome
@@ -128,6 +132,11 @@ class Template(Designer):
             other = elites[int(generator.integers(len(elites)))]
             return "crossover", parent, cross(generator, self.genomes[parent], self.genomes[other])
         return "mutation", parent, mutate(generator, self.genomes[parent], words)
+
+
+def every_event(words: Sequence[ProgramComponent]) -> list[ProgramComponent]:
+    """Pay each event once, as many of them as a program may have."""
+    return tidy([word for word in words if word.is_event])
 
 
 def random_genome(

@@ -15,6 +15,11 @@ from firstlight.intrinsic.design.designers.grammar import ProgramComponent
 
 _MARKS = {KEY, BALL, BOX, DOOR, GOAL, LAVA}  # objects that a task may be about
 _CARRIED = {KEY, BALL, BOX}
+_VERBS = (
+    *("carries", "unlocks", "opens", "faces", "sees", "puts", "approaches", "finds"),
+    *("closes", "loses"),
+)
+"""First words of names for grids, in the order in which a program of limited size takes them."""
 _FARTHEST = 99
 LARGEST_VECTOR = 64
 """Coordinates of a vector field that components are made of."""
@@ -33,7 +38,7 @@ def vocabulary(task: DesignTask) -> list[ProgramComponent]:
     vectors: dict[str, spaces.Box] = {}
     for name, space in task.obs_space.spaces.items():
         if is_symbolic(task.obs_space, name):
-            found += grid_components(task, name)
+            found += sorted(grid_components(task, name), key=_place)
         elif isinstance(space, spaces.Box) and len(space.shape) == 1:
             vectors |= {name: space} if space.shape[0] <= LARGEST_VECTOR else {}
     for name in vectors:
@@ -98,6 +103,10 @@ def grid_components(task: DesignTask, field: str) -> Iterator[ProgramComponent]:
             states = f"now &= ({before}{front_state} {old}) & ({after}{front_state} {new})"
             yield ProgramComponent(name, (both, states))
     yield ProgramComponent("finds_objects", _finds(after, kinds), is_event=False)
+
+
+def _place(component: ProgramComponent) -> int:
+    return _VERBS.index(component.name.partition("_")[0])
 
 
 def _approach(name: str, after: str, kind: int) -> tuple[str, ...]:

@@ -256,12 +256,27 @@ def test_evolution_finds_better_programs_than_as_many_random_ones(doorkey, tmp_p
     assert max(evolved) > max(random) + 0.5
 
 
+def test_the_first_program_pays_every_event_once(doorkey):
+    task, rollout = doorkey
+    first = Template(samples=2).propose(SearchState(task))[0]
+    program = RewardProgram.parse(first.source)
+    events = [word.name for word in vocabulary(task) if word.is_event]
+    assert list(program.ranges) == events[:MOST_COMPONENTS]
+    assert {"carries_key", "opens_door", "unlocks_door", "sees_goal"} <= set(program.ranges)
+    values, _ = values_of([word(task, name) for name in program.ranges], rollout)
+    ends = rollout.terminated | rollout.truncated
+    for n in range(8):
+        end = int(ends[:, n].nonzero()[0]) if ends[:, n].any() else rollout.num_steps
+        assert values[:, : end + 1, n].sum(1).max() <= 1
+
+
 def test_without_a_difference_there_are_no_elites(doorkey):
     designer = Template(samples=4, rounds=3)
     state = SearchState(doorkey[0])
     proposals = designer.propose(state)
     designer.ranks = {p.hash: (0.0, 0.0) for p in proposals}
     assert designer.elites() == []
+    assert {p.how for p in proposals} == {"every event", "random"}
     assert {p.how for p in designer.propose(state)} == {"random"}
     designer.ranks[proposals[2].hash] = (0.0, 0.1)
     assert designer.elites() == [proposals[2].hash]
