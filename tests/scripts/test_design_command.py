@@ -123,7 +123,7 @@ def test_a_search_without_time_begins_nothing_and_goes_on_later(empty, in_proces
     for path in (empty / "out").glob("*/config.yaml"):  # the bonus stays beside the program
         text = path.read_text()
         assert "HashCount" in text
-        assert ("ProgramReward" in text) == ("without" not in str(path))
+        assert ("ProgramReward" in text) == ("without" not in path.parent.name)
 
 
 def start(folder, *words):
