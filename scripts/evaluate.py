@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from omegaconf import DictConfig, OmegaConf
 
 from firstlight.scripts.errors import BadInputError
 from firstlight.scripts.hydra_command import command
-from firstlight.scripts.saved_run import load_persistent_state, read_config
+from firstlight.scripts.saved_run import ProgramRights, load_persistent_state, read_config
 
 
 def check_options(cfg: DictConfig) -> None:
@@ -20,6 +21,8 @@ def check_options(cfg: DictConfig) -> None:
     for key in ("episodes", "num_envs", "max_steps"):
         if not isinstance(cfg[key], int) or cfg[key] < 1:
             raise BadInputError(f"{key}={cfg[key]}: expected a whole number, at least 1")
+    if cfg.programs not in (rights := get_args(ProgramRights)):
+        raise BadInputError(f"programs={cfg.programs}: expected one of {', '.join(rights)}")
     if cfg.rewards and not cfg.video:
         raise BadInputError("rewards=true draws rewards beneath a video: give video=true as well")
 
@@ -32,13 +35,14 @@ def main(cfg: DictConfig) -> None:
     from firstlight.agents.session.run_directory.files import to_json
     from firstlight.envs.default_fields import DefaultFields
     from firstlight.envs.seeding import derive
+    from firstlight.intrinsic import ProgramReward
     from firstlight.scripts.build import make_modules, make_vec, needed_options
     from firstlight.scripts.report.episode_video import write_video
 
     check_options(cfg)
     run = Path(cfg.run)
     allow = (cfg.allow,) if isinstance(cfg.allow, str) else tuple(cfg.allow)
-    config = read_config(run, allow)
+    config = read_config(run, allow, cfg.programs)
     try:
         agent = load(run, which=cfg.which, allow=allow)
     except (ValueError, FileNotFoundError) as error:
@@ -48,7 +52,12 @@ def main(cfg: DictConfig) -> None:
         print(f"wrote {write_video(cfg, config, agent.policy, agent.step, seed)}")
     num_envs = min(cfg.num_envs, cfg.episodes)
     vec = make_vec(config.env, num_envs=num_envs, **needed_options(config))
-    vec = make_modules(config.intrinsic, vec, cfg.seed)[1]
+    modules, vec = make_modules(config.intrinsic, vec, cfg.seed)
+    if any(isinstance(m, ProgramReward) and m.shows_fallbacks for m in modules.values()):
+        print(
+            "the policy saw features of a reward program in training: their fallback values stand "
+            "in their place; programs=sandboxed runs the program"
+        )
     load_persistent_state(run, cfg.which, vec)
     if not cfg.added_fields:
         vec = DefaultFields(vec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -13,18 +13,29 @@ from firstlight.scripts.errors import BadInputError
 SET_FUNCTIONS = "firstlight.scripts.benchmarks.submodular_tasks"
 """Module of set functions that experiments of ours name."""
 
+ProgramRights = Literal["never", "sandboxed", "trusted"]
+"""Run no reward program, run it in its sandbox, or with all rights of the command."""
+
 if TYPE_CHECKING:
     from firstlight.envs.vec import VecEnv
     from firstlight.intrinsic.base import IntrinsicModule
     from firstlight.intrinsic.mixer import RewardMixer
 
 
-def read_config(run: Path, allow: tuple[str, ...] = ()) -> DictConfig:
+PROGRAMS = "firstlight.intrinsic.design"
+"""Package of what runs reward programs."""
+
+
+def read_config(
+    run: Path, allow: tuple[str, ...] = (), programs: ProgramRights = "never"
+) -> DictConfig:
     """Read the config of a run; it may name only classes of firstlight and of `allow`.
 
     Args:
         run: the run directory.
         allow: further packages that the config may name.
+        programs: whether and how reward programs that the config names may be run, whatever the
+            config says about it.
 
     Raises:
         BadInputError: if there is no config, or it names something else.
@@ -41,7 +52,29 @@ def read_config(run: Path, allow: tuple[str, ...] = ()) -> DictConfig:
     check_targets(plain["env"], ("firstlight.envs", *allow))
     for key in ("intrinsic", "mixer"):
         check_targets(plain.get(key), ("firstlight.intrinsic", SET_FUNCTIONS, *allow))
-    return config
+    return OmegaConf.create(_restrict_programs(plain, programs))
+
+
+def _restrict_programs(node: Any, programs: ProgramRights) -> Any:
+    """Return a config in which reward programs have the given rights and no others."""
+    from firstlight.intrinsic import ProgramReward
+    from firstlight.scripts.build import is_within, locate
+
+    if isinstance(node, list):
+        return [_restrict_programs(item, programs) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: _restrict_programs(item, programs) for key, item in node.items()}
+    if "_target_" not in node:
+        return node
+    made = locate(str(node["_target_"]))
+    if made is ProgramReward:
+        rights = {"may_run": programs != "never", "trusted": programs == "trusted"}
+        return {**node, **rights, "allow_unsandboxed": False}
+    homes = (str(node["_target_"]), str(made.__module__))
+    if any(is_within(home, [PROGRAMS]) for home in homes):
+        raise BadInputError(f"the run's config names {homes[0]!r}, which only Python may use")
+    return node
 
 
 def load_rewards(

@@ -24,7 +24,7 @@ import numpy as np
 
 from firstlight.envs.vector.pool_memory import memfd
 from firstlight.intrinsic.design.lint import ProgramError
-from firstlight.intrinsic.design.program import RewardProgram
+from firstlight.intrinsic.design.program import ENTRY, RewardProgram
 from firstlight.intrinsic.design.sandbox_worker import (
     KINDS,
     MAX_MESSAGE,
@@ -46,57 +46,65 @@ _ENDED = "its process ended: it was killed for memory it may not have or for a f
 
 
 class Execution(ABC):
-    """Base class of ways to run a program.
+    """Base class of ways to run a function of a program.
 
     Args:
         program: to run.
+        entry: its function, "reward" or "features".
     """
 
-    def __init__(self, program: RewardProgram):
-        self.program, self.components = program, list(program.ranges)
+    def __init__(self, program: RewardProgram, entry: str = ENTRY):
+        self.program, self.entry = program, entry
+        self.outputs = {name: each.width for name, each in program.outputs(entry).items()}
 
-    @abstractmethod
     def run(self, fields: Arrays, memory: Arrays) -> tuple[np.ndarray, Arrays]:
-        """Run the program over a rollout.
+        """Run the function over a rollout.
 
         Args:
             fields: see `run_steps`, [T, N, ...].
             memory: [N, ...] before the first step.
 
         Returns:
-            Components [C, T, N] float32, within their ranges, and the memory after the last step.
+            Values [C, T, N] float32, within their declared ranges, C the sum of the widths; and the
+            memory after the last step.
 
         Raises:
             ProgramError: if the program fails, takes too long or returns what it may not.
         """
+        out, after = self.run_unclipped(fields, memory)
+        row = 0
+        for output in self.program.outputs(self.entry).values():
+            values = out[row : row + output.width]
+            np.clip(values, output.low, output.high, out=values)
+            row += output.width
+        return out, after
+
+    @abstractmethod
+    def run_unclipped(self, fields: Arrays, memory: Arrays) -> tuple[np.ndarray, Arrays]:
+        """Run the function, see `run`, and return its values as they are."""
 
     def close(self) -> None:  # noqa: B027
         """End what runs; `run` starts it again. Default: nothing."""
-
-    def _within_ranges(self, out: np.ndarray) -> np.ndarray:
-        for values, (low, high) in zip(out, self.program.ranges.values(), strict=True):
-            np.clip(values, low, high, out=values)
-        return out
 
 
 class InProcess(Execution):
     """Runs a program in this process, with all of its rights. For code that is trusted."""
 
-    def __init__(self, program: RewardProgram):
-        super().__init__(program)
+    def __init__(self, program: RewardProgram, entry: str = ENTRY):
+        super().__init__(program, entry)
         try:
-            self._reward = define(program.source)
+            self._function = define(program.source, entry)
         except Exception as error:
             raise ProgramError(describe(error)) from error
 
-    def run(self, fields: Arrays, memory: Arrays) -> tuple[np.ndarray, Arrays]:
-        """Run the program, see `Execution.run`."""
-        out = np.zeros((len(self.components), *fields["valid"].shape), np.float32)
+    def run_unclipped(self, fields: Arrays, memory: Arrays) -> tuple[np.ndarray, Arrays]:
+        """Run the function, see `Execution.run_unclipped`."""
+        out = np.zeros((sum(self.outputs.values()), *fields["valid"].shape), np.float32)
         try:
-            after = run_steps(self._reward, self.components, fields, memory, out)
+            after = run_steps(self._function, self.entry, self.outputs, fields, memory, out)
         except Exception as error:
             raise ProgramError(describe(error)) from error
-        return self._within_ranges(out), after
+        return out, after
 
 
 class Sandbox(Execution):
@@ -111,6 +119,7 @@ class Sandbox(Execution):
 
     Args:
         program: to run.
+        entry: its function, "reward" or "features".
         timeout_seconds: for a rollout.
         allow_unsandboxed: run it also where the kernel lacks a part of this.
 
@@ -121,23 +130,25 @@ class Sandbox(Execution):
     def __init__(
         self,
         program: RewardProgram,
+        entry: str = ENTRY,
         *,
         timeout_seconds: float = 10.0,
         allow_unsandboxed: bool = False,
     ):
-        super().__init__(program)
+        super().__init__(program, entry)
         self.timeout_seconds, self.allow_unsandboxed = timeout_seconds, allow_unsandboxed
         self._process: _Process | None = None
 
     def __deepcopy__(self, memo: dict) -> Sandbox:
         return Sandbox(
             self.program,
+            self.entry,
             timeout_seconds=self.timeout_seconds,
             allow_unsandboxed=self.allow_unsandboxed,
         )
 
-    def run(self, fields: Arrays, memory: Arrays) -> tuple[np.ndarray, Arrays]:
-        """Run the program, see `Execution.run`."""
+    def run_unclipped(self, fields: Arrays, memory: Arrays) -> tuple[np.ndarray, Arrays]:
+        """Run the function, see `Execution.run_unclipped`."""
         try:
             if self._process is None:
                 self._process = self._start()
@@ -163,7 +174,9 @@ class Sandbox(Execution):
                     "missing. Read the program, and say trusted=true to run it in this process, or "
                     "allow_unsandboxed=true"
                 )
-            process.write({"source": self.program.source, "components": self.components})
+            process.write(
+                {"source": self.program.source, "entry": self.entry, "outputs": self.outputs}
+            )
             self._check(process.read(self.timeout_seconds))
         except BaseException:
             process.end()
@@ -174,7 +187,7 @@ class Sandbox(Execution):
         self, process: _Process, fields: Arrays, memory: Arrays
     ) -> tuple[np.ndarray, Arrays]:
         T, N = fields["valid"].shape
-        out_shape = [len(self.components), T, N]
+        out_shape = [sum(self.outputs.values()), T, N]
         layout = _Layout()
         request: dict[str, Any] = {
             "fields": {name: layout.add(array) for name, array in fields.items()},
@@ -191,11 +204,11 @@ class Sandbox(Execution):
         reply = self._check(process.read(self.timeout_seconds))
         out = _view(shared, *request["out"]).copy()  # first: the program might still change it
         if not np.isfinite(out).all():
-            raise ProgramError("a component is not finite")
+            raise ProgramError("a value is not finite")
         bound = request["memory_out"] + spare
         places = _checked_places(reply.get("memory"), N, request["memory_out"], bound)
         after = {name: _view(shared, *place).copy() for name, place in places.items()}
-        return self._within_ranges(out), after
+        return out, after
 
     def _check(self, reply: dict[str, Any]) -> dict[str, Any]:
         if "error" in reply:

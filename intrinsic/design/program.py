@@ -5,17 +5,42 @@ from __future__ import annotations
 import ast
 import dataclasses
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from firstlight.intrinsic.design.lint import ProgramError, lint
+from firstlight.intrinsic.design.sandbox_worker import ARGUMENTS
 
-ENTRY = "reward"
-"""Name of the function that a program defines."""
-RANGES = "RANGES"
-"""Name of the constant that declares the components."""
+ENTRY, FEATURES_ENTRY = "reward", "features"
+"""Names of the function that a program defines, and of the one that it may define."""
+RANGES, FEATURES = "RANGES", "FEATURES"
+"""Names of the constants that declare what these return."""
+LARGEST = 1e30
+"""Largest bound of a range."""
+MAX_WIDTH = 512
+"""Most numbers of all features together."""
+_RANGES_FORM = f'{RANGES} = {{"component": (lowest, highest), ...}} of plain numbers'
+_FEATURES_FORM = (
+    f'{FEATURES} = {{"name": (width, lowest, highest, fallback), ...}} of plain numbers, with the '
+    "fallback within the range"
+)
+
+
+@dataclass(frozen=True)
+class ProgramOutput:
+    """A component of a reward, or a feature for the policy.
+
+    Args:
+        width: number of values for each environment; 1 for a component.
+        low, high: their range; values outside are clipped to it.
+        fallback: what the policy sees in their place where the program is not run.
+    """
+
+    width: int
+    low: float
+    high: float
+    fallback: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +57,10 @@ class RewardProgram:
     - `memory`: a dictionary of arrays [N, ...] that the function may fill; it comes back at the
       next step. Rows of environments that begin an episode are set to 0.
 
+    It may also show numbers of its own to the policy: ``FEATURES = {"name": (width, lowest,
+    highest, fallback), ...}`` and ``features(obs, info, memory)``, which returns an array
+    [N, width] for each name. It gets what the policy is about to act on, with a memory of its own.
+
     It may import `numpy` and `math`, and nothing else.
 
     Args:
@@ -41,6 +70,7 @@ class RewardProgram:
         model: name of the language model that wrote it.
         prompt_hash: of the prompt.
         verdicts: what checks found, in time order.
+        features: name to width, range and fallback of what it shows to the policy.
     """
 
     source: str
@@ -49,6 +79,13 @@ class RewardProgram:
     model: str | None = None
     prompt_hash: str | None = None
     verdicts: tuple[str, ...] = field(default=())
+    features: Mapping[str, ProgramOutput] = field(default_factory=dict)
+
+    def outputs(self, entry: str) -> Mapping[str, ProgramOutput]:
+        """What a function of the program returns, "reward" or "features", in order."""
+        if entry == FEATURES_ENTRY:
+            return self.features
+        return {name: ProgramOutput(1, low, high) for name, (low, high) in self.ranges.items()}
 
     @property
     def hash(self) -> str:
@@ -71,8 +108,15 @@ class RewardProgram:
             ProgramError: if it is no reward program; the message names the line.
         """
         tree = lint(source)
-        _check_entry(tree)
-        return cls(source, _declared_ranges(tree), **origin)  # type: ignore[arg-type]
+        functions = _check_functions(tree)
+        features = _declared_features(tree)
+        if ENTRY not in functions:
+            raise ProgramError(f"no function {_signature(ENTRY)} is defined")
+        if features and FEATURES_ENTRY not in functions:
+            raise ProgramError(f"{FEATURES} is set, but no {_signature(FEATURES_ENTRY)} is defined")
+        if FEATURES_ENTRY in functions and not features:
+            raise ProgramError(f"{FEATURES_ENTRY} is defined, but not {_FEATURES_FORM}")
+        return cls(source, _declared_ranges(tree), features=features, **origin)  # type: ignore[arg-type]
 
     @classmethod
     def read(cls, path: str | Path) -> RewardProgram:
@@ -96,43 +140,77 @@ def source_hash(source: str) -> str:
     return hashlib.sha256(source.encode("utf-8", "replace")).hexdigest()[:16]
 
 
-def _check_entry(tree: ast.Module) -> None:
-    wanted = ["obs", "action", "next_obs", "info", "memory"]
+def _signature(entry: str) -> str:
+    return f"{entry}({', '.join((*ARGUMENTS[entry], 'memory'))})"
+
+
+def _check_functions(tree: ast.Module) -> set[str]:
+    """Check the arguments of the functions that are called; return their names."""
+    found = set()
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name == ENTRY:
+        if isinstance(node, ast.FunctionDef) and node.name in ARGUMENTS:
             names = [argument.arg for argument in node.args.args]
-            if names != wanted:
+            if names != [*ARGUMENTS[node.name], "memory"]:
                 raise ProgramError(
-                    f"line {node.lineno}: {ENTRY} takes ({', '.join(names)}), expected "
-                    f"({', '.join(wanted)})"
+                    f"line {node.lineno}: {node.name} takes ({', '.join(names)}), expected "
+                    f"{_signature(node.name)}"
                 )
-            return
-    raise ProgramError(f"no function {ENTRY}({', '.join(wanted)}) is defined")
+            found.add(node.name)
+    return found
 
 
 def _declared_ranges(tree: ast.Module) -> dict[str, tuple[float, float]]:
-    for node in tree.body:
-        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
-            continue
-        if node.targets[0].id != RANGES:
-            continue
-        form = f'{RANGES} = {{"component": (lowest, highest), ...}} of plain numbers'
-        try:
-            value = ast.literal_eval(node.value)
-        except ValueError as error:
-            raise ProgramError(f"line {node.lineno}: expected {form}") from error
-        if not isinstance(value, dict) or not value:
-            raise ProgramError(f"line {node.lineno}: {RANGES} is {value!r}, expected {form}")
-        ranges = {}
-        for name, pair in value.items():
-            numbers = pair if isinstance(pair, (tuple, list)) else ()
-            good = len(numbers) == 2 and all(
-                isinstance(number, (int, float)) and math.isfinite(number) for number in numbers
+    line, declared = _constant(tree, RANGES, 2, _RANGES_FORM)
+    if not declared:
+        raise ProgramError(f"no {_RANGES_FORM} is defined")
+    for name, (low, high) in declared.items():
+        if low > high:
+            raise ProgramError(
+                f"line {line}: {RANGES} has {name!r}: {(low, high)}, expected {_RANGES_FORM}"
             )
-            if not isinstance(name, str) or not good or numbers[0] > numbers[1]:
-                raise ProgramError(
-                    f"line {node.lineno}: {RANGES} has {name!r}: {pair!r}, expected {form}"
-                )
-            ranges[name] = (float(numbers[0]), float(numbers[1]))
-        return ranges
-    raise ProgramError(f'no {RANGES} = {{"component": (lowest, highest), ...}} is defined')
+    return {name: (float(low), float(high)) for name, (low, high) in declared.items()}
+
+
+def _declared_features(tree: ast.Module) -> dict[str, ProgramOutput]:
+    line, declared = _constant(tree, FEATURES, 4, _FEATURES_FORM)
+    features = {}
+    for name, (width, low, high, fallback) in declared.items():
+        whole = isinstance(width, int) and width >= 1
+        if not whole or not low <= fallback <= high or not name.isidentifier():
+            raise ProgramError(
+                f"line {line}: {FEATURES} has {name!r}: {declared[name]}, expected {_FEATURES_FORM}"
+            )
+        features[name] = ProgramOutput(int(width), float(low), float(high), float(fallback))
+    if (total := sum(feature.width for feature in features.values())) > MAX_WIDTH:
+        raise ProgramError(f"{FEATURES} has {total:,} numbers, expected at most {MAX_WIDTH}")
+    return features
+
+
+def _constant(
+    tree: ast.Module, constant: str, size: int, form: str
+) -> tuple[int, dict[str, tuple[float, ...]]]:
+    """Read a constant that maps names to `size` numbers: its line, and the last one of that name.
+
+    Raises:
+        ProgramError: if it is something else.
+    """
+    line, value = 0, None
+    for node in tree.body:
+        named = isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        if not named or node.targets[0].id != constant:  # type: ignore[attr-defined]
+            continue
+        line = node.lineno
+        try:
+            value = ast.literal_eval(node.value)  # type: ignore[attr-defined]
+        except (ValueError, TypeError, MemoryError, RecursionError) as error:
+            raise ProgramError(f"line {line}: expected {form}") from error
+        if not isinstance(value, dict) or not value:
+            raise ProgramError(f"line {line}: {constant} is {value!r}, expected {form}")
+    for name, numbers in (value or {}).items():
+        listed = numbers if isinstance(numbers, (tuple, list)) else ()
+        good = len(listed) == size and all(
+            isinstance(number, (int, float)) and abs(number) <= LARGEST for number in listed
+        )
+        if not isinstance(name, str) or not good:
+            raise ProgramError(f"line {line}: {constant} has {name!r}: {numbers!r}, expected {form}")
+    return line, {name: tuple(numbers) for name, numbers in (value or {}).items()}

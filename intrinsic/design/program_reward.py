@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from firstlight.envs.types import Obs, Rollout
+from firstlight.envs.types import Rollout
+from firstlight.envs.vec import VecEnv
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.design.execution import Execution, InProcess, Sandbox
 from firstlight.intrinsic.design.lint import ProgramError
-from firstlight.intrinsic.design.program import RewardProgram
+from firstlight.intrinsic.design.program import ENTRY, FEATURES_ENTRY, RewardProgram
+from firstlight.intrinsic.design.program_features import ProgramFeatures
+from firstlight.intrinsic.design.recording import rollout_fields
 from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.state import read_rows, write_rows
 
@@ -29,7 +32,8 @@ class ProgramReward(IntrinsicModule):
     wrote. It runs in a process that can compute and nothing else (`Sandbox`), or, with `trusted`,
     in this one. One that fails in its first rollout ends the training with its error; later, the
     rollout has a bonus of 0 and a warning says why, and after `max_failures` such rollouts it is
-    not run any more.
+    not run any more. What the program computes for the policy is shown by `wrap`, see
+    `ProgramFeatures`.
 
     Args:
         file: with the program's source.
@@ -38,7 +42,9 @@ class ProgramReward(IntrinsicModule):
         trusted: run it in this process, with all rights of the run. Nothing is refused.
         allow_unsandboxed: run it in a process of its own also where the kernel cannot confine it.
         timeout_seconds: for a rollout; a process that takes longer is killed.
-        max_failures: number of rollouts.
+        max_failures: number of rollouts; for features, of steps.
+        may_run: false runs nothing: features have their fallback values, and `compute` raises. For
+            commands that read a program's name from a run's config.
 
     Raises:
         ValueError: without a program, with two, for a program that is refused (`ProgramError`), or
@@ -65,6 +71,7 @@ class ProgramReward(IntrinsicModule):
         allow_unsandboxed: bool = False,
         timeout_seconds: float = 10.0,
         max_failures: int = 3,
+        may_run: bool = True,
     ):
         super().__init__()
         if (file is None) == (source is None):
@@ -76,7 +83,7 @@ class ProgramReward(IntrinsicModule):
             raise ValueError(
                 f"weights names {unknown[0]!r}, but the components are {self.components}"
             )
-        self.trusted, self.max_failures = trusted, max_failures
+        self.trusted, self.max_failures, self.may_run = trusted, max_failures, may_run
         self._sandbox_options = {
             "timeout_seconds": timeout_seconds,
             "allow_unsandboxed": allow_unsandboxed,
@@ -91,15 +98,17 @@ class ProgramReward(IntrinsicModule):
         """Compute the bonus [T, N]; 0 where the program failed.
 
         Raises:
-            ProgramError: if it fails in the first rollout.
+            ProgramError: if it fails in the first rollout, or may not be run.
         """
+        if not self.may_run:
+            raise ProgramError("a reward program of this run would be run, which was not allowed")
         bonus = torch.zeros(rollout.reward.shape, device=rollout.device)
         if self._failures >= self.max_failures:
             return bonus
         ids = rollout.env_ids.cpu()
         memory = {name: read_rows(field, ids).numpy() for name, field in self._memory.items()}
         try:
-            values, after = self._run().run(program_fields(rollout), memory)
+            values, after = self._run().run(rollout_fields(rollout), memory)
         except ProgramError as error:
             self._fail(error)
             return bonus
@@ -157,20 +166,33 @@ class ProgramReward(IntrinsicModule):
         self._memory = {name: field.cpu().clone() for name, field in state["memory"].items()}
         self._rollouts, self._failures = state["rollouts"], state["failures"]
 
+    def wrap(self, vec: VecEnv) -> VecEnv:
+        """Add the features of the program, if it has any."""
+        if not self.program.features:
+            return vec
+        execution = self._make(FEATURES_ENTRY) if self.may_run else None
+        return ProgramFeatures(vec, self.program, execution, max_failures=self.max_failures)
+
+    @property
+    def shows_fallbacks(self) -> bool:
+        """Whether the policy sees fallback values in the place of the program's features."""
+        return bool(self.program.features) and not self.may_run
+
     @classmethod
     def default_term(cls) -> Term:
         """Weight 1, in a stream that ends with the episode."""
         return Term()
 
     def _run(self) -> Execution:
-        """Return what runs the program; made late, so that evaluations never run it."""
+        """Return what runs the reward; made late, so that evaluations start no process for it."""
         if self._execution is None:
-            self._execution = (
-                InProcess(self.program)
-                if self.trusted
-                else Sandbox(self.program, **self._sandbox_options)  # type: ignore[arg-type]
-            )
+            self._execution = self._make(ENTRY)
         return self._execution
+
+    def _make(self, entry: str) -> Execution:
+        if self.trusted:
+            return InProcess(self.program, entry)
+        return Sandbox(self.program, entry, **self._sandbox_options)  # type: ignore[arg-type]
 
     def _fail(self, error: ProgramError) -> None:
         if self._rollouts == 0:
@@ -190,20 +212,3 @@ class ProgramReward(IntrinsicModule):
         known = self._memory.get(name, empty)
         same = known.shape[1:] == empty.shape[1:] and known.dtype == empty.dtype
         return known if same else empty
-
-
-def program_fields(rollout: Rollout) -> dict[str, np.ndarray]:
-    """Arrays of a rollout by the names that `run_steps` knows."""
-
-    def arrays(group: str, fields: Obs) -> dict[str, np.ndarray]:
-        return {f"{group}/{name}": field.cpu().numpy() for name, field in fields.items()}
-
-    past = {name: field[:-1] for name, field in rollout.obs.items()}
-    return {
-        **arrays("obs", past),
-        **arrays("next_obs", rollout.next_obs()),
-        **arrays("info", rollout.next_info()),
-        "action": rollout.action.cpu().numpy(),
-        "is_first": rollout.is_first[:-1].cpu().numpy(),
-        "valid": rollout.valid.cpu().numpy(),
-    }

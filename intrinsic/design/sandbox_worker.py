@@ -26,6 +26,8 @@ MEMORY_ENTRIES, MEMORY_BYTES = 16, 4096
 KINDS = ("bool", "uint8", "int32", "int64", "float32", "float64")
 """Types of numbers in a program's memory."""
 MAX_MESSAGE = 1 << 20
+ARGUMENTS = {"reward": ("obs", "action", "next_obs", "info"), "features": ("obs", "info")}
+"""Functions of a program, and their arguments before `memory`."""
 
 Arrays = dict[str, np.ndarray]
 
@@ -35,44 +37,48 @@ class ProgramOutputError(ValueError):
 
 
 def run_steps(
-    reward: Callable[..., Any],
-    components: list[str],
+    function: Callable[..., Any],
+    entry: str,
+    outputs: Mapping[str, int],
     fields: Mapping[str, np.ndarray],
     memory: Arrays,
     out: np.ndarray,
 ) -> Arrays:
-    """Call a program for each step of a rollout.
+    """Call a function of a program for each step of a rollout.
 
     Args:
-        reward: the program's function.
-        components: that it declares.
+        function: of the program.
+        entry: its name, see `ARGUMENTS`.
+        outputs: that the program declares, to the width of each: 1 for a component of the reward.
         fields: "obs/NAME", "next_obs/NAME" and "info/NAME" [T, N, ...], "action" [T, N, ...],
-            "is_first" and "valid" [T, N] bool.
+            "is_first" and "valid" [T, N] bool; those that the function does not take may be absent.
         memory: arrays [N, ...] before the first step; not changed.
-        out: [C, T, N] float32, filled; rows that are not valid are 0.
+        out: [C, T, N] float32 with C the sum of the widths, filled; rows that are not valid are 0.
 
     Returns:
         The memory after the last step.
 
     Raises:
-        ProgramOutputError: for other components, shapes or memories than declared, or values that
-            are not finite.
+        ProgramOutputError: for other names, shapes or memories than declared, or values that are
+            not finite.
     """
     groups: dict[str, Arrays] = {"obs": {}, "next_obs": {}, "info": {}}
     for key, field in fields.items():
         group, _, name = key.partition("/")
         if name:
             groups[group][name] = field
-    valid, is_first, action = fields["valid"], fields["is_first"], fields["action"]
+    valid, is_first = fields["valid"], fields["is_first"]
     memory = {name: array.copy() for name, array in memory.items()}
     for t in range(valid.shape[0]):
         for array in memory.values():
             array[is_first[t]] = 0
         rows = None if valid[t].all() else ~valid[t]
         before = {} if rows is None else {name: array.copy() for name, array in memory.items()}
-        moment = [{name: field[t] for name, field in groups[group].items()} for group in groups]
-        result = reward(moment[0], action[t], moment[1], moment[2], memory)
-        _store(result, components, out[:, t])
+        moment = [
+            fields[group][t] if group == "action" else {k: v[t] for k, v in groups[group].items()}
+            for group in ARGUMENTS[entry]
+        ]
+        _store(entry, function(*moment, memory), outputs, out[:, t])
         memory = _checked_memory(memory, valid.shape[1])
         if rows is not None:
             out[:, t, rows] = 0
@@ -81,22 +87,25 @@ def run_steps(
     return memory
 
 
-def _store(result: Any, components: list[str], out: np.ndarray) -> None:
-    if not isinstance(result, dict) or sorted(result, key=str) != sorted(components):
+def _store(entry: str, result: Any, outputs: Mapping[str, int], out: np.ndarray) -> None:
+    if not isinstance(result, dict) or sorted(result, key=str) != sorted(outputs):
         found = sorted(map(str, result)) if isinstance(result, dict) else type(result).__name__
-        raise ProgramOutputError(
-            f"reward returned {found}, expected the components {sorted(components)}"
-        )
-    for c, name in enumerate(components):
+        raise ProgramOutputError(f"{entry} returned {found}, expected {sorted(outputs)}")
+    num_envs, row = out.shape[1], 0
+    for name, width in outputs.items():
         value = np.asarray(result[name])
-        if value.dtype.kind not in "biuf" or value.shape not in ((), out.shape[1:]):
+        narrow = ((), (num_envs,)) if width == 1 else ()
+        if value.dtype.kind not in "biuf" or value.shape not in ((num_envs, width), *narrow):
+            wanted = [num_envs] if width == 1 else [num_envs, width]
             raise ProgramOutputError(
-                f"component {name!r} is {value.dtype} {list(value.shape)}, expected numbers "
-                f"{list(out.shape[1:])}"
+                f"{entry} returned {name!r} as {value.dtype} {list(value.shape)}, expected numbers "
+                f"{wanted}"
             )
         if not np.isfinite(value).all():
-            raise ProgramOutputError(f"component {name!r} is not finite")
-        out[c] = np.clip(value, -1e30, 1e30)
+            raise ProgramOutputError(f"{entry} returned {name!r} with values that are not finite")
+        rows = value.reshape(num_envs, width).T if value.shape else value
+        out[row : row + width] = np.clip(rows, -1e30, 1e30)
+        row += width
 
 
 def _checked_memory(memory: Any, num_envs: int) -> Arrays:
@@ -124,11 +133,11 @@ def _checked_memory(memory: Any, num_envs: int) -> Arrays:
     return checked
 
 
-def define(source: str) -> Callable[..., Any]:
-    """Run the source of a program; return its function."""
+def define(source: str, entry: str) -> Callable[..., Any]:
+    """Run the source of a program; return its function `entry`."""
     namespace: dict[str, Any] = {"__name__": "reward_program", "np": np, "math": math}
     exec(compile(source, "<program>", "exec"), namespace)
-    return namespace["reward"]
+    return namespace[entry]
 
 
 def describe(error: BaseException) -> str:
@@ -181,7 +190,9 @@ class Channel:
         return data
 
 
-def serve(channel: Channel, reward: Callable[..., Any], components: list[str]) -> None:
+def serve(
+    channel: Channel, function: Callable[..., Any], entry: str, outputs: Mapping[str, int]
+) -> None:
     """Answer requests until the parent closes its end."""
     while True:
         request = channel.read()
@@ -192,7 +203,7 @@ def serve(channel: Channel, reward: Callable[..., Any], components: list[str]) -
         memory = {name: channel.array(*place) for name, place in request["memory"].items()}
         out = channel.array(*request["out"])
         try:
-            memory = run_steps(reward, components, arrays, memory, out)
+            memory = run_steps(function, entry, outputs, arrays, memory, out)
             offset, places = request["memory_out"], {}
             for name, array in memory.items():
                 places[name] = [array.dtype.name, list(array.shape), offset]
@@ -215,12 +226,12 @@ def main(read_fd: int, write_fd: int, memory_fd: int, memory_bytes: int) -> None
     channel.write({"confined": confinement.confine(write_fd, memory_bytes)})
     start = channel.read()  # only sent if that is enough
     try:
-        reward = define(start["source"])
+        function = define(start["source"], start["entry"])
     except BaseException as error:
         channel.write({"error": describe(error)})
         return
     channel.write({"ready": True})
-    serve(channel, reward, start["components"])
+    serve(channel, function, start["entry"], start["outputs"])
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ def write_video(cfg: DictConfig, config: DictConfig, policy: Policy, step: int, 
     """
     from firstlight.agents.diagnostics.reward_video import record_rewards
     from firstlight.agents.evaluation import record
+    from firstlight.intrinsic.design.lint import ProgramError
     from firstlight.scripts.build import make_mixer, make_modules, make_vec, needed_options
 
     folder = Path(cfg.run) / "videos"
@@ -47,6 +48,8 @@ def write_video(cfg: DictConfig, config: DictConfig, policy: Policy, step: int, 
         target = folder / f"step_{step}_rewards.gif"
         record_rewards(policy, vec, modules, mixer, target, **options)
         return target
+    except ProgramError as error:
+        raise BadInputError(f"rewards=true: {error}; programs=sandboxed allows it") from error
     except (RuntimeError, NotImplementedError) as error:
         raise BadInputError(f"video=true: {error}") from error
     finally:

@@ -31,13 +31,18 @@ def hash_messages(messages: Messages) -> str:
     return digest(json.dumps([dict(message) for message in messages]))
 
 
+def fenced(source: str) -> str:
+    """Put code between the marks of a code block."""
+    return f"```python\n{source.strip()}\n```"
+
+
 def describe_task(task: DesignTask) -> str:
     """Describe goal, fields, actions and notes of a task, for a prompt."""
     lines = [f"Task of the agent: {task.goal}", "", "Observation fields, in obs and next_obs:"]
     lines += _describe_fields(task, "obs", task.obs_space)
     lines += ["", "Side channels, in info:"]
     lines += _describe_fields(task, "info", task.info_space) or ["- none"]
-    lines += ["", f"action: {_describe(task.act_space, None)}"]
+    lines += ["", f"action: {describe_space(task.act_space, None)}"]
     if task.max_steps is not None:
         lines.append(f"An episode has at most {task.max_steps} steps.")
     lines += [part for note in (family_notes(task), task.notes) if note for part in ("", note)]
@@ -52,13 +57,13 @@ def family_notes(task: DesignTask) -> str:
 
 def _describe_fields(task: DesignTask, group: str, fields: spaces.Dict) -> list[str]:
     return [
-        f"- {name}: {_describe(space, task.samples.get(f'{group}/{name}'))}"
+        f"- {name}: {describe_space(space, task.samples.get(f'{group}/{name}'))}"
         for name, space in fields.spaces.items()
     ]
 
 
-def _describe(space: spaces.Space, samples: np.ndarray | None) -> str:
-    """Shape, type and range of a field, in one line."""
+def describe_space(space: spaces.Space, samples: np.ndarray | None) -> str:
+    """Describe shape, type and range of a field in one line; `samples` [M, ...] were recorded."""
     if isinstance(space, spaces.Discrete):
         text = f"[N] whole numbers from {space.start} to {space.start + space.n - 1}"
     else:

@@ -1,0 +1,216 @@
+"""`AutoMCReward`, the designer of Li et al. 2024 (arXiv 2312.09238): designer, critic, analyser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from firstlight.intrinsic.design.designers.answers import source_of
+from firstlight.intrinsic.design.designers.base import (
+    Designer,
+    ProgramResult,
+    Proposal,
+    SearchState,
+    best_of,
+)
+from firstlight.intrinsic.design.designers.prompt_texts import (
+    COMMON,
+    describe_task,
+    fenced,
+    hash_messages,
+    read_prompt_file,
+)
+from firstlight.intrinsic.design.designers.text_models import TextModel
+from firstlight.intrinsic.design.lint import ProgramError
+from firstlight.intrinsic.design.program import RewardProgram
+from firstlight.intrinsic.language.prompts import Message
+
+SPARSE, DENSE = "sparse", "dense"
+_SIGNS = """
+
+_written = reward
+
+
+def reward(obs, action, next_obs, info, memory):
+    # only the signs count (Auto MC-Reward)
+    values = _written(obs, action, next_obs, info, memory)
+    return {"sparse": np.sign(values["sparse"]), "dense": 0.1 * np.sign(values["dense"])}
+
+
+RANGES = {"sparse": (-1, 1), "dense": (-0.1, 0.1)}
+"""
+_ACCEPTED = "ACCEPT"
+
+
+class AutoMCReward(Designer):
+    """Lets a model write a program, a critic review it, and an analyser read failed episodes.
+
+    The program has two components, of which only the signs count: 1, 0, -1 for what was achieved or
+    ruined, and 0.1, 0, -0.1 for steps nearer to it or away. A source that is no such program, or
+    that the critic does not accept, goes back to its author with the complaints. After a training
+    the analyser reads records of failed episodes, and its suggestions begin the next round, together
+    with the program whose training had the highest task return so far.
+
+    Args:
+        model: takes all three parts, each in a conversation of its own.
+        samples: programs of a round.
+        rounds: trainings one after the other.
+        max_reviews: times that a source goes back to its author. What is not accepted then is
+            proposed all the same.
+        max_records: failed episodes that the analyser reads.
+    """
+
+    def __init__(
+        self,
+        model: TextModel,
+        *,
+        samples: int = 1,
+        rounds: int = 4,
+        max_reviews: int = 3,
+        max_records: int = 5,
+    ):
+        for name, value in (("samples", samples), ("rounds", rounds)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
+        self.model, self.samples, self.rounds = model, samples, rounds
+        self.max_reviews, self.max_records = max_reviews, max_records
+        self.finished, self.asked = 0, 0
+        self.best: ProgramResult | None = None
+        self.last: ProgramResult | None = None  # its failed episodes are to be analysed
+        self.suggestions = ""
+
+    def propose(self, state: SearchState) -> list[Proposal]:
+        """Analyse the last training, then write and review the programs of a round."""
+        if self.finished >= self.rounds:
+            return []
+        if self.last is not None:
+            self.suggestions, self.last = self._analyse(state, self.last), None
+        return [self._write(state) for _ in range(self.samples)]
+
+    def observe(self, results: Sequence[ProgramResult]) -> None:
+        """Keep the best program, and choose the training that is analysed."""
+        self.finished += 1
+        best = best_of(results)
+        if best is not None:
+            self.last = best
+            self.best = best_of([best] if self.best is None else [self.best, best])
+
+    def _write(self, state: SearchState) -> Proposal:
+        """Write a program, and correct it until the critic accepts it."""
+        prompt = read_prompt_file("auto_mc_reward")
+        messages = self.messages(state)
+        first = hash_messages(messages)
+        complaints = ""
+        for review in range(self.max_reviews + 1):
+            source = source_of(self._ask(messages))
+            complaints = self._complaints(state, source)
+            if not complaints:
+                break
+            if review < self.max_reviews:
+                messages += [
+                    {"role": "assistant", "content": fenced(source)},
+                    {"role": "user", "content": prompt["review"].format(complaints=complaints)},
+                ]
+        how = "accepted by the critic" if not complaints else "not accepted by the critic"
+        parent = None if self.best is None else self.best.proposal.hash
+        return Proposal(with_signs(source), how, parent, self.model.name, first)
+
+    def _complaints(self, state: SearchState, source: str) -> str:
+        """Return what is wrong with a source: by its form, else by the critic; "" for nothing."""
+        try:
+            components = sorted(RewardProgram.parse(source).ranges)
+        except ProgramError as error:
+            return str(error)
+        if components != [DENSE, SPARSE]:
+            return f"the components are {components}, expected exactly sparse and dense"
+        common, own = read_prompt_file(COMMON), read_prompt_file("auto_mc_reward")
+        task = [describe_task(state.task), common["contract"], own["form"]]
+        question = [*task, fenced(source), own["critic"]]
+        answer = self._ask(
+            [
+                {"role": "system", "content": own["critic_role"]},
+                {"role": "user", "content": "\n\n".join(question)},
+            ]
+        )
+        return "" if answer.lstrip("*# \n").upper().startswith(_ACCEPTED) else answer.strip()
+
+    def _analyse(self, state: SearchState, result: ProgramResult) -> str:
+        """Ask what failed episodes have in common."""
+        own = read_prompt_file("auto_mc_reward")
+        if not result.failures:
+            return str(own["no_record"])
+        question = [describe_task(state.task), own["analyser"], *result.failures[: self.max_records]]
+        return self._ask(
+            [
+                {"role": "system", "content": own["analyser_role"]},
+                {"role": "user", "content": "\n\n".join(question)},
+            ]
+        ).strip()
+
+    def messages(self, state: SearchState) -> list[Message]:
+        """Build the first messages to the author of a program."""
+        common, own = read_prompt_file(COMMON), read_prompt_file("auto_mc_reward")
+        system = [common["role"], common["contract"], own["form"], common["advice"]]
+        question = [describe_task(state.task)]
+        if self.best is not None:
+            question.append(
+                own["suggestions"].format(
+                    score=f"{self.best.score:.4g}",
+                    source=fenced(self.best.proposal.source.removesuffix(_SIGNS)),
+                    suggestions=self.suggestions,
+                )
+            )
+        else:
+            question.append(common["answer"])
+        return [
+            {"role": "system", "content": "\n\n".join(system)},
+            {"role": "user", "content": "\n\n".join(question)},
+        ]
+
+    def _ask(self, messages: Sequence[Message]) -> str:
+        """Ask for one answer, which no question before had."""
+        self.asked += 1
+        return self.model.ask(messages, 1, start=self.asked - 1)[0]
+
+    def preview(self, state: SearchState) -> str:
+        """Return the first conversation, and the number and cost of its requests."""
+        each = self.samples * 2 * (self.max_reviews + 1) + 1  # at most; the last: the analyser
+        return self.model.preview(self.messages(state), each, self.rounds, "answers")
+
+    def metrics(self) -> dict[str, float]:
+        """Return what was spent."""
+        return self.model.metrics()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place in the search, and what was spent."""
+        return {
+            "finished": self.finished,
+            "asked": self.asked,
+            "best": None if self.best is None else self.best.to_json(),
+            "last": None if self.last is None else self.last.to_json(),
+            "suggestions": self.suggestions,
+            "model": self.model.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.finished, self.asked = int(state["finished"]), int(state["asked"])
+        self.best, self.last = (
+            None if state[name] is None else ProgramResult.from_json(state[name])
+            for name in ("best", "last")
+        )
+        self.suggestions = str(state["suggestions"])
+        self.model.load_state_dict(state["model"])
+
+    def close(self) -> None:
+        """End the model's connections."""
+        self.model.close()
+
+
+def with_signs(source: str) -> str:
+    """Add to a source what reduces its components to their signs, 1 and 0.1.
+
+    >>> with_signs("x = 1\\n").splitlines()[-1]
+    'RANGES = {"sparse": (-1, 1), "dense": (-0.1, 0.1)}'
+    """
+    return source.rstrip() + _SIGNS

@@ -1,0 +1,156 @@
+"""`Text2Reward`, the designer of Xie et al. 2024 (arXiv 2309.11489): typed classes, and a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from firstlight.intrinsic.design.designers.answers import source_of
+from firstlight.intrinsic.design.designers.base import (
+    TRAINED,
+    Designer,
+    ProgramResult,
+    Proposal,
+    SearchState,
+    best_of,
+)
+from firstlight.intrinsic.design.designers.past_tasks import (
+    Embed,
+    nearest_tasks,
+    read_past_tasks,
+)
+from firstlight.intrinsic.design.designers.prompt_texts import (
+    COMMON,
+    family_notes,
+    fenced,
+    hash_messages,
+    read_prompt_file,
+)
+from firstlight.intrinsic.design.designers.text_models import TextModel
+from firstlight.intrinsic.design.designers.typed_environment import describe_as_classes
+from firstlight.intrinsic.language.prompts import Message
+
+
+class Text2Reward(Designer):
+    """Asks for a program from a description of the environment as typed Python classes.
+
+    Zero-shot, or few-shot with the programs of the most similar past tasks. Programs that cannot be
+    used go back with what was wrong. After a training a person may say what the agent does and what
+    to improve (`SearchState.remark`); each remark is one more round, which begins with the best
+    program of the round before. Without a new remark the search ends.
+
+    Args:
+        model: writes the programs.
+        samples: programs of a round.
+        examples: file of past tasks, see `read_past_tasks`; None is zero-shot.
+        shots: k, number of them that are shown; the paper has 3.
+        docstrings: what a person says about fields, side channels and "action", by name.
+        embed: embeddings for their similarity, see `nearest_tasks`.
+        max_repeats: rounds in a row that failed and are asked again.
+    """
+
+    def __init__(
+        self,
+        model: TextModel,
+        *,
+        samples: int = 1,
+        examples: str | None = None,
+        shots: int = 3,
+        docstrings: Mapping[str, str] | None = None,
+        embed: Embed | None = None,
+        max_repeats: int = 3,
+    ):
+        if samples < 1:
+            raise ValueError(f"samples is {samples}, expected at least 1")
+        self.model, self.samples, self.shots = model, samples, shots
+        self.past = [] if examples is None else read_past_tasks(examples)
+        self.docstrings, self.embed, self.max_repeats = docstrings, embed, max_repeats
+        self.asked, self.repeats, self.heard = 0, 0, ""  # the last: the remark that was answered
+        self.last: ProgramResult | None = None  # the next round begins with it
+
+    @property
+    def _is_broken(self) -> bool:
+        """Whether the last round had no program that could be trained with."""
+        return self.last is not None and self.last.verdict != TRAINED
+
+    def propose(self, state: SearchState) -> list[Proposal]:
+        """Ask for the first programs, for corrected ones, or for those after a person's remark."""
+        if self.last is not None:
+            if self._is_broken and self.repeats > self.max_repeats:
+                return []
+            if not self._is_broken and state.remark in ("", self.heard):
+                return []
+            if not self._is_broken:
+                self.heard = state.remark
+        messages = self.messages(state)
+        answers = self.model.ask(messages, self.samples, start=self.asked)
+        self.asked += self.samples
+        how = "correction" if self._is_broken else "remark" if self.last else "first sample"
+        parent = None if self.last is None else self.last.proposal.hash
+        return [
+            Proposal(source_of(answer), how, parent, self.model.name, hash_messages(messages))
+            for answer in answers
+        ]
+
+    def observe(self, results: Sequence[ProgramResult]) -> None:
+        """Choose the program that the next round begins with."""
+        best = best_of(results)
+        self.repeats = 0 if best else self.repeats + 1
+        if best or results:
+            self.last = best or results[-1]
+
+    def messages(self, state: SearchState) -> list[Message]:
+        """Build the conversation of the next round."""
+        common, own = read_prompt_file(COMMON), read_prompt_file("text2reward")
+        system = "\n\n".join([common["role"], own["parts"], common["contract"], common["advice"]])
+        task = state.task
+        parts = [own["environment"], fenced(describe_as_classes(task, self.docstrings))]
+        parts += [note for note in (family_notes(task), task.notes) if note]
+        if task.max_steps is not None:
+            parts.append(f"An episode has at most {task.max_steps} steps.")
+        if nearest := nearest_tasks(task.goal, self.past, self.shots, self.embed):
+            shown = (f"Task: {each.goal}\n\n{fenced(each.source)}" for each in nearest)
+            parts += [own["examples"], *shown]
+        parts += [f"Task of the agent: {task.goal}", common["answer"]]
+        messages = [
+            {"role": "system", "content": system},
+            {"role": "user", "content": "\n\n".join(parts)},
+        ]
+        if self.last is not None:
+            text = own["remark"].format(remark=self.heard)
+            if self._is_broken:
+                text = own["failed"].format(reason=self.last.reason)
+            messages += [
+                {"role": "assistant", "content": fenced(self.last.proposal.source)},
+                {"role": "user", "content": text},
+            ]
+        return messages
+
+    def preview(self, state: SearchState) -> str:
+        """Return the first conversation, and the number and cost of its requests."""
+        return self.model.preview(self.messages(state), self.samples, 1, "programs")
+
+    def metrics(self) -> dict[str, float]:
+        """Return what was spent."""
+        return self.model.metrics()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place in the search, and what was spent."""
+        return {
+            "asked": self.asked,
+            "repeats": self.repeats,
+            "heard": self.heard,
+            "last": None if self.last is None else self.last.to_json(),
+            "model": self.model.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.asked, self.repeats = int(state["asked"]), int(state["repeats"])
+        self.heard, last = str(state["heard"]), state["last"]
+        self.last = None if last is None else ProgramResult.from_json(last)
+        self.model.load_state_dict(state["model"])
+
+    def close(self) -> None:
+        """End the model's connections."""
+        self.model.close()
