@@ -193,6 +193,8 @@ class DesignSearch:
         state = json.loads(path.read_text(encoding="utf-8"))
         self.round, self.finished = int(state["round"]), bool(state["finished"])
         proposals = state["proposals"]
+        if self.finished and state["remark"] != self.remark:  # a designer may have more to propose
+            self.finished, proposals = False, None
         self.proposals = None if proposals is None else [Proposal(**each) for each in proposals]
         self.designer.load_state_dict(state["designer"])
 
@@ -202,6 +204,7 @@ class DesignSearch:
         state: dict[str, Any] = {
             "round": self.round,
             "finished": self.finished,
+            "remark": self.remark,
             "proposals": None if proposals is None else [dataclasses.asdict(p) for p in proposals],
             "designer": self.designer.state_dict(),
         }

@@ -18,7 +18,7 @@ from firstlight.intrinsic.design.execution import Execution, InProcess, Sandbox
 from firstlight.intrinsic.design.lint import ProgramError
 from firstlight.intrinsic.design.program import ENTRY, FEATURES_ENTRY, RewardProgram
 from firstlight.intrinsic.design.program_features import ProgramFeatures
-from firstlight.intrinsic.design.recording import rollout_fields
+from firstlight.intrinsic.design.recording import program_fields
 from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.state import read_rows, write_rows
 
@@ -108,7 +108,7 @@ class ProgramReward(IntrinsicModule):
         ids = rollout.env_ids.cpu()
         memory = {name: read_rows(field, ids).numpy() for name, field in self._memory.items()}
         try:
-            values, after = self._run().run(rollout_fields(rollout), memory)
+            values, after = self._run().run(program_fields(rollout), memory)
         except ProgramError as error:
             self._fail(error)
             return bonus

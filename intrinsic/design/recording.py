@@ -83,7 +83,7 @@ class Recording:
         def joined(tensors: Sequence[Tensor]) -> np.ndarray:
             return torch.cat([tensor.cpu() for tensor in tensors]).numpy()
 
-        parts = [rollout_fields(rollout) for rollout in rollouts]
+        parts = [program_fields(rollout) for rollout in rollouts]
         fields = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         info = {
             name: joined([rollout.info[name][:-1] for rollout in rollouts])
@@ -121,7 +121,7 @@ def record_transitions(
     return Recording.of([rollout], vec.success_threshold)
 
 
-def rollout_fields(rollout: Rollout) -> Arrays:
+def program_fields(rollout: Rollout) -> Arrays:
     """Arrays of a rollout by the names that `run_steps` knows."""
 
     def arrays(group: str, fields: Obs) -> Arrays:

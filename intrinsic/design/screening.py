@@ -89,7 +89,8 @@ def screen(
 
     A program is rejected if it fails; if values are beyond the declared ranges; if it gives other
     values in a second call or in a new process, or if those of an environment depend on the others;
-    if it is too slow; if its reward is the same in all transitions; if recorded failures have a
+    if it is too slow; if its reward is the same in all transitions, unless it is 0 and no recorded
+    episode succeeded, where what it pays may just not have happened; if recorded failures have a
     higher return by it than successes (Sun et al. 2024, CARD); or if going in a recorded circle
     until the time limit has a higher return than the successes, the environment's reward included.
     Distances to the environment's reward are reported, not judged: the best policy may be the same
@@ -127,9 +128,10 @@ def screen(
         problems += _check_ranges(program, components)
         factors = np.array([(weights or {}).get(name, 1.0) for name in reward.outputs])
         total = np.tensordot(factors, values.astype(np.float64), 1)
-        if np.ptp(total[valid]) == 0:
+        constant = float(total[valid][0]) if np.ptp(total[valid]) == 0 else None
+        if constant is not None and (constant != 0 or (transitions.success == 1).any()):
             problems.append(
-                f"the reward is {total[valid][0]:g} in all {int(valid.sum()):,} recorded transitions"
+                f"the reward is {constant:g} in all {int(valid.sum()):,} recorded transitions"
             )
         found = _rank(transitions, total, min_ranking, problems)
         try:

@@ -1,55 +1,44 @@
-"""Run a program on recorded steps before any training."""
+"""What a search does with a program before any training: `screen`, as a check."""
 
 from __future__ import annotations
-
-from contextlib import closing
 
 import numpy as np
 
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.design.design_search import ProgramCheck
-from firstlight.intrinsic.design.execution import Sandbox
-from firstlight.intrinsic.design.lint import ProgramError
 from firstlight.intrinsic.design.program import RewardProgram
-from firstlight.intrinsic.design.program_reward import program_fields
+from firstlight.intrinsic.design.recording import Recording
+from firstlight.intrinsic.design.screening import screen
 
 
 def trial_run(
     program: RewardProgram,
     rollout: Rollout,
     *,
+    success_threshold: float | None = None,
     allow_unsandboxed: bool = False,
     timeout_seconds: float = 10.0,
 ) -> ProgramCheck:
-    """Run a program twice over a rollout, in the sandbox.
-
-    Rejected is one that fails, and one whose second run gives other values.
+    """Screen a program on a rollout, in the sandbox.
 
     Args:
         program: to examine.
         rollout: of any policy.
+        success_threshold: of the environments, see `VecEnv`.
         allow_unsandboxed: see `Sandbox`.
         timeout_seconds: see `Sandbox`.
 
     Returns:
-        Also the mean of each component, as "mean of NAME", and "active", the share of components
-        that were not constant.
+        The reasons to reject it, and the numbers of the report, with "active", the share of
+        components that were not constant.
     """
-    fields = program_fields(rollout)
-    valid = rollout.valid.cpu().numpy()
-    execution = Sandbox(
-        program, timeout_seconds=timeout_seconds, allow_unsandboxed=allow_unsandboxed
+    recording = Recording.of([rollout], success_threshold)
+    report = screen(
+        program,
+        recording,
+        allow_unsandboxed=allow_unsandboxed,
+        timeout_seconds=timeout_seconds,
     )
-    with closing(execution):
-        try:
-            values, second = (execution.run(fields, {})[0] for _ in range(2))
-        except ProgramError as error:
-            return ProgramCheck(str(error))
-    if not np.array_equal(values, second):
-        return ProgramCheck("two runs over the same steps gave different values")
-    seen = values[:, valid]
-    figures = {
-        f"mean of {name}": float(each.mean())
-        for name, each in zip(execution.components, seen, strict=True)
-    }
-    return ProgramCheck(figures={**figures, "active": float((np.ptp(seen, 1) > 0).mean())})
+    moving = [low < high for low, _, high in report.components.values()]
+    figures = {**report.numbers(), "active": float(np.mean(moving)) if moving else 0.0}
+    return ProgramCheck("; ".join(report.problems), figures)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class ProgramCells:
         jobs: trainings at a time.
         budget: seconds from now after which none is started.
         allow_unsandboxed: passed on.
+        describe: gives `TrainedProgram.failures` for a run directory; None leaves them empty.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class ProgramCells:
         jobs: int,
         budget: float,
         allow_unsandboxed: bool,
+        describe: Callable[[Path], Sequence[str]] | None = None,
     ):
         self.folder, self.results, self.jobs = folder, folder / "results.jsonl", jobs
+        self._describe = describe
         self._deadline = time.monotonic() + budget
         modules = [word for word in overrides if word.startswith("intrinsic=")]
         self._common = [word for word in overrides if word not in modules]
@@ -119,6 +122,7 @@ class ProgramCells:
             success_rate=line["eval_success"],
             steps=line["steps"],
             curves=curves_of(metrics),
+            failures=() if self._describe is None else tuple(self._describe(run_dir)),
         )
 
 

@@ -12,7 +12,6 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
-from firstlight.envs.types import Rollout
 from firstlight.intrinsic.design.design_search import DesignSearch, ProgramCheck, TrainedProgram
 from firstlight.intrinsic.design.designers.base import Designer, SearchState
 from firstlight.intrinsic.design.designers.text_models import (
@@ -29,6 +28,7 @@ from firstlight.intrinsic.language.limits import Limits
 from firstlight.intrinsic.language.local_server import NAME
 from firstlight.scripts.build import instantiate, locate
 from firstlight.scripts.errors import CONF, BadInputError, print_line, suggestion
+from firstlight.scripts.programs.failed_episodes import describe_failed_episodes
 from firstlight.scripts.programs.final_check import FinalCheck
 from firstlight.scripts.programs.program_cells import ProgramCells
 from firstlight.scripts.programs.task_recording import record_task
@@ -65,7 +65,7 @@ def design(
     if not options["dry_run"]:
         _check_same_search(folder, options, of_designer, overrides)
     with closing(_make_designer(options, of_designer, folder)) as designer:
-        task, rollout = record_task(cfg, options)
+        task, rollout, threshold = record_task(cfg, options)
         try:
             designer.check_task(task)
         except ValueError as error:
@@ -80,6 +80,7 @@ def design(
             jobs=options["jobs"],
             budget=options["budget"],
             allow_unsandboxed=options["allow_unsandboxed"],
+            describe=describe_failed_episodes if designer.reads_failures else None,
         )
 
         def train(programs: Mapping[str, RewardProgram]) -> Mapping[str, TrainedProgram]:
@@ -88,7 +89,12 @@ def design(
             return {name: trained for (name, _), trained in found.items()}
 
         def check(program: RewardProgram) -> ProgramCheck:
-            return _checked(program, rollout, options)
+            return trial_run(
+                program,
+                rollout,
+                success_threshold=threshold,
+                allow_unsandboxed=options["allow_unsandboxed"],
+            )
 
         try:
             search = DesignSearch(
@@ -111,10 +117,6 @@ def design(
         elif not finished or (search.best is not None and final is None):
             print("the budget is spent; run the command again to continue")
     return failure is None
-
-
-def _checked(program: RewardProgram, rollout: Rollout, options: Mapping[str, Any]) -> ProgramCheck:
-    return trial_run(program, rollout, allow_unsandboxed=options["allow_unsandboxed"])
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:

@@ -16,9 +16,12 @@ from firstlight.intrinsic.design.designers.base import DesignTask
 from firstlight.scripts.build import make_vec, needed_options
 
 _KEPT = 4096  # values of a field that a task holds
+_LONGEST = 1000  # steps of each environment, if these are more than were asked for
 
 
-def record_task(cfg: DictConfig, options: Mapping[str, Any]) -> tuple[DesignTask, Rollout]:
+def record_task(
+    cfg: DictConfig, options: Mapping[str, Any]
+) -> tuple[DesignTask, Rollout, float | None]:
     """Play with random actions, and describe the task by what was seen.
 
     Args:
@@ -26,12 +29,14 @@ def record_task(cfg: DictConfig, options: Mapping[str, Any]) -> tuple[DesignTask
         options: ``task``, ``notes``, ``probe_steps``, ``seed``.
 
     Returns:
-        The task, and the rollout of at least ``probe_steps`` steps.
+        The task; the rollout, of at least ``probe_steps`` steps, and of whole episodes if their
+        time limit is known and not long; and the return above which an episode has succeeded.
     """
     torch.set_num_threads(1)
     with closing(make_vec(cfg.env, **needed_options(cfg))) as vec:
         runner = Runner(vec, seed=derive(options["seed"], "probes"))
-        steps = -(-options["probe_steps"] // vec.num_envs)
+        whole = min((vec.max_steps or 0) + 1, _LONGEST)
+        steps = max(-(-options["probe_steps"] // vec.num_envs), whole)
         rollout = runner.collect(RandomActor(vec.act_space), steps)
         groups = {"obs": rollout.obs, "info": rollout.info}
         samples = {
@@ -49,4 +54,4 @@ def record_task(cfg: DictConfig, options: Mapping[str, Any]) -> tuple[DesignTask
             notes=options["notes"],
             max_steps=vec.max_steps,
         )
-    return task, rollout
+    return task, rollout, vec.success_threshold

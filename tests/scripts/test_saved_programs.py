@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from firstlight.scripts import evaluate, train
 from firstlight.scripts.errors import BadInputError
+from firstlight.scripts.programs.failed_episodes import describe_failed_episodes
 from firstlight.scripts.saved_run import read_config
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
@@ -95,3 +96,9 @@ def test_rights_in_a_config_are_replaced_and_what_runs_code_is_refused(run):
             read_config(run, (), "trusted")
         assert command(evaluate.main, "run=run", "episodes=1").status == 2
     assert not (run.parent / "escaped").exists()
+
+
+def test_failed_episodes_of_a_run_with_features_are_described(trained):
+    texts = describe_failed_episodes(trained / "run")
+    assert texts
+    assert all(text.startswith("Episode of ") and "program_place" in text for text in texts)

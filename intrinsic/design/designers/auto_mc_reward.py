@@ -60,6 +60,8 @@ class AutoMCReward(Designer):
         max_records: failed episodes that the analyser reads.
     """
 
+    reads_failures = True
+
     def __init__(
         self,
         model: TextModel,

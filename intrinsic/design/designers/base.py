@@ -144,7 +144,13 @@ class Designer(ABC):
     The search calls `propose`, evaluates, and calls `observe` with the results in the order of the
     proposals, until a round has no proposals. What is saved in between is `state_dict`, so a
     designer that is made anew and loads it continues in the same way.
+
+    Attributes:
+        reads_failures: whether `ProgramResult.failures` is filled, for which episodes are played
+            after each training.
     """
+
+    reads_failures: bool = False
 
     @abstractmethod
     def propose(self, state: SearchState) -> list[Proposal]:

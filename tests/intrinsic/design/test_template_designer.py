@@ -27,8 +27,8 @@ from firstlight.intrinsic.design.designers.template import (
 )
 from firstlight.intrinsic.design.designers.vocabulary import vocabulary
 from firstlight.intrinsic.design.program import RewardProgram
-from firstlight.intrinsic.design.program_reward import program_fields
-from firstlight.intrinsic.design.sandbox_worker import MEMORY_ENTRIES, define, run_steps
+from firstlight.intrinsic.design.recording import program_fields
+from firstlight.intrinsic.design.sandbox_worker import define, run_steps
 from firstlight.intrinsic.design.trial_run import trial_run
 
 MAKERS = {
