@@ -153,7 +153,7 @@ def _check_functions(tree: ast.Module) -> set[str]:
             if names != [*ARGUMENTS[node.name], "memory"]:
                 raise ProgramError(
                     f"line {node.lineno}: {node.name} takes ({', '.join(names)}), expected "
-                    f"{_signature(node.name)}"
+                    f"{_signature(node.name).removeprefix(node.name)}"
                 )
             found.add(node.name)
     return found

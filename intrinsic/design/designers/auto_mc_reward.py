@@ -109,7 +109,8 @@ class AutoMCReward(Designer):
             if not complaints:
                 break
             if review < self.max_reviews:
-                messages += [
+                messages = [
+                    *messages,
                     {"role": "assistant", "content": fenced(source)},
                     {"role": "user", "content": prompt["review"].format(complaints=complaints)},
                 ]

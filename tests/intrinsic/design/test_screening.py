@@ -39,7 +39,7 @@ def chain():
 def rooms():
     """Random play in the empty room of 6x6 cells, with successes and failures."""
     with initialize_config_module("firstlight.conf", version_base="1.3"):
-        cfg = compose("train", overrides=["env=minigrid/any", "env.task=Empty-6x6"])
+        cfg = compose("train", overrides=["env=minigrid/any", "env.task=MiniGrid-Empty-6x6-v0"])
     vec = make_vec(cfg.env, num_envs=N)
     return record_transitions(vec, 400)
 
