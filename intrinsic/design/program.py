@@ -212,5 +212,7 @@ def _constant(
             isinstance(number, (int, float)) and abs(number) <= LARGEST for number in listed
         )
         if not isinstance(name, str) or not good:
-            raise ProgramError(f"line {line}: {constant} has {name!r}: {numbers!r}, expected {form}")
+            raise ProgramError(
+                f"line {line}: {constant} has {name!r}: {numbers!r}, expected {form}"
+            )
     return line, {name: tuple(numbers) for name, numbers in (value or {}).items()}

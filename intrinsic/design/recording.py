@@ -1,4 +1,4 @@
-"""`Recording`, transitions and episodes on which reward programs are checked before any training."""
+"""`Recording`, transitions and episodes on which reward programs are checked."""
 
 from __future__ import annotations
 

@@ -283,7 +283,9 @@ def _state_numbers(transitions: Recording) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of states and successors that differ between states, standardised: two of [B, D]."""
     valid = transitions.valid
     before, after = (
-        np.concatenate([x[valid].reshape(int(valid.sum()), -1).astype(np.float64) for x in fields], 1)
+        np.concatenate(
+            [x[valid].reshape(int(valid.sum()), -1).astype(np.float64) for x in fields], 1
+        )
         for fields in transitions.states()
     )
     spread = before.std(0)

@@ -13,7 +13,7 @@ from firstlight.envs.vec import VecEnv
 from firstlight.intrinsic import ProgramReward
 
 ENVS, STEPS, ROUNDS = 64, 128, 15
-PROGRAM = '''
+PROGRAM = """
 import numpy as np
 
 RANGES = {"key": (0, 1), "door": (0, 1)}
@@ -34,7 +34,7 @@ def features(obs, info, memory):
     carried = obs["image"][:, 3, 6, 0] == 5
     memory["had"] = memory.get("had", carried) | carried
     return {"had_key": memory["had"]}
-'''
+"""
 
 
 def seconds_of_steps(vec: VecEnv, actions: torch.Tensor) -> float:
@@ -54,7 +54,8 @@ def main() -> None:
     }
     vecs = {"no features": make("MiniGrid-DoorKey-8x8-v0", num_envs=ENVS)}
     vecs |= {
-        form: module.wrap(make("MiniGrid-DoorKey-8x8-v0", num_envs=ENVS)) for form, module in modules.items()
+        form: module.wrap(make("MiniGrid-DoorKey-8x8-v0", num_envs=ENVS))
+        for form, module in modules.items()
     }
     rollout = Runner(vecs["trusted"]).collect(RandomActor(vecs["trusted"].act_space), STEPS)
     rows: dict[str, list[float]] = {}

@@ -48,8 +48,8 @@ class AutoMCReward(Designer):
     The program has two components, of which only the signs count: 1, 0, -1 for what was achieved or
     ruined, and 0.1, 0, -0.1 for steps nearer to it or away. A source that is no such program, or
     that the critic does not accept, goes back to its author with the complaints. After a training
-    the analyser reads records of failed episodes, and its suggestions begin the next round, together
-    with the program whose training had the highest task return so far.
+    the analyser reads records of failed episodes, and its suggestions begin the next round,
+    together with the program whose training had the highest task return so far.
 
     Args:
         model: takes all three parts, each in a conversation of its own.
@@ -142,7 +142,11 @@ class AutoMCReward(Designer):
         own = read_prompt_file("auto_mc_reward")
         if not result.failures:
             return str(own["no_record"])
-        question = [describe_task(state.task), own["analyser"], *result.failures[: self.max_records]]
+        question = [
+            describe_task(state.task),
+            own["analyser"],
+            *result.failures[: self.max_records],
+        ]
         return self._ask(
             [
                 {"role": "system", "content": own["analyser_role"]},
@@ -213,7 +217,7 @@ class AutoMCReward(Designer):
 def with_signs(source: str) -> str:
     """Add to a source what reduces its components to their signs, 1 and 0.1.
 
-    >>> with_signs("x = 1\\n").splitlines()[-1]
+    >>> with_signs("x = 1").splitlines()[-1]
     'RANGES = {"sparse": (-1, 1), "dense": (-0.1, 0.1)}'
     """
     return source.rstrip() + _SIGNS

@@ -21,11 +21,10 @@ class TaskReturn(Preference):
     """Stands for a person who knows the task: compares by `ProgramResult.rank`."""
 
     def choose(self, results: Sequence[ProgramResult]) -> tuple[int, int]:
-        """Return the places of the highest and of the lowest task return; of equal ones the first
-        and the last.
-        """
-        order = sorted(range(len(results)), key=lambda i: results[i].rank, reverse=True)
-        return order[0], order[-1]
+        """Return the places of the highest and the lowest task return; the first of equal ones."""
+        places = range(len(results))
+        best = max(places, key=lambda i: results[i].rank)
+        return best, min((i for i in places if i != best), key=lambda i: results[i].rank)
 
 
 class AskedPerson(Preference):

@@ -1,4 +1,4 @@
-"""`Text2Reward`, the designer of Xie et al. 2024 (arXiv 2309.11489): typed classes, and a person."""
+"""`Text2Reward`, the designer of Xie et al. 2024 (2309.11489): typed classes, and a person."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from firstlight.intrinsic.design.designers.answers import source_of
 from firstlight.intrinsic.design.designers.base import (
     TRAINED,
     Designer,
+    DesignTask,
     ProgramResult,
     Proposal,
     SearchState,
@@ -72,6 +73,10 @@ class Text2Reward(Designer):
     def _is_broken(self) -> bool:
         """Whether the last round had no program that could be trained with."""
         return self.last is not None and self.last.verdict != TRAINED
+
+    def check_task(self, task: DesignTask) -> None:
+        """Raise ValueError if `docstrings` names a field that the task does not have."""
+        describe_as_classes(task, self.docstrings)
 
     def propose(self, state: SearchState) -> list[Proposal]:
         """Ask for the first programs, for corrected ones, or for those after a person's remark."""

@@ -39,7 +39,10 @@ def describe_as_classes(task: DesignTask, docstrings: Mapping[str, str] | None =
             lines.append("    pass")
         lines.append("")
     action = describe_space(task.act_space, task.samples.get("action"))
-    lines += ["", *(line.removeprefix("    ") for line in _field("action", action, given.get("action")))]
+    lines += [
+        "",
+        *(line.removeprefix("    ") for line in _field("action", action, given.get("action"))),
+    ]
     return "\n".join(lines)
 
 

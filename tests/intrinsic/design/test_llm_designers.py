@@ -77,7 +77,11 @@ def judged(proposals, scores=None, **more):
             continue
         score = next(scores, 0.0)
         curves = {"a": [0.0, score], RETURN: [0.0, score], LENGTH: [40.0, 20.0]}
-        results.append(ProgramResult(proposal, 0, TRAINED, score=score, steps=1000, **{"curves": curves, **more}))
+        results.append(
+            ProgramResult(
+                proposal, 0, TRAINED, score=score, steps=1000, **{"curves": curves, **more}
+            )
+        )
     return results
 
 
@@ -156,7 +160,8 @@ def test_a_model_that_does_not_answer_is_told_to_the_search():
 
 def test_text2reward_shows_typed_classes_with_docstrings():
     designer = Text2Reward(
-        ReplayModel([answer()]), docstrings={"position": "where the agent is", "action": "1 goes on"}
+        ReplayModel([answer()]),
+        docstrings={"position": "where the agent is", "action": "1 goes on"},
     )
     designer.propose(SearchState(TASK))
     asked = text(designer)
@@ -181,7 +186,13 @@ def test_docstrings_of_unknown_fields_are_refused_and_no_side_channels_are_no_cl
 
 
 def test_few_shot_shows_the_most_similar_past_tasks_first(tmp_path):
-    goals = ["pick up the ball", "open the blue door", "go to the red door", "sleep", "open the door"]
+    goals = [
+        "pick up the ball",
+        "open the blue door",
+        "go to the red door",
+        "sleep",
+        "open the door",
+    ]
     file = tmp_path / "past.jsonl"
     rows = ({"goal": goal, "source": f"# {goal}"} for goal in goals)
     file.write_text("\n".join(map(json.dumps, rows)) + "\n")
@@ -202,7 +213,9 @@ def test_the_nearest_tasks_are_those_of_the_embedding_in_order():
 
     assert [task.goal for task in nearest_tasks("goal", tasks, 3, embed)] == ["2", "1", "3"]
     assert nearest_tasks("goal", [], 3) == nearest_tasks("goal", tasks, 0) == []
-    words = [PastTask(goal, "") for goal in ("open the box", "the the the", "open the red door now")]
+    words = [
+        PastTask(goal, "") for goal in ("open the box", "the the the", "open the red door now")
+    ]
     assert nearest_tasks("open the red door", words, 1)[0].goal == "open the red door now"
 
 
@@ -280,7 +293,10 @@ def test_what_is_no_program_goes_back_without_asking_the_critic(bad):
 def test_other_components_than_sparse_and_dense_go_back():
     designer = AutoMCReward(model := ReplayModel([answer(1), answer(1, BOTH), "ACCEPT"]))
     designer.propose(SearchState(TASK))
-    assert "the components are ['a'], expected exactly sparse and dense" in model.asked[1][0][-1]["content"]
+    assert (
+        "the components are ['a'], expected exactly sparse and dense"
+        in model.asked[1][0][-1]["content"]
+    )
 
 
 def test_what_is_never_accepted_is_proposed_all_the_same():
@@ -411,9 +427,14 @@ def test_a_person_chooses_by_number_and_is_asked_again_for_what_is_none():
         shown.append(question)
         return next(said)
 
-    results = judged([dataclasses.replace(p) for p in ICPL(
-        ReplayModel([answer(1), answer(2), answer(3)]), samples=3
-    ).propose(SearchState(TASK))])
+    results = judged(
+        [
+            dataclasses.replace(p)
+            for p in ICPL(ReplayModel([answer(1), answer(2), answer(3)]), samples=3).propose(
+                SearchState(TASK)
+            )
+        ]
+    )
     person = AskedPerson(ask)
     assert person.choose(results) == (2, 0)
     assert len(shown) == 4
@@ -422,7 +443,9 @@ def test_a_person_chooses_by_number_and_is_asked_again_for_what_is_none():
 
 
 def test_a_persons_choice_outranks_the_return():
-    designer = ICPL(ReplayModel([answer(i) for i in range(4)]), samples=2, by=AskedPerson(lambda _: "1 2"))
+    designer = ICPL(
+        ReplayModel([answer(i) for i in range(4)]), samples=2, by=AskedPerson(lambda _: "1 2")
+    )
     first = designer.propose(SearchState(TASK))
     designer.observe(judged(first, [0.0, 1.0]))
     assert {p.parent for p in designer.propose(SearchState(TASK, 1))} == {first[0].hash}

@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-
 from gymnasium import spaces
 from hydra import compose, initialize_config_module
 
@@ -87,7 +86,9 @@ def test_what_is_wrong_is_said(chain, body):
 
 def test_a_program_that_takes_too_long_is_rejected(chain):
     assert "milliseconds, expected at most 0" in screen(NEW, chain, max_milliseconds=0).problems[0]
-    slow = program('s = 0\n    for _ in range(10**10):\n        s += 1\n    return {"a": 0.0 * action}')
+    slow = program(
+        's = 0\n    for _ in range(10**10):\n        s += 1\n    return {"a": 0.0 * action}'
+    )
     assert "longer than 0.5 seconds" in screen(slow, chain, timeout_seconds=0.5).problems[0]
 
 
@@ -240,7 +241,9 @@ def test_episodes_are_those_of_a_plain_loop(autoreset):
 
 
 def test_an_episode_whose_environment_crashed_is_none():
-    rollout = Runner(vec := Chain(3, length=2, horizon=4)).collect(RandomActor(Chain(3).act_space), 9)
+    rollout = Runner(vec := Chain(3, length=2, horizon=4)).collect(
+        RandomActor(Chain(3).act_space), 9
+    )
     whole = Recording.of([rollout], vec.success_threshold)
     over = rollout.terminated | rollout.truncated
     crashed = over & (over.cumsum(0) == 1)  # the first of each environment

@@ -26,9 +26,10 @@ from firstlight.intrinsic.design.designers.template import (
     random_genome,
 )
 from firstlight.intrinsic.design.designers.vocabulary import vocabulary
+from firstlight.intrinsic.design.execution import InProcess
 from firstlight.intrinsic.design.program import RewardProgram
 from firstlight.intrinsic.design.recording import program_fields
-from firstlight.intrinsic.design.sandbox_worker import define, run_steps
+from firstlight.intrinsic.design.sandbox_worker import define
 from firstlight.intrinsic.design.trial_run import trial_run
 
 MAKERS = {
@@ -54,8 +55,7 @@ def values_of(components, rollout):
     """What a list of components pays, [C, T, N], without the clipping to declared ranges."""
     program = RewardProgram.parse(write_program(components))
     fields = program_fields(rollout)
-    out = np.zeros((len(components), *fields["valid"].shape), np.float32)
-    run_steps(define(program.source), list(program.ranges), fields, {}, out)
+    out, _ = InProcess(program).run_unclipped(fields, {})
     return out, program
 
 
@@ -165,7 +165,7 @@ def test_a_door_that_the_agent_opens_is_paid_and_one_that_it_sees_is_not(doorkey
     after[0, 3, 5, 2] = after[1, 2, 5, 2] = 0
     for name, start in (("opens_door", 1), ("unlocks_door", 2)):
         before[:, :, :, 2] = np.where(before[..., 0] == 4, start, before[..., 2])
-        reward = define(write_program([word(task, name)]))
+        reward = define(write_program([word(task, name)]), "reward")
         paid = reward({"image": before}, np.zeros(2, int), {"image": after}, {}, {})[name]
         assert paid.tolist() == [1.0, 0.0]
 
