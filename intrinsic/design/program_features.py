@@ -67,7 +67,6 @@ class ProgramFeatures(MemoryWrapper):
         }
         self.obs_space = spaces.Dict({**vec.obs_space.spaces, **self._boxes})
         self._memory: dict[str, Tensor] = {}
-        self._all = torch.arange(vec.num_envs)
         self._shown = {
             name: torch.full((vec.num_envs, *box.shape), box.default)
             for name, box in self._boxes.items()
@@ -78,7 +77,7 @@ class ProgramFeatures(MemoryWrapper):
         obs, info = self._vec.reset(seed)
         yes = torch.ones(1, self.num_envs, dtype=torch.bool)
         self._advance([(obs, info)], yes, yes)
-        return {**obs, **self._fields(self._all)}, info
+        return {**obs, **self._shown}, info
 
     def close(self) -> None:
         """End the program's process, and close the environments."""
@@ -101,9 +100,7 @@ class ProgramFeatures(MemoryWrapper):
             valid = torch.cat([ended, valid])
         before = self._advance(moments, is_first, valid)
         final_obs = {**step.final_obs, **{name: field[ids] for name, field in before.items()}}
-        return dataclasses.replace(
-            step, obs={**step.obs, **self._fields(self._all)}, final_obs=final_obs
-        )
+        return dataclasses.replace(step, obs={**step.obs, **self._shown}, final_obs=final_obs)
 
     def _advance(
         self, moments: Sequence[tuple[Obs, Obs]], is_first: Tensor, valid: Tensor
@@ -118,11 +115,11 @@ class ProgramFeatures(MemoryWrapper):
         Returns:
             The fields of the first moment [N, ...]; those of the last are in `_shown`.
         """
-        first = self._fields(self._all)
+        first = self._shown
         if self._execution is None or self.failures >= self.max_failures:
             return first
         arrays = {
-            f"{group}/{name}": np.stack([moment[i][name].numpy() for moment in moments])
+            f"{group}/{name}": _stacked([moment[i][name].numpy() for moment in moments])
             for i, group in enumerate(("obs", "info"))
             for name in moments[0][i]
         }
@@ -132,22 +129,21 @@ class ProgramFeatures(MemoryWrapper):
             values, after = self._execution.run(arrays, memory)
         except ProgramError as error:
             self._fail(error)
-            return self._fields(self._all)
+            return self._shown
         self.calls += 1
         self._memory = {name: torch.from_numpy(array) for name, array in after.items()}
         for t in range(len(moments)):
-            row = 0
+            row, shown = 0, {}
             for name, box in self._boxes.items():
                 width = box.shape[0]
                 new = torch.from_numpy(values[row : row + width, t].T.copy())
-                self._shown[name] = torch.where(valid[t][:, None], new, self._shown[name])
+                is_whole = bool(valid[t].all())
+                old = self._shown[name]
+                shown[name] = new if is_whole else torch.where(valid[t][:, None], new, old)
                 row += width
-            if t == 0:
-                first = self._fields(self._all)
+            self._shown = shown  # replaced, never changed: steps hold the tensors
+            first = shown if t == 0 else first
         return first
-
-    def _fields(self, env_ids: Tensor) -> dict[str, Tensor]:
-        return {name: field[env_ids] for name, field in self._shown.items()}
 
     def _fail(self, error: ProgramError) -> None:
         if self.calls == 0:
@@ -155,8 +151,10 @@ class ProgramFeatures(MemoryWrapper):
                 f"the features of the reward program failed at their start: {error}"
             ) from error
         self.failures += 1
-        for name, box in self._boxes.items():
-            self._shown[name] = torch.full_like(self._shown[name], box.default)
+        self._shown = {
+            name: torch.full_like(self._shown[name], box.default)
+            for name, box in self._boxes.items()
+        }
         stopped = self.failures >= self.max_failures
         rest = "they are not computed any more" if stopped else "this step has their fallback"
         log.warning("the features of the reward program failed: %s; %s", error, rest)
@@ -202,4 +200,10 @@ class ProgramFeatures(MemoryWrapper):
                 for fields in (obs, info)
             )
             self._advance([(wide[0], wide[1])], opens, opens)
-        return {**obs, **self._fields(env_ids)}, info, restarted
+        shown = {name: field[env_ids] for name, field in self._shown.items()}
+        return {**obs, **shown}, info, restarted
+
+
+def _stacked(moments: Sequence[np.ndarray]) -> np.ndarray:
+    """Put moments [N, ...] behind each other, without a copy of a single one: [T, N, ...]."""
+    return moments[0][None] if len(moments) == 1 else np.stack(moments)
