@@ -64,11 +64,11 @@ class ScreeningReport:
         return not self.problems
 
     def numbers(self) -> dict[str, float]:
-        """All numbers that are known, by name."""
+        """All numbers that are known, by name, but for the time, which differs from run to run."""
         values = {
             name: value
             for name, value in vars(self).items()
-            if isinstance(value, float | int) and value is not None
+            if isinstance(value, float | int) and name != "milliseconds"
         }
         means = {f"mean of {name}": mean for name, (_, mean, _) in self.components.items()}
         return {name: float(value) for name, value in {**values, **means}.items()}
@@ -101,7 +101,8 @@ def screen(
         transitions: recorded, some of them with successes.
         weights: component to factor; default 1 for each.
         discount: γ, of the distances.
-        min_ranking: lowest `ScreeningReport.ranking`.
+        min_ranking: lowest `ScreeningReport.ranking`. One below it counts if it is so by more than
+            two standard errors of as many episodes.
         max_milliseconds: for one step of all environments.
         timeout_seconds: for all steps.
         allow_unsandboxed: see `Sandbox`.
@@ -241,7 +242,8 @@ def _rank(
     if len(won) and len(lost):
         below = np.searchsorted(lost, won, "left") + np.searchsorted(lost, won, "right")
         found["ranking"] = ranking = float(below.mean() / (2 * len(lost)))
-        if ranking < min_ranking:
+        doubt = ((len(won) + len(lost) + 1) / (12 * len(won) * len(lost))) ** 0.5
+        if ranking + 2 * doubt < min_ranking:  # the standard error of Mann and Whitney 1947
             problems.append(
                 f"recorded successes have a higher return than failures in {ranking:.0%} of pairs, "
                 f"expected at least {min_ranking:.0%}: means are {won.mean():.3g} and "

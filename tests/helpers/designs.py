@@ -17,7 +17,7 @@ from firstlight.scripts import design
 from firstlight.scripts.sweeps import runner
 
 GOOD = """
-RANGES = {"forward": (-1, 1)}
+RANGES = {"forward": (-100, 100)}
 def reward(obs, action, next_obs, info, memory):
     return {"forward": NUMBER * (next_obs["obs"].argmax(-1) - obs["obs"].argmax(-1))}
 """

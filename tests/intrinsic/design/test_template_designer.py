@@ -29,7 +29,7 @@ from firstlight.intrinsic.design.designers.vocabulary import vocabulary
 from firstlight.intrinsic.design.execution import InProcess
 from firstlight.intrinsic.design.program import RewardProgram
 from firstlight.intrinsic.design.recording import program_fields
-from firstlight.intrinsic.design.sandbox_worker import define
+from firstlight.intrinsic.design.sandbox_worker import MEMORY_ENTRIES, define
 from firstlight.intrinsic.design.trial_run import trial_run
 
 MAKERS = {
