@@ -76,7 +76,7 @@ def test_a_search_ends_with_results_a_page_and_a_winner_that_trains(empty, in_pr
     text = (folder / "report.html").read_text()
     assert "reach the end" in text
     assert "<script" not in text
-    assert text.count("<article>") == 2
+    assert text.count("<article>") == len(trained)
     for result in results:
         assert result["proposal"]["source"].splitlines()[3].split('"')[1] in text
     begun = len(in_process)
@@ -230,7 +230,7 @@ def test_a_dry_run_shows_the_conversation_and_writes_nothing(empty):
 
 def test_help_lists_the_designers():
     done = run("--help")
-    assert "eureka, template" in done.out
+    assert "auto_mc_reward, eureka, icpl, template, text2reward" in done.out
 
 
 def trained(score, over=0.0, error=""):
