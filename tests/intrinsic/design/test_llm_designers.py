@@ -5,8 +5,10 @@ import json
 
 import numpy as np
 import pytest
+from designs import made_up, passes
 from gymnasium import spaces
 
+from firstlight.intrinsic.design.design_search import DesignSearch
 from firstlight.intrinsic.design.designers.auto_mc_reward import AutoMCReward, with_signs
 from firstlight.intrinsic.design.designers.base import (
     LENGTH,
@@ -462,3 +464,14 @@ def test_invalid_options_are_refused():
     ):
         with pytest.raises(ValueError, match=match):
             make()
+
+
+def test_a_new_remark_opens_a_finished_search_again(tmp_path):
+    def search(remark=""):
+        designer = Text2Reward(ReplayModel([answer(1), answer(2), answer(3)]))
+        train = made_up(lambda _: 0.5)
+        return DesignSearch(designer, TASK, tmp_path, check=passes, train=train, remark=remark)
+
+    for remark, programs in (("", 1), ("", 1), ("It waits.", 2), ("It waits.", 2), ("Good.", 3)):
+        assert (again := search(remark)).run()
+        assert len(again.table.results) == programs
