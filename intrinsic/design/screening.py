@@ -17,7 +17,7 @@ from firstlight.intrinsic.design.recording import Recording
 from firstlight.intrinsic.design.sandbox_worker import Arrays
 from firstlight.intrinsic.design.starc import noise_floor, sampled_epic, sampled_starc
 
-_CLOSE = {"rtol": 1e-4, "atol": 1e-6}  # numpy's vector loops round by place in the array
+_RELATIVE, _ABSOLUTE = 1e-4, 1e-6  # numpy's vector loops round by place in the array
 _NUM_FEATURES = 128
 _LARGEST_STATE = 1024
 """Numbers of a state that distances look at, at most."""
@@ -152,7 +152,7 @@ def screen(
         milliseconds,
         circle_return=circle,
         **found,  # type: ignore[arg-type]
-        **_distances(transitions, total, discount),
+        **_distances(transitions, total, discount),  # type: ignore[arg-type]
     )
 
 
@@ -175,7 +175,7 @@ def _probe(execution: Execution, fields: Arrays) -> tuple[np.ndarray, float, lis
     half = slice(None, None, -2)
     part = {key: np.ascontiguousarray(field[:, half]) for key, field in fields.items()}
     other, _ = execution.run_unclipped(part, {})
-    if not np.allclose(values[:, :, half], other, **_CLOSE):
+    if not np.allclose(values[:, :, half], other, _RELATIVE, _ABSOLUTE):
         problems.append(
             f"{name} returns other values in a new process with half of the environments, turned "
             "around: the values of an environment must depend on its own row alone"
