@@ -32,6 +32,8 @@ def check_search(cfg: DictConfig) -> None:
         )
     if cfg.init_from is not None:
         raise BadInputError(f"init_from={cfg.init_from}: {name} begins with random genomes")
+    if cfg.reset_points is not None:
+        raise BadInputError(f"reset_points={cfg.reset_points}: {name} begins each episode anew")
     if cfg.alternate:
         raise BadInputError(f"alternate=true collects rollouts, and {name} evaluates episodes")
     if cfg.doctor:

@@ -12,7 +12,6 @@ from gymnasium import spaces
 from PIL import Image
 from torch import Tensor
 
-from firstlight.agents.diagnostics.pictures import position_channel
 from firstlight.agents.search.controller import GenomePolicy
 from firstlight.agents.search.evaluators.base import (
     CELLS,
@@ -23,6 +22,7 @@ from firstlight.agents.search.evaluators.base import (
 )
 from firstlight.envs.action_spaces import is_bounded
 from firstlight.envs.finite import nan_to_zero
+from firstlight.envs.positions import position_channel
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import Obs, Step, map_obs
 from firstlight.envs.vec import VecEnv

@@ -19,7 +19,6 @@ from firstlight.agents.diagnostics.pictures import (
     VISITS,
     HeatMaps,
     draw_map,
-    position_channel,
     positions,
 )
 from firstlight.agents.session.iteration_data import IterationData
