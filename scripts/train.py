@@ -92,6 +92,8 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
         eval_vec = make_vec(cfg.env, num_envs=num_envs, **needed)
         cleanup.callback(eval_vec.close)
         trainer = make_trainer(cfg, vec)
+        if isinstance(trainer, SearchTrainer):
+            cleanup.callback(trainer.evaluator.close)
         for module in trainer.modules.values():
             eval_vec = module.wrap(eval_vec)
         if trainer.vec.text_table is not None:

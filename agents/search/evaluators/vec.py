@@ -18,6 +18,7 @@ from firstlight.agents.search.evaluators.base import (
     PICTURE,
     Evaluations,
     Evaluator,
+    in_parts,
     moments,
 )
 from firstlight.envs.action_spaces import is_bounded
@@ -91,15 +92,25 @@ class VecEvaluator(Evaluator):
             raise ValueError(
                 f"{samples} moments of an episode, but its length is not known: give max_steps"
             )
-        size = self.vec.num_envs
         genomes = np.asarray(genomes, np.float64)
-        parts = [self._batch(genomes[i : i + size], samples) for i in range(0, len(genomes), size)]
+        parts = [self._batch(part, samples) for part in in_parts(genomes, self.vec.num_envs)]
         joined = {
             name: np.concatenate([part[name] for part in parts])
             for name in ("position", "scene", "ret", "area", "steps", "success")
         }
         joined["area"] = np.where(joined["ret"] > 0, joined["area"], 0)
         return Evaluations(genome=genomes, **joined)
+
+    def split(self, genomes: np.ndarray, count: int) -> list[tuple[np.ndarray, dict[str, Any]]]:
+        """Split genomes into batches of `num_envs`, see `Evaluator.split`.
+
+        Each batch has its own seed.
+        """
+        parts = []
+        for part in in_parts(genomes, self.vec.num_envs):
+            parts.append((part, self.state_dict()))
+            self._resets += 1
+        return parts
 
     def draw(self, scenes: np.ndarray) -> np.ndarray:
         """Return the scenes [B, S, 64, 64, 3], which are pictures already."""
