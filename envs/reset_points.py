@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from firstlight.envs.seeding import derive, generator
+from firstlight.envs.seeding import generator
 from firstlight.envs.types import Obs, Snapshot, Step
 from firstlight.envs.vec import VecEnv
 from firstlight.envs.wrapper import MemoryWrapper
@@ -30,8 +30,8 @@ class ResetPoints(MemoryWrapper):
     Args:
         vec: the environments, which can be restored.
         points: snapshots of such environments; each is as likely as another.
-        share: probability that an episode begins at a point.
-        seed: of the choices.
+        share: probability that an episode begins at a point. The choices follow from the seed of
+            `reset`.
 
     Raises:
         ValueError: for environments that cannot be restored, no points, or a share outside of 0 to
@@ -40,7 +40,7 @@ class ResetPoints(MemoryWrapper):
 
     prefix, saved_as, what = "reset_point.", "reset_point", "reset points"
 
-    def __init__(self, vec: VecEnv, points: Sequence[Snapshot], *, share: float = 0.5, seed: int):
+    def __init__(self, vec: VecEnv, points: Sequence[Snapshot], *, share: float = 0.5):
         super().__init__(vec)
         check_restorable(vec)
         if not points or not 0 <= share <= 1:
@@ -51,11 +51,13 @@ class ResetPoints(MemoryWrapper):
         self.points, self.share = list(points), share
         flag = spaces.Box(0, 1, (), np.int8)
         self.info_space = spaces.Dict({**vec.info_space.spaces, RESET_POINT: flag})
-        self._generator = generator(derive(seed, "reset_points"), "choice")
+        self._generator = generator(0, "reset_points")
         self._from_point = torch.zeros(vec.num_envs, dtype=torch.int8)
 
     def reset(self, seed: int | None = None) -> tuple[Obs, Obs]:
         """Begin an episode in every environment, at a point or a true start."""
+        if seed is not None:
+            self._generator = generator(seed, "reset_points")
         obs, info = self._vec.reset(seed)
         return self._begin(torch.ones(self.num_envs, dtype=torch.bool), obs, info)
 

@@ -155,7 +155,7 @@ def make_training_vec(cfg: DictConfig, **changes: Any) -> VecEnv:
 
 
 def with_reset_points(cfg: DictConfig, vec: VecEnv) -> VecEnv:
-    """Let episodes of `vec` begin where the search ``cfg.reset_points`` was on its way to rewards."""
+    """Let episodes of `vec` begin on the ways to a reward that ``cfg.reset_points`` found."""
     if cfg.reset_points is None:
         return vec
     if cfg.alternate:
@@ -164,10 +164,9 @@ def with_reset_points(cfg: DictConfig, vec: VecEnv) -> VecEnv:
     from firstlight.envs.reset_points import ResetPoints
     from firstlight.envs.seeding import derive
 
-    seed = derive(cfg.seed, "reset_points")
     try:
-        points = collect_reset_points(cfg.reset_points, vec, seed=seed)
-        return ResetPoints(vec, points, share=cfg.reset_share, seed=seed)
+        points = collect_reset_points(cfg.reset_points, vec, seed=derive(cfg.seed, "reset_points"))
+        return ResetPoints(vec, points, share=cfg.reset_share)
     except (ValueError, OSError) as error:
         raise BadInputError(f"reset_points={cfg.reset_points}: {error}") from error
 

@@ -65,8 +65,8 @@ def collect_reset_points(
         points += _run(vec, policy, batch, points_per_episode, episodes_seed)
     if not points:
         raise ValueError(
-            f"{run} has {len(genomes)} genomes with a reward, of which none got one again: expected "
-            "at least one, so search longer"
+            f"{run} has {len(genomes)} genomes with a reward, and none got one again, expected "
+            "at least one: search longer"
         )
     return points
 

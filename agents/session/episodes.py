@@ -137,8 +137,8 @@ class EpisodeStatistics:
     Episodes continue from rollout to rollout. Rows that are not valid are skipped, so both kinds of
     autoreset give the same numbers. Episodes of crashed environments are left out.
 
-    Episodes that began at a reset point (side channel `RESET_POINT`) are not those of the task: they
-    enter none of these means, and the newest `window` of them have means of their own.
+    Episodes that began at a reset point (side channel `RESET_POINT`) are not those of the task:
+    they enter none of these means, and the newest `window` of them have means of their own.
 
     The episodes are those of all processes of a run, and the statistics the same in each.
 

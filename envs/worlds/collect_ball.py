@@ -120,9 +120,7 @@ class CollectBall(ArrayBacked):
         picture = Image.fromarray(self.map.picture())
         draw = ImageDraw.Draw(picture)
         x, y = DROP_ZONE
-        draw.ellipse(
-            (x - REACH, y - REACH, x + REACH, y + REACH), outline=(60, 160, 70), width=3
-        )
+        draw.ellipse((x - REACH, y - REACH, x + REACH, y + REACH), outline=(60, 160, 70), width=3)
         for place, state in zip(self._places[env_id], self._states[env_id], strict=True):
             if state == LYING:
                 x, y = place.tolist()

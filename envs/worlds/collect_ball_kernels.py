@@ -110,9 +110,7 @@ def step_collectors(
     """
     for n in range(len(pose)):
         old_x, old_y = pose[n, 0], pose[n, 1]
-        x, y, heading, i, j = drive(
-            old_x, old_y, pose[n, 2], travel[n, 0], travel[n, 1], blocked
-        )
+        x, y, heading, i, j = drive(old_x, old_y, pose[n, 2], travel[n, 0], travel[n, 1], blocked)
         pose[n, 0], pose[n, 1], pose[n, 2] = x, y, heading
         sensors[n, 3] = sensors[n, 4] = 0.0
         if i >= 0:

@@ -105,8 +105,10 @@ class BehaviourNovelty(IntrinsicModule):
                     f"some of {', '.join(known)}"
                 )
         self.in_info = {name: name in info for name in self.names}
-        self.ranks = {name: len(known[name].shape or ()) for name in self.names}
-        dim = sum(math.prod(known[name].shape or ()) for name in self.names)
+        shapes = {name: known[name].shape or () for name in self.names}
+        self.ranks = {name: len(shape) for name, shape in shapes.items()}
+        self.sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        dim = sum(self.sizes.values())
         if not 1 <= dim <= MAX_NUMBERS:
             raise ValueError(
                 f"{', '.join(self.names)} have {dim} numbers, expected 1 to {MAX_NUMBERS}: choose "
@@ -188,7 +190,8 @@ class BehaviourNovelty(IntrinsicModule):
         columns = []
         for name, rank in self.ranks.items():
             field = (info if self.in_info[name] else obs)[name].float()
-            columns.append(field.reshape(*field.shape[: field.dim() - rank], -1))
+            lead = field.shape[: field.dim() - rank]
+            columns.append(field.reshape(*lead, self.sizes[name]))
         return torch.cat(columns, -1)
 
     def _references(self) -> Tensor:
@@ -203,7 +206,10 @@ class BehaviourNovelty(IntrinsicModule):
         references = self._references()
         queries = behaviours.flatten(0, -2)
         if self.autoencoder is not None:
-            queries, references = self.autoencoder.codes(queries), self.autoencoder.codes(references)
+            queries, references = (
+                self.autoencoder.codes(queries),
+                self.autoencoder.codes(references),
+            )
         found = novelty_of(_array(queries), _array(references), self.k)
         novelty = torch.from_numpy(found).float().to(behaviours.device)
         return novelty.view(behaviours.shape[:-1])

@@ -39,8 +39,8 @@ def test_an_episode_from_a_point_goes_on_as_the_first_one_did(make):
     point = vec.snapshots()[1]
     plain = [vec.step(taken[t]) for t in range(8, 20)]
 
-    again = ResetPoints(make(2), [point], share=1.0, seed=0)
-    obs, info = again.reset(7)
+    again = ResetPoints(make(2), [point], share=1.0)
+    _, info = again.reset(7)
     assert info[RESET_POINT].tolist() == [1, 1]
     for step, action in zip(plain, taken[8:, 1], strict=True):
         found = again.step(torch.stack([action, action]))
@@ -58,7 +58,7 @@ def test_it_is_a_vector_environment(autoreset):
     vec.reset()
     vec.step(vec.combination[:1].expand(4))
     points = vec.snapshots()
-    check_vec(ResetPoints(vec, points, share=0.5, seed=0))
+    check_vec(ResetPoints(vec, points, share=0.5))
 
 
 def test_share_and_choice_of_points():
@@ -68,7 +68,7 @@ def test_share_and_choice_of_points():
     for digit in vec.combination[:3]:
         vec.step(digit.expand(64))
         points.append(vec.snapshots()[0])
-    wrapped = ResetPoints(vec, points, share=0.25, seed=1)
+    wrapped = ResetPoints(vec, points, share=0.25)
     starts = torch.cat([wrapped.reset(i)[1]["position"] for i in range(50)])
     shares = np.bincount(starts.numpy(), minlength=5) / len(starts)
     assert shares[:4] == pytest.approx([0.75, 0.25 / 3, 0.25 / 3, 0.25 / 3], abs=0.02)
@@ -81,7 +81,7 @@ def test_statistics_count_such_episodes_apart():
     vec.reset()
     for digit in vec.combination[:5]:
         vec.step(digit.expand(8))
-    wrapped = ResetPoints(vec, vec.snapshots(), share=0.5, seed=0)
+    wrapped = ResetPoints(vec, vec.snapshots(), share=0.5)
     rollout = Runner(wrapped, seed=0).collect(RandomActor(vec.act_space), 300)
     statistics = EpisodeStatistics(8, None)
     for first in range(0, 300, 50):
@@ -111,7 +111,7 @@ def test_a_saved_wrapper_continues_identically():
     vec.reset()
     vec.step(vec.combination[:1].expand(4))
     points = vec.snapshots()
-    one, two = (ResetPoints(Chain(4, length=3), given, share=0.5, seed=0) for given in (points, points[:1]))
+    one, two = (ResetPoints(Chain(4, length=3), given, share=0.5) for given in (points, points[:1]))
     one.reset(0)
     taken = actions(vec, 60)
     for t in range(20):
@@ -132,7 +132,7 @@ def test_environments_that_cannot_be_restored_and_wrong_numbers_are_refused():
     points = vec.snapshots()
     for given, share in (([], 0.5), (points, 1.5)):
         with pytest.raises(ValueError, match="expected at least one"):
-            ResetPoints(vec, given, share=share, seed=0)
+            ResetPoints(vec, given, share=share)
     vec.resume = "dropped"
     with pytest.raises(ValueError, match="cannot be set back"):
-        ResetPoints(vec, points, seed=0)
+        ResetPoints(vec, points)

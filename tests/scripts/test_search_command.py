@@ -151,7 +151,8 @@ def test_ppo_begins_where_a_search_was_rewarded_and_is_evaluated_at_true_starts(
     words = [*TASK, *goals(["env.goals=[[80,470,60]]"])]
     made = [*words, "learner=ns", *GROUP, f"run_dir={search}", "total_steps=1000"]
     assert command(train.main, *made).status == 0
-    words += ["intrinsic=[]", f"reset_points={search}", "env.num_envs=4", "trainer.num_steps=32"]
+    words = [word for word in words if not word.startswith("evaluator")]
+    words += [f"reset_points={search}", "env.num_envs=4", "trainer.num_steps=32"]
     done = command(train.main, *words, f"run_dir={run}", "total_steps=2560", "reset_share=0.75")
     assert done.status == 0, done.err
     last = lines(run)[-1]
@@ -162,5 +163,5 @@ def test_ppo_begins_where_a_search_was_rewarded_and_is_evaluated_at_true_starts(
     refused = command(train.main, *words, "alternate=true", f"run_dir={tmp_path / 'no'}")
     assert (refused.status, "alternate=true and reset_points" in refused.err) == (2, True)
     empty = f"reset_points={run}"
-    refused = command(train.main, *words[:-4], empty, f"run_dir={tmp_path / 'no'}")
+    refused = command(train.main, *words, empty, f"run_dir={tmp_path / 'no'}")
     assert (refused.status, "is no run of a search" in refused.err) == (2, True)

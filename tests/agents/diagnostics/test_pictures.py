@@ -22,6 +22,7 @@ from firstlight.agents.diagnostics.pictures import (
     positions,
 )
 from firstlight.agents.session.iteration_data import IterationData
+from firstlight.envs.positions import position_channel
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.worlds.chain import Chain
 from firstlight.intrinsic.mixer import Component

@@ -218,7 +218,7 @@ def test_parts_have_the_seeds_that_they_have_in_one_process():
 
     whole, split, worker = make(), make(), make()
     for seed in range(3):
-        given = genomes(whole, 10, seed)
+        given = genomes_for(whole.policy, 10, seed)
         expected, parts = whole.evaluate(given, 2), split.split(given, 2)
         assert [len(part) for part, _ in parts] == [3, 3, 3, 1]
         for i in (2, 0, 3, 1):

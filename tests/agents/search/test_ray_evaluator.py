@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("ray")
 
-from firstlight.agents.search.evaluators.ray_evaluator import RayEvaluator  # noqa: E402
-from firstlight.scripts.build_search import make_worker_evaluator  # noqa: E402
+from firstlight.agents.search.evaluators.ray_evaluator import RayEvaluator
+from firstlight.scripts.build_search import make_worker_evaluator
 
 
 def config(env, **options):

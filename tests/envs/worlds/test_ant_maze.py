@@ -6,9 +6,9 @@ import torch
 
 pytest.importorskip("mujoco")
 
-from firstlight.envs import check_vec  # noqa: E402
-from firstlight.envs.worlds import ant_maze  # noqa: E402
-from firstlight.envs.worlds.ant_maze import AntMaze, make_ant_maze  # noqa: E402
+from firstlight.envs import check_vec
+from firstlight.envs.worlds import ant_maze
+from firstlight.envs.worlds.ant_maze import AntMaze, make_ant_maze
 
 
 def put(env, x, y):

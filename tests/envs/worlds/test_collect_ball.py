@@ -143,7 +143,9 @@ def test_lights_are_in_sectors_and_not_behind_walls():
         math.pi: [0, 0],
     }
     for heading, expected in facing.items():
-        put(world, pose=[40.0, 75.0, heading], states=[0, 2, 2, 2, 2, 2])  # a ball 35 units to the right
+        put(
+            world, pose=[40.0, 75.0, heading], states=[0, 2, 2, 2, 2, 2]
+        )  # a ball 35 units to the right
         sensors = world.step(STILL_OPEN).obs["sensors"][0]
         assert sensors[5:7].tolist() == expected
         assert sensors[7:9].tolist() == [0, 0]  # the bar hides the drop zone

@@ -31,9 +31,7 @@ def episodes(*paths):
         finals[len(states) - 1, 0] = {"obs": torch.tensor(path[-1])}
     obs = torch.tensor([*states, paths[0][0]])[:, None]
     first = torch.tensor([*is_first, True])[:, None]
-    return vector_walks.with_vectors(
-        hand_made.rollout({"obs": obs}, is_first=first, finals=finals)
-    )
+    return vector_walks.with_vectors(hand_made.rollout({"obs": obs}, is_first=first, finals=finals))
 
 
 def plain_novelty(x, references, k):
