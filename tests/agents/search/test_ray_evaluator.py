@@ -76,8 +76,3 @@ def test_a_part_that_ends_two_processes_ends_the_search(made, monkeypatch):
         os.kill(worker, signal.SIGKILL)
     with pytest.raises(RuntimeError, match="of a batch of genomes ended two processes"):
         remote.evaluate(genomes(local, 9))
-
-
-def test_wrong_numbers_are_refused():
-    with pytest.raises(ValueError, match="num_workers is 0"):
-        RayEvaluator(make_worker_evaluator(MAZE), os.abort, num_workers=0)
