@@ -163,7 +163,7 @@ def test_a_learned_space_is_that_of_codes_of_normalised_numbers():
 
     def code(x):
         scaled = ((x - moments.mean) / moments.var.sqrt()).float().clamp(-5, 5)
-        return net.encoder(scaled)
+        return net.encoder(scaled).detach()
 
     held = [code(x) for x in module.archive.behaviours()]
     bonus = module.compute(rollout)
