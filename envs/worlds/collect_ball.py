@@ -67,8 +67,8 @@ class CollectBall(ArrayBacked):
         ValueError: for numbers below 1.
 
     >>> world = CollectBall(num_envs=1)
-    >>> world.reset()[0]["sensors"].tolist()
-    [[1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]]
+    >>> [round(x, 2) for x in world.reset()[0]["sensors"][0].tolist()]
+    [0.84, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
     """
 
     _saved = ("pose", "places", "states", "sensors", "elapsed", "over")
