@@ -15,6 +15,7 @@ from firstlight.envs.vector.gym import GymVec
 from firstlight.envs.vector.isolated import Isolated, WorkerDiedError
 from firstlight.envs.vector.pool import PoolVec
 from firstlight.envs.worlds.chain import Chain
+from firstlight.envs.worlds.collect_ball import CollectBall
 from firstlight.envs.worlds.curling import Curling
 from firstlight.envs.worlds.deepsea import DeepSea
 from firstlight.envs.worlds.gymnasium_env import WorldEnv, register
@@ -27,6 +28,7 @@ from firstlight.envs.wrapper import VecWrapper
 
 __all__ = [
     "Chain",
+    "CollectBall",
     "Curling",
     "DeepSea",
     "FrameStack",

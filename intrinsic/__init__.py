@@ -7,6 +7,7 @@ if __name__ != "firstlight.intrinsic":
     )
 
 from firstlight.intrinsic.base import IntrinsicModule
+from firstlight.intrinsic.behaviour.behaviour_novelty import BehaviourNovelty
 from firstlight.intrinsic.bonuses.agac import AGAC
 from firstlight.intrinsic.bonuses.count import HashCount
 from firstlight.intrinsic.bonuses.deir import DEIR
@@ -59,6 +60,7 @@ __all__ = [
     "RND",
     "AMIGo",
     "Beacons",
+    "BehaviourNovelty",
     "Disagreement",
     "Exponential",
     "HashCount",

@@ -154,6 +154,23 @@ def make_training_vec(cfg: DictConfig, **changes: Any) -> VecEnv:
     return JoinedVec([make_vec(cfg.env, num_envs=number // 2, **changes) for _ in range(2)])
 
 
+def with_reset_points(cfg: DictConfig, vec: VecEnv) -> VecEnv:
+    """Let episodes of `vec` begin on the ways to a reward that ``cfg.reset_points`` found."""
+    if cfg.reset_points is None:
+        return vec
+    if cfg.alternate:
+        raise BadInputError("alternate=true and reset_points: give one of them")
+    from firstlight.agents.search.demonstrations import collect_reset_points
+    from firstlight.envs.reset_points import ResetPoints
+    from firstlight.envs.seeding import derive
+
+    try:
+        points = collect_reset_points(cfg.reset_points, vec, seed=derive(cfg.seed, "reset_points"))
+        return ResetPoints(vec, points, share=cfg.reset_share)
+    except (ValueError, OSError) as error:
+        raise BadInputError(f"reset_points={cfg.reset_points}: {error}") from error
+
+
 def _stack_frames(vec: VecEnv, frames: Any) -> VecEnv:
     """Wrap environments in a `FrameStack`; close them if that is not possible."""
     from firstlight.envs.frame_stack import FrameStack

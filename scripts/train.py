@@ -56,6 +56,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
         make_vec,
         needed_options,
         pick_device,
+        with_reset_points,
     )
     from firstlight.scripts.build_search import check_search, is_search
     from firstlight.scripts.freed_memory import keep_freed_memory
@@ -82,6 +83,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
             print_line("firstlight: a reward source reads whole levels: env.backend=native")
         vec = make_training_vec(cfg, **needed)
         cleanup.callback(vec.close)
+        vec = with_reset_points(cfg, vec)
         if rank > 0:
             make_trainer(cfg, vec).run(cfg.total_steps)
             return None
@@ -90,6 +92,8 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
         eval_vec = make_vec(cfg.env, num_envs=num_envs, **needed)
         cleanup.callback(eval_vec.close)
         trainer = make_trainer(cfg, vec)
+        if isinstance(trainer, SearchTrainer):
+            cleanup.callback(trainer.evaluator.close)
         for module in trainer.modules.values():
             eval_vec = module.wrap(eval_vec)
         if trainer.vec.text_table is not None:

@@ -9,16 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from firstlight.agents.session.iteration_data import IterationData
+from firstlight.envs.positions import position_channel
 from firstlight.envs.types import Rollout
 from firstlight.envs.vec import VecEnv
-
-CHANNELS = ("agent_pos", "position")
-"""Info channels with the position of the agent, in order of preference."""
 
 VISITS = "visits"
 
@@ -44,7 +41,7 @@ class HeatMaps:
     Args:
         vec: the training environments.
         channel: name of an info channel with the position, a number or two (column and row);
-            default the first of `CHANNELS` that exists.
+            default the first of `POSITION_CHANNELS` that exists.
         cell: width of a cell of the map in units of the position.
         every_seconds: wall clock time between pictures.
 
@@ -100,30 +97,6 @@ class HeatMaps:
             what = VISITS if name == VISITS else f"mean of {name}"
             title = f"{what} by {self.channel}, step {run.steps:,}"
             run.directory.picture(run.steps, name, draw_map(values, title, log=name == VISITS))
-
-
-def position_channel(info_space: spaces.Dict, name: str | None = None) -> str:
-    """Choose the info channel with the agent's position: `name`, or the first of `CHANNELS`.
-
-    Raises:
-        ValueError: if there is none, or it has neither one number nor two.
-
-    >>> position_channel(spaces.Dict({"position": spaces.Discrete(9)}))
-    'position'
-    """
-    known = info_space.spaces
-    found = next((channel for channel in CHANNELS if channel in known), None)
-    chosen = found if name is None else name
-    if chosen is None or chosen not in known:
-        missing = f"no {name!r}" if name else f"neither {' nor '.join(map(repr, CHANNELS))}"
-        has = f"it has {', '.join(map(repr, known))}" if known else "it is empty"
-        raise ValueError(
-            f"a map needs positions, but the info of the environment has {missing}: {has}"
-        )
-    shape = known[chosen].shape
-    if shape not in ((), (2,)):
-        raise ValueError(f"info {chosen!r} has shape {shape}, expected one number () or two (2,)")
-    return chosen
 
 
 def positions(rollout: Rollout, channel: str, cell: float = 1.0) -> Tensor:

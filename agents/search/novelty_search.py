@@ -15,12 +15,8 @@ from firstlight.agents.search.individuals import (
     load_individuals,
     save_individuals,
 )
-from firstlight.agents.search.selection import (
-    neighbors_of,
-    novelty_of,
-    select_by_fronts,
-    select_largest,
-)
+from firstlight.agents.search.selection import select_by_fronts, select_largest
+from firstlight.intrinsic.behaviour.nearest import neighbors_of, novelty_of
 
 ArchiveChoice = Literal["random", "novel"]
 Criterion = Literal["novelty", "surprise"]

@@ -12,7 +12,8 @@ from firstlight.agents.search.evaluators.base import Evaluator
 from firstlight.agents.search.individuals import Individuals, join
 from firstlight.agents.search.novelty_search import ArchiveChoice, NoveltySearch
 from firstlight.agents.search.schedulers import ChunkScheduler, Mode, SchedulerKind
-from firstlight.agents.search.selection import novelty_of, pareto_fronts
+from firstlight.agents.search.selection import pareto_fronts
+from firstlight.intrinsic.behaviour.nearest import novelty_of
 
 
 class Serene(NoveltySearch):

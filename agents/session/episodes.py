@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from firstlight.envs.reset_points import RESET_POINT
 from firstlight.envs.types import Rollout
 from firstlight.networks import collective
 
@@ -136,6 +137,9 @@ class EpisodeStatistics:
     Episodes continue from rollout to rollout. Rows that are not valid are skipped, so both kinds of
     autoreset give the same numbers. Episodes of crashed environments are left out.
 
+    Episodes that began at a reset point (side channel `RESET_POINT`) are not those of the task:
+    they enter none of these means, and the newest `window` of them have means of their own.
+
     The episodes are those of all processes of a run, and the statistics the same in each.
 
     Args:
@@ -148,6 +152,7 @@ class EpisodeStatistics:
         last: episodes that ended in the latest `update`, in order of time, then of column.
         episodes: number of episodes that have ended.
         counted: number of episodes that have entered the means.
+        from_points: number of episodes that have ended and began at a reset point.
     """
 
     def __init__(
@@ -160,7 +165,7 @@ class EpisodeStatistics:
         self.last: list[Episode] = []
         self.episodes = self.counted = 0
         self.window = window
-        self._channels = ("success", *reported)
+        self._channels = ("success", RESET_POINT, *reported)
         self._first_id = collective.rank() * num_envs  # of this process among all
         self._open = EpisodeAccumulator(collective.size() * num_envs, success_threshold)
         # meaningless where no episode is open
@@ -168,6 +173,8 @@ class EpisodeStatistics:
         self._cohort = 0  # of episodes that begin in the next rollout
         self._waiting: dict[int, list[Episode]] = {}  # ended, by cohort, oldest first
         self._window: deque[list[Episode]] = deque()  # cohorts, none empty
+        self.from_points = 0
+        self._apart: deque[Episode] = deque(maxlen=window)  # began at a reset point
 
     def update(self, rollout: Rollout) -> None:
         """Add every valid row of `rollout`."""
@@ -179,6 +186,10 @@ class EpisodeStatistics:
             self._open_cohort[ids[valid[t] & (self._open.length[ids] == 0)]] = self._cohort
             for column, episode in self._open.add(reward[t], done[t], valid[t], now, ids):
                 self.last.append(episode)
+                if episode.numbers.pop(RESET_POINT, 0.0):
+                    self._apart.append(episode)
+                    self.from_points += 1
+                    continue
                 cohort = int(self._open_cohort[ids[column]])
                 if cohort != _NO_COHORT and math.isfinite(episode.ret):
                     self._waiting[cohort].append(episode)
@@ -202,6 +213,7 @@ class EpisodeStatistics:
             "rollout/episodes": float(self.episodes),
             "rollout/episodes_counted": float(self.counted),
         }
+        scalars |= self._apart_metrics()
         episodes = [episode for cohort in self._window for episode in cohort]
         if not episodes:
             return scalars
@@ -213,6 +225,20 @@ class EpisodeStatistics:
         if known:
             scalars["rollout/success_rate"] = float(np.mean(known))
         return scalars | {f"rollout/{k}": v for k, v in reported_means(episodes).items()}
+
+    def _apart_metrics(self) -> dict[str, float]:
+        """Means of episodes that began at reset points; nothing if there are none."""
+        rets = [episode.ret for episode in self._apart if math.isfinite(episode.ret)]
+        if not rets:
+            return {}
+        scalars = {
+            "rollout/reset_point_episodes": float(self.from_points),
+            "rollout/reset_point_return_mean": float(np.mean(rets)),
+        }
+        known = [episode.success for episode in self._apart if episode.success is not None]
+        if known:
+            scalars["rollout/reset_point_success_rate"] = float(np.mean(known))
+        return scalars
 
     def drop(self, env_ids: Tensor) -> None:
         """Discard the open episodes of `env_ids` [*] int64, which were all cut at this moment.
@@ -244,6 +270,8 @@ class EpisodeStatistics:
             "cohort": self._cohort,
             "episodes": self.episodes,
             "counted": self.counted,
+            "from_points": self.from_points,
+            "apart": [_fields(episode) for episode in self._apart],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -256,6 +284,9 @@ class EpisodeStatistics:
         self._open.ret[:] = state["open_return"].numpy()
         self._open.length[:] = state["open_length"].numpy()
         self.episodes, self.last = state["episodes"], []
+        self.from_points = state.get("from_points", 0)
+        apart = [Episode(*fields) for fields in state.get("apart", [])]
+        self._apart = deque(apart, maxlen=self.window)
         recent = iter([Episode(*fields) for fields in state["window"]])
         if "cohort" in state:
             self._open_cohort[:] = state["open_cohort"].numpy()

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from gymnasium import spaces
+
+from firstlight.envs.minigrid.cells import position_space
 from firstlight.envs.vec import VecEnv
 
 if TYPE_CHECKING:
@@ -139,7 +142,7 @@ def _envpool(
         options = {**words, "max_episode_steps": known.max_steps, **options}
     if max_steps is not None:
         options["max_episode_steps"] = max_steps
-    return envpool.make(
+    vec = envpool.make(
         name,
         num_envs=num_envs,
         obs_keys=("image", "direction", *(["mission"] if mission else [])),
@@ -147,6 +150,10 @@ def _envpool(
         success_threshold=0.0,
         **options,
     )
+    if known is not None:  # EnvPool itself gives no bounds of positions
+        channels = {**vec.info_space.spaces, "agent_pos": position_space(known.width, known.height)}
+        vec.info_space = spaces.Dict(channels)
+    return vec
 
 
 def _own(

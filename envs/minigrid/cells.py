@@ -7,6 +7,7 @@ colour and state are MiniGrid's own numbers, the inner ones are the object in a 
 from __future__ import annotations
 
 import numpy as np
+from gymnasium import spaces
 
 OBJECTS = (
     *("unseen", "empty", "wall", "floor", "door", "key", "ball", "box", "goal", "lava", "agent"),
@@ -19,6 +20,11 @@ STONE = WALL | GREY << 4  # a wall; cells outside of the grid count as one
 VIEW = 7  # cells along a side of the view
 LEVEL, TARGET = "level", "target"
 """Side channels with the codes of all cells, and with that of the object to take."""
+
+
+def position_space(width: int, height: int) -> spaces.Box:
+    """Space of the side channel `agent_pos`, column and row, [2] int64."""
+    return spaces.Box(np.zeros(2, np.int64), np.array([width - 1, height - 1]), dtype=np.int64)
 
 
 def pack(cells: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from firstlight.envs.minigrid.cells import EMPTY, LEVEL, TARGET, VIEW
+from firstlight.envs.minigrid.cells import EMPTY, LEVEL, TARGET, VIEW, position_space
 from firstlight.envs.minigrid.draw import draw_grid
 from firstlight.envs.minigrid.gridworld_kernels import LIGHT, advance, look_all, look_from_above
 from firstlight.envs.minigrid.levels_kernels import begin_draws
@@ -21,7 +21,6 @@ from firstlight.envs.types import Obs, Snapshot, Step
 from firstlight.envs.vec import VecEnv, checked_actions
 
 _STATE = ("grid", "agent", "carrying", "elapsed", "target", "rng")
-_WIDEST = np.iinfo(np.int64)
 
 
 class GridWorld(VecEnv):
@@ -82,7 +81,7 @@ class GridWorld(VecEnv):
         image = whole if view == "full" else spaces.Box(0, 255, (VIEW, VIEW, 3), np.uint8)
         self.obs_space = spaces.Dict({"image": image, "direction": spaces.Discrete(4)})
         channels: dict[str, spaces.Space] = {
-            "agent_pos": spaces.Box(_WIDEST.min, _WIDEST.max, (2,), np.int64)
+            "agent_pos": position_space(self.task.width, self.task.height)
         }
         if full_grid:
             channels["full_grid"] = whole

@@ -14,11 +14,9 @@ from minigrid.core.world_object import Ball
 from minigrid.envs import MultiRoomEnv
 from torch import Tensor
 
-from firstlight.envs.minigrid.cells import AGENT
+from firstlight.envs.minigrid.cells import AGENT, position_space
 from firstlight.envs.text import MISSION_BYTES, encode_text
 from firstlight.envs.vector.gym import GymVec
-
-_WIDEST = np.iinfo(np.int64)
 
 
 class NoisyTV(MultiRoomEnv):
@@ -165,9 +163,10 @@ def make_python(
     names = ("agent_pos", *["full_grid"] * full_grid, *["mission"] * mission)
     factory = Factory(task, made, view, names, options)
     env = factory()
+    whole = whole_grid(env)
     aside: dict[str, spaces.Space] = {
-        "agent_pos": spaces.Box(_WIDEST.min, _WIDEST.max, (2,), np.int64),
-        "full_grid": whole_grid(env),
+        "agent_pos": position_space(*whole.shape[:2]),
+        "full_grid": whole,
         "mission": spaces.Box(0, 255, (MISSION_BYTES,), np.uint8),
     }
     env.close()

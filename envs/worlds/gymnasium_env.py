@@ -11,6 +11,7 @@ import torch
 
 from firstlight.envs.types import Obs
 from firstlight.envs.worlds.array_backed import ArrayBacked
+from firstlight.envs.worlds.collect_ball import CollectBall
 from firstlight.envs.worlds.curling import Curling
 from firstlight.envs.worlds.hard_maze import HardMaze
 from firstlight.envs.worlds.redundant_arm import RedundantArm
@@ -91,6 +92,11 @@ def make_hard_maze(**options: Any) -> WorldEnv:
     return WorldEnv(HardMaze, **options)
 
 
+def make_collect_ball(**options: Any) -> WorldEnv:
+    """Make a `CollectBall` as a `WorldEnv`, which takes the same `options`."""
+    return WorldEnv(CollectBall, **options)
+
+
 def make_redundant_arm(**options: Any) -> WorldEnv:
     """Make a `RedundantArm` as a `WorldEnv`, which takes the same `options`."""
     return WorldEnv(RedundantArm, **options)
@@ -105,6 +111,7 @@ def register() -> None:
     """Register an id for each scene of `Warehouse`, and one for each other world with an id."""
     for name, make in (
         ("HardMaze", make_hard_maze),
+        ("CollectBall", make_collect_ball),
         ("RedundantArm", make_redundant_arm),
         ("Curling", make_curling),
     ):

@@ -1,4 +1,4 @@
-"""Kernels of the wheeled robot of `HardMaze`: motion, lasers, bumpers.
+"""Kernels of the wheeled robot of `HardMaze` and `CollectBall`: motion, lasers, bumpers.
 
 Maps are grids of pixels with a margin on each side, so that no kernel needs a check of bounds.
 Lengths are in units, three a pixel. x is to the right and y down: positive angles turn right.

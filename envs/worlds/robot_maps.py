@@ -1,4 +1,4 @@
-"""Map of `HardMaze`: 200 x 200 pixels of three units."""
+"""Maps of `HardMaze` and `CollectBall`: 200 x 200 pixels of three units."""
 
 from __future__ import annotations
 
@@ -81,3 +81,14 @@ def draw_walls(
 def hard_maze() -> RobotMap:
     """Make the map of the hard maze."""
     return RobotMap(draw_walls(HARD_WALLS))
+
+
+def collect_ball_arena() -> RobotMap:
+    """Make the map of `CollectBall`: a bar across it, and a post below, each with an opening."""
+    walls = np.zeros((SIDE, SIDE), bool)
+    walls[:5], walls[195:], walls[:, :5], walls[:, 195:] = True, True, True, True
+    for columns in (slice(0, 127), slice(174, 200)):
+        walls[columns, 99:102] = True
+    for rows in (slice(102, 127), slice(174, 195)):
+        walls[99:102, rows] = True
+    return RobotMap(walls)

@@ -11,7 +11,17 @@ from typing import get_args
 import numpy as np
 import torch
 
-from firstlight.envs import Chain, Curling, DeepSea, HardMaze, Race, RedundantArm, VecEnv, Warehouse
+from firstlight.envs import (
+    Chain,
+    CollectBall,
+    Curling,
+    DeepSea,
+    HardMaze,
+    Race,
+    RedundantArm,
+    VecEnv,
+    Warehouse,
+)
 from firstlight.envs.worlds.warehouse import Scene
 from firstlight.scripts.benchmarks.results import append, commit, hardware
 
@@ -20,6 +30,7 @@ WORLDS: dict[str, Callable[[int], VecEnv]] = {
     "chain": Chain,
     "deepsea": DeepSea,
     "maze/hard": HardMaze,
+    "maze/collectball": CollectBall,
     "maze/arm": RedundantArm,
     "maze/curling": Curling,
     "race": Race,

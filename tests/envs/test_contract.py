@@ -24,6 +24,7 @@ from adapters import (
 
 from firstlight.envs import (
     Chain,
+    CollectBall,
     Curling,
     DeepSea,
     GymVec,
@@ -62,6 +63,7 @@ BACKENDS = {
     ),
     "maze": lambda: HardMaze(3, max_steps=11),
     "maze, next-step": lambda: HardMaze(3, max_steps=11, autoreset="next_step"),
+    "collect ball": lambda: CollectBall(3, max_steps=11),
     "arm": lambda: RedundantArm(3, max_steps=11),
     "arm, next-step": lambda: RedundantArm(3, max_steps=11, autoreset="next_step"),
     "curling": lambda: Curling(3, max_steps=11),

@@ -144,3 +144,41 @@ def test_a_resumed_search_refuses_other_options(tmp_path):
     config = (tmp_path / "run/config.yaml").read_text()
     assert "evaluator:" in config
     assert json.loads((tmp_path / "run/status.json").read_text())["status"] == "finished"
+
+
+def test_ppo_begins_where_a_search_was_rewarded_and_is_evaluated_at_true_starts(tmp_path):
+    search, run = tmp_path / "search", tmp_path / "ppo"
+    words = [*TASK, *goals(["env.goals=[[80,470,60]]"])]
+    made = [*words, "learner=ns", *GROUP, f"run_dir={search}", "total_steps=1000"]
+    assert command(train.main, *made).status == 0
+    words = [word for word in words if not word.startswith("evaluator")]
+    words += [f"reset_points={search}", "env.num_envs=4", "trainer.num_steps=32"]
+    done = command(train.main, *words, f"run_dir={run}", "total_steps=2560", "reset_share=0.75")
+    assert done.status == 0, done.err
+    last = lines(run)[-1]
+    ended = last["rollout/episodes"]
+    assert 0.5 * ended < last["rollout/reset_point_episodes"] < ended
+    assert last["rollout/length_mean"] == last["eval/length_mean"] == 20  # a true start's
+    assert 2560 / ended < 17  # episodes from points have fewer steps left
+    refused = command(train.main, *words, "alternate=true", f"run_dir={tmp_path / 'no'}")
+    assert (refused.status, "alternate=true and reset_points" in refused.err) == (2, True)
+    empty = f"reset_points={run}"
+    refused = command(train.main, *words, empty, f"run_dir={tmp_path / 'no'}")
+    assert (refused.status, "is no run of a search" in refused.err) == (2, True)
+
+
+def test_a_search_by_ray_is_the_one_of_this_process(soak, tmp_path):
+    """The command in full, also with episodes that are random; only in a soak, for its time."""
+    pytest.importorskip("ray")
+    tasks = {
+        "maze": [*TASK, "learner=serene", *goals(LEARNERS["serene"])],
+        "grid": ["env=minigrid/doorkey_5x5", "env.num_envs=4", "learner=ns", *GROUP, *TASK[4:]],
+    }
+    for _ in soak.times(0, 1):
+        for task, words in tasks.items():
+            for way in ("local", "ray"):
+                run = tmp_path / task / way
+                made = [*words, "total_steps=3000", f"search.evaluator={way}", f"run_dir={run}"]
+                done = command(train.main, *made)
+                assert done.status == 0, done.err
+            assert logged(tmp_path / task / "ray") == logged(tmp_path / task / "local")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +76,24 @@ class Evaluator(ABC):
                 beginning. An episode that ends earlier stays in its last one.
         """
 
+    def split(self, genomes: np.ndarray, count: int) -> list[tuple[np.ndarray, dict[str, Any]]]:
+        """Split genomes into parts that evaluators of the same kind can evaluate anywhere.
+
+        A part is evaluated after `load_state_dict` of its state; all parts, joined, are what
+        `evaluate` of all genomes would return here. The state advances as by that call.
+
+        Args:
+            genomes: [B, G] float64.
+            count: about how many parts.
+
+        Returns:
+            Genomes and state of each part.
+        """
+        return [(part, self.state_dict()) for part in in_parts(genomes, -(-len(genomes) // count))]
+
+    def close(self) -> None:  # noqa: B027
+        """Free resources, such as processes. May be called more than once; default: nothing."""
+
     def draw(self, scenes: np.ndarray) -> np.ndarray:
         """Draw scenes [B, S, ...], as [B, S, 64, 64, 3] uint8.
 
@@ -88,6 +108,18 @@ class Evaluator(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Load what `state_dict` returned."""
+
+
+def join_evaluations(parts: Sequence[Evaluations]) -> Evaluations:
+    """Put evaluations one after another."""
+    names = [field.name for field in dataclasses.fields(Evaluations)]
+    return Evaluations(**{n: np.concatenate([getattr(part, n) for part in parts]) for n in names})
+
+
+def in_parts(genomes: np.ndarray, size: int) -> list[np.ndarray]:
+    """Split genomes [B, G] into parts of at most `size`."""
+    size = max(size, 1)
+    return [genomes[i : i + size] for i in range(0, len(genomes), size)]
 
 
 def moments(steps: int, samples: int) -> np.ndarray:

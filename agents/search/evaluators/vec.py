@@ -12,17 +12,18 @@ from gymnasium import spaces
 from PIL import Image
 from torch import Tensor
 
-from firstlight.agents.diagnostics.pictures import position_channel
 from firstlight.agents.search.controller import GenomePolicy
 from firstlight.agents.search.evaluators.base import (
     CELLS,
     PICTURE,
     Evaluations,
     Evaluator,
+    in_parts,
     moments,
 )
 from firstlight.envs.action_spaces import is_bounded
 from firstlight.envs.finite import nan_to_zero
+from firstlight.envs.positions import position_channel
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import Obs, Step, map_obs
 from firstlight.envs.vec import VecEnv
@@ -91,15 +92,25 @@ class VecEvaluator(Evaluator):
             raise ValueError(
                 f"{samples} moments of an episode, but its length is not known: give max_steps"
             )
-        size = self.vec.num_envs
         genomes = np.asarray(genomes, np.float64)
-        parts = [self._batch(genomes[i : i + size], samples) for i in range(0, len(genomes), size)]
+        parts = [self._batch(part, samples) for part in in_parts(genomes, self.vec.num_envs)]
         joined = {
             name: np.concatenate([part[name] for part in parts])
             for name in ("position", "scene", "ret", "area", "steps", "success")
         }
         joined["area"] = np.where(joined["ret"] > 0, joined["area"], 0)
         return Evaluations(genome=genomes, **joined)
+
+    def split(self, genomes: np.ndarray, count: int) -> list[tuple[np.ndarray, dict[str, Any]]]:
+        """Split genomes into batches of `num_envs`, see `Evaluator.split`.
+
+        Each batch has its own seed.
+        """
+        parts = []
+        for part in in_parts(genomes, self.vec.num_envs):
+            parts.append((part, self.state_dict()))
+            self._resets += 1
+        return parts
 
     def draw(self, scenes: np.ndarray) -> np.ndarray:
         """Return the scenes [B, S, 64, 64, 3], which are pictures already."""

@@ -19,10 +19,10 @@ from firstlight.agents.diagnostics.pictures import (
     VISITS,
     HeatMaps,
     draw_map,
-    position_channel,
     positions,
 )
 from firstlight.agents.session.iteration_data import IterationData
+from firstlight.envs.positions import position_channel
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.worlds.chain import Chain
 from firstlight.intrinsic.mixer import Component

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from python_kernels import use_python_kernels
 
 from firstlight.agents import evaluate
@@ -15,7 +16,7 @@ from firstlight.agents.search.evaluators.base import moments
 from firstlight.agents.search.evaluators.choose import make_evaluator
 from firstlight.agents.search.evaluators.vec import VecEvaluator
 from firstlight.agents.search.evaluators.worlds import MazeEvaluator
-from firstlight.envs import Chain, Curling, HardMaze, RedundantArm
+from firstlight.envs import Chain, Curling, HardMaze, RedundantArm, Walks
 from firstlight.envs.minigrid import make as make_minigrid
 
 WORLDS = {
@@ -165,17 +166,14 @@ def test_pictures_hidden_by_a_reset_are_refused():
 def test_other_environments_are_stepped_with_new_seeds_each_time():
     vec = make_minigrid("MiniGrid-DoorKey-5x5-v0", num_envs=4)
     policy = GenomePolicy(vec.obs_space, vec.act_space, hidden=3)
-    with pytest.raises(ValueError, match=r"give evaluator\.bounds="):
-        make_evaluator(vec, policy)
-    bounds = [[0, 0], [4, 4]]
-    evaluator = make_evaluator(vec, policy, seed=3, max_steps=20, bounds=bounds)
+    evaluator = make_evaluator(vec, policy, seed=3, max_steps=20)
     assert isinstance(evaluator, VecEvaluator)
     genomes = genomes_for(policy, 6)
     first, second = evaluator.evaluate(genomes), evaluator.evaluate(genomes)
     assert first.position.shape == (6, 1, 2)
     assert evaluator.cells == (5, 5)
     assert first.steps.max() <= 20
-    again = VecEvaluator(vec, policy, seed=3, max_steps=20, bounds=bounds)
+    again = VecEvaluator(vec, policy, seed=3, max_steps=20, bounds=[[0, 0], [4, 4]])
     again.load_state_dict({"resets": 2})
     assert np.array_equal(again.evaluate(genomes).position, second.position)
     assert not np.array_equal(first.position, second.position)
@@ -199,9 +197,35 @@ def test_a_position_without_bounds_and_samples_without_a_length_are_refused():
     policy = GenomePolicy(maze.obs_space, maze.act_space)
     with pytest.raises(ValueError, match="give max_steps"):
         VecEvaluator(maze, policy).evaluate(np.zeros((1, 63)), samples=2)
+    unbounded = HardMaze(1)
+    unbounded.info_space = spaces.Dict({"position": spaces.Box(-np.inf, np.inf, (2,))})
+    with pytest.raises(ValueError, match=r"give evaluator\.bounds="):
+        VecEvaluator(unbounded, policy)
     with pytest.raises(ValueError, match="num_threads is 0"):
         MazeEvaluator(maze, policy, 0)
     kept = HardMaze(1, keep_sensors_at_reset=True)
     assert isinstance(make_evaluator(kept, policy), VecEvaluator)
     with pytest.raises(ValueError, match="depend on each other"):
         MazeEvaluator(kept, policy)
+
+
+def test_parts_have_the_seeds_that_they_have_in_one_process():
+    """Batches of random episodes, evaluated apart and in another order, as workers of Ray do."""
+
+    def make():
+        vec = Walks(3, slip=0.3)
+        return VecEvaluator(vec, GenomePolicy(vec.obs_space, vec.act_space), seed=4, max_steps=20)
+
+    whole, split, worker = make(), make(), make()
+    for seed in range(3):
+        given = genomes_for(whole.policy, 10, seed)
+        expected, parts = whole.evaluate(given, 2), split.split(given, 2)
+        assert [len(part) for part, _ in parts] == [3, 3, 3, 1]
+        for i in (2, 0, 3, 1):
+            part, state = parts[i]
+            worker.load_state_dict(state)
+            found = worker.evaluate(part, 2)
+            rows = slice(3 * i, 3 * i + len(part))
+            assert np.array_equal(found.position, expected.position[rows])
+            assert np.array_equal(found.ret, expected.ret[rows])
+        assert split.state_dict() == whole.state_dict()

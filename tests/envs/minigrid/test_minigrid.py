@@ -95,6 +95,8 @@ def test_every_backend_passes_check_vec(backend, view):
 def test_agent_pos_follows_the_moves(backend):
     """After a step forward the agent is on the cell ahead if the view shows it free."""
     vec = minigrid.make("MiniGrid-DoorKey-8x8-v0", num_envs=4, backend=backend, max_steps=30)
+    bounds = vec.info_space["agent_pos"]
+    assert (bounds.low.tolist(), bounds.high.tolist(), bounds.dtype) == ([0, 0], [7, 7], np.int64)
     obs, info = vec.reset(0)
     g, moved = torch.Generator().manual_seed(0), 0
     for _ in range(60):

@@ -31,7 +31,7 @@ def test_gymnasiums_own_check_passes_for_an_id():
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", ["HardMaze", "RedundantArm", "Curling"])
+@pytest.mark.parametrize("name", ["HardMaze", "CollectBall", "RedundantArm", "Curling"])
 def test_gymnasiums_own_check_passes_for_worlds_of_the_searches(name):
     check_env(gymnasium.make(f"firstlight/{name}-v0", render_mode="rgb_array").unwrapped)
 

@@ -9,8 +9,8 @@ import torch
 from plain_robot import PlainRobot, genome_actions, plain_laser
 from python_kernels import use_python_kernels
 
-from firstlight.agents.diagnostics.pictures import position_channel
 from firstlight.envs import HardMaze, Snapshot, check_vec
+from firstlight.envs.positions import position_channel
 from firstlight.envs.worlds import hard_maze, robot_kernels
 from firstlight.envs.worlds.robot_kernels import MARGIN
 

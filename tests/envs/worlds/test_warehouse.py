@@ -8,8 +8,8 @@ import pytest
 import torch
 from python_kernels import use_python_kernels
 
-from firstlight.agents.diagnostics.pictures import position_channel
 from firstlight.envs import check_vec
+from firstlight.envs.positions import position_channel
 from firstlight.envs.types import Snapshot, Step
 from firstlight.envs.worlds import warehouse, warehouse_kernels
 from firstlight.envs.worlds.warehouse import LAYOUTS, MAX_STEPS, Warehouse

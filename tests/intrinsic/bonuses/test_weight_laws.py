@@ -12,7 +12,7 @@ SMALL = (
 )
 NAMES = (
     *("count", "rnd", "drnd", "icm", "disagreement", "re3", "pseudo_counts", "ngu", "e3b"),
-    *("noveld", "ride", "etd", "deir", "agac"),
+    *("noveld", "ride", "etd", "deir", "agac", "behaviour_novelty"),
 )
 
 

@@ -1,0 +1,1 @@
+"""Novelty of behaviour: of whole episodes, in a space of descriptors."""
