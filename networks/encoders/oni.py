@@ -101,7 +101,7 @@ class ONINet(Encoder):
         colour = self.palette[crop(obs["colors"], blstats, size, 0) & 15]  # [B, 12, 12, 3]
         cells = ink[..., None] * colour[:, :, :, None, None]  # [B, 12, 12, 6, 6, 3]
         side = SIZE * PIXELS
-        return cells.permute(0, 5, 1, 3, 2, 4).reshape(len(blstats), 3, side, side)
+        return cells.permute(0, 5, 1, 3, 2, 4).reshape(blstats.shape[0], 3, side, side)
 
 
 def small_letters() -> np.ndarray:
