@@ -20,6 +20,8 @@ def check_options(cfg: DictConfig) -> None:
     for key in ("episodes", "num_envs", "max_steps"):
         if not isinstance(cfg[key], int) or cfg[key] < 1:
             raise BadInputError(f"{key}={cfg[key]}: expected a whole number, at least 1")
+    if cfg.video not in (False, True, "gif", "mp4"):
+        raise BadInputError(f"video={cfg.video}: expected true, false, gif or mp4")
     if cfg.rewards and not cfg.video:
         raise BadInputError("rewards=true draws rewards beneath a video: give video=true as well")
 

@@ -7,10 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from firstlight.scripts.report.seed_statistics import interquartile_mean
-
 PLAIN = "ppo"
 """Name of the method without a bonus."""
 BONUSES = ("rnd", "count", "e3b", "noveld", "deir", "etd")
@@ -134,6 +130,10 @@ def train_command(overrides: Sequence[str], method: str, steps: int) -> str:
 
 
 def _standing(method: str, runs: Sequence[Mapping[str, Any]]) -> Standing:
+    import numpy as np
+
+    from firstlight.scripts.report.seed_statistics import interquartile_mean
+
     success = [run["eval_success"] for run in runs if run["eval_success"] is not None]
     areas = [np.mean([value for _, value in run["curve"]]) for run in runs if run["curve"]]
     return Standing(

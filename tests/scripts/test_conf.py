@@ -26,7 +26,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 RUNTIME = {  # what scripts/build.py passes, because only a run knows it
     *("obs_space", "act_space", "info_space", "num_streams", "vec", "policy", "encoder"),
     *("critic_encoder", "learner", "modules", "mixer", "run_dir", "resume", "seed", "device"),
-    *("in_dim", "text_table", "algorithm", "evaluator"),
+    *("in_dim", "text_table", "algorithm", "evaluator", "options"),
 }
 STATED = (
     "learner/",
@@ -34,6 +34,7 @@ STATED = (
     "trainer/",
     "auxiliary/",
     "core/",
+    "tracker/",
 )  # groups that state the defaults
 OVERLAYS = ("bench", "experiment", "sweep")
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -139,6 +140,7 @@ def test_every_group_has_choices():
             "learner",
             "mixer",
             "policy",
+            "tracker",
             "trainer",
         )
     }
@@ -209,6 +211,8 @@ def test_every_choice_composes(group, path):
     chosen = read(CONF / group / path)
     if group == "intrinsic":
         assert config["intrinsic"] == chosen["intrinsic"]
+    elif group == "tracker":
+        assert config["tracker"] == chosen["tracker"]
     elif group == "auxiliary":
         assert config["learner"]["auxiliaries"] == chosen["learner"]["auxiliaries"]
     else:

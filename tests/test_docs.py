@@ -1,0 +1,86 @@
+"""The documents: their site builds without a broken link, and their commands and keys exist."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = ("choosing.md", "coming_from.md", "trackers.md")
+NOT_OURS = ("yourpackage", "mine.py", "env.num_workers")  # need files of a user's own
+
+
+def composed(words):
+    with initialize_config_module("firstlight.conf", version_base="1.3"):
+        return compose("train", overrides=words)
+
+
+def commands(page, name):
+    """Arguments of each use of a command in the code blocks of a page."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    found = [shlex.split(line.split(" #")[0]) for line in lines if line.startswith(name)]
+    return [words[1:] for words in found]
+
+
+@pytest.mark.parametrize(
+    "words", [words for page in PAGES for words in commands(page, "firstlight-train")], ids=" ".join
+)
+def test_commands_of_training_compose(words):
+    assert composed(words).env["_target_"]
+
+
+def keys_of_other_libraries():
+    """Each cell of the right columns that consists of overrides alone."""
+    for line in (DOCS / "coming_from.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
+        if line.startswith("| ") and len(cells) == 2:
+            for code in re.findall(r"`([^`]+)`", cells[1]):
+                words = shlex.split(code)
+                if all(re.match(r"\+?[a-z_]+(\.\w+)*=", word) for word in words):
+                    yield words
+
+
+@pytest.mark.parametrize("words", keys_of_other_libraries(), ids=" ".join)
+def test_keys_that_stand_for_those_of_other_libraries_exist(words):
+    chosen = [] if any(word.startswith("env=") for word in words) else ["env=chain"]
+    assert composed([*chosen, *words]).env["_target_"]
+
+
+def test_most_rows_are_checked():
+    assert len(list(keys_of_other_libraries())) > 50
+
+
+def test_choices_name_configs_that_exist():
+    text = (DOCS / "choosing.md").read_text()
+    codes = [code for code in re.findall(r"`([^`]+)`", text) if re.match(r"(env|intrinsic|core|learner)=", code)]
+    assert len(codes) > 15
+    for code in codes:
+        words = [word for word in code.split() if not word.startswith("env._target_")]
+        chosen = [] if any(word.startswith("env=") for word in words) else ["env=chain"]
+        needed = {"env=pool": ["env.id=CartPole-v1"], "env=gym": ["env.id=CartPole-v1"]}
+        extra = [word for key, more in needed.items() if key in words for word in more]
+        assert composed([*chosen, *words, *extra]).env["_target_"], code
+
+
+def test_the_site_builds_and_every_link_on_it_leads_somewhere(tmp_path):
+    pytest.importorskip("material")
+    command = [sys.executable, "-P", "-m", "mkdocs", "build", "--strict", "--quiet"]
+    done = subprocess.run(
+        [*command, "--site-dir", tmp_path / "site"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = {path.relative_to(tmp_path / "site").as_posix() for path in tmp_path.rglob("*.html")}
+    ours = {path.relative_to(DOCS).with_suffix(".html").as_posix() for path in DOCS.rglob("*.md")}
+    assert ours | {"readme.html", "changelog.html", "contributing.html"} <= pages
+    start = (tmp_path / "site/index.html").read_text()
+    assert 'href="readme.html"' in start
+    text = (tmp_path / "site/architecture.html").read_text()
+    assert 'href="../agents' not in text  # files of code are not on the site
+    loaded = re.findall(r'(?:src|href)="(https?://[^"]+\.(?:js|css|woff2?))"', text)
+    assert loaded == []
