@@ -68,6 +68,23 @@ def test_choices_name_configs_that_exist():
         assert composed([*chosen, *words, *extra]).env["_target_"], code
 
 
+def rows_of_claims():
+    """Measured figures and page of each row of the claims that has both."""
+    for line in (DOCS / "claims.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
+        page = re.search(r"\]\((\w+\.md)\)", cells[-1])
+        if len(cells) == 3 and page:
+            yield pytest.param(cells[1], page[1], id=cells[0])
+
+
+@pytest.mark.parametrize(("measured", "page"), rows_of_claims())
+def test_a_claim_has_the_figures_of_its_page(measured, page):
+    text = " ".join((DOCS / page).read_text().split())
+    figures = re.findall(r"−?\d[\d,.]*\d|−?\d", measured)
+    missing = [figure for figure in figures if len(figure) > 1 and figure not in text]
+    assert missing == []
+
+
 def test_the_site_builds_and_every_link_on_it_leads_somewhere(tmp_path):
     pytest.importorskip("material")
     command = [sys.executable, "-P", "-m", "mkdocs", "build", "--strict", "--quiet"]
