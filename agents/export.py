@@ -63,7 +63,7 @@ def export_onnx(policy: Any, path: Path | str) -> None:
     if importlib.util.find_spec("onnx") is None:
         raise ModuleNotFoundError("an export needs onnx: pip install 'firstlight[export]'")
     step = _Step(policy)
-    inputs = (*(_zeros(policy.obs_space[name]) for name in step.fields), *step.state(1))
+    inputs = (*(_example(policy.obs_space[name]) for name in step.fields), *step.state(1))
     names = [*step.fields, *step.memory]
     outputs = ["action", "distribution", *(NEXT + name for name in step.memory)]
     path = Path(path)
@@ -84,7 +84,7 @@ def export_onnx(policy: Any, path: Path | str) -> None:
                 dynamo=False,
             )
         except torch.onnx.OnnxExporterError as error:
-            reason = " ".join(str(error).split())
+            reason = str(error).strip().partition("\n")[0][:300]  # a graph follows
             raise ExportError(f"this policy cannot be exported: {reason}") from error
 
 
@@ -123,10 +123,13 @@ class _Step(nn.Module):
         return (action, dist.params, *(after[name] for name in self.memory))
 
 
-def _zeros(space: spaces.Space) -> Tensor:
+def _example(space: spaces.Space) -> Tensor:
     """Make an observation [1, ...] of a field, as `Agent.act` gives it to the policy."""
     dtype = np.dtype(np.float32 if space.dtype == np.float64 else space.dtype)
-    return torch.from_numpy(np.zeros((1, *(space.shape or ())), dtype))
+    array = np.zeros((1, *(space.shape or ())), dtype)
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        array += space.start  # 0 may be no choice
+    return torch.from_numpy(array)
 
 
 def _in_space(action: Tensor, space: spaces.Space) -> Tensor:

@@ -155,7 +155,7 @@ class Grid(Encoder):
         """Compute the rectified sums [B, hidden] with torch, on any device."""
         image = obs[self.key].flatten(1, 2)  # [B, H, W, 3] -> [B, cells, 3]
         obj, colour, state = image.long().unbind(-1)
-        ids = self.lut[obj & 15, colour & 7, state & 3].long()  # [B, cells, 2]
+        ids = self.lut[obj % 16, colour % 8, state % 4].long()  # [B, cells, 2]
         cell = torch.arange(self.cells, device=image.device)[:, None]
         rows = torch.where(ids >= 0, ids + cell * self.num_ids, 0).flatten(1)  # [B, cells * 2]
         seen = (ids >= 0).flatten(1).to(self.table.dtype)

@@ -148,7 +148,8 @@ def differing(groups: Sequence[Group]) -> dict[str, list[str]]:
     found = {
         key: [str(one.get(key, "")) for one in options]
         for key in keys
-        if key.split(".")[0] not in NOT_THE_METHOD and len({str(one.get(key)) for one in options}) > 1
+        if key.split(".")[0] not in NOT_THE_METHOD
+        and len({str(one.get(key)) for one in options}) > 1
     }
     partly = {k.removesuffix("._target_") for k in found if k.endswith("._target_")}
     partly = {name for name in partly if "" in found[f"{name}._target_"]}

@@ -104,7 +104,9 @@ def _overview(groups: Sequence[Group]) -> str:
     head = ("run", "status", "steps", "time", "return in training")
     head += ("in evaluation", "success", "best evaluation")
     table = _table(head, rows)
-    return f'<p>Values are those of the last line that has them.</p><div class="scroll">{table}</div>'
+    return (
+        f'<p>Values are those of the last line that has them.</p><div class="scroll">{table}</div>'
+    )
 
 
 def _statistics(group: Group) -> list[str]:
@@ -158,11 +160,11 @@ def _maps(groups: Sequence[Group]) -> str:
         for name, by_step in run.pictures.items():
             steps = list(by_step)
             chosen = {steps[round(i * (len(steps) - 1) / (MAPS - 1))] for i in range(MAPS)}
-            figures += [
-                _media(by_step[step], f"{name}, step {step:,}") for step in sorted(chosen)
-            ]
+            figures += [_media(by_step[step], f"{name}, step {step:,}") for step in sorted(chosen)]
         if figures:
-            parts.append(f'<h3>{html.escape(run.path.name)}</h3><div class="pictures">{"".join(figures)}</div>')
+            parts.append(
+                f'<h3>{html.escape(run.path.name)}</h3><div class="pictures">{"".join(figures)}</div>'
+            )
     if not parts:
         return ""
     note = "Mean raw reward by position, of runs with heat_maps=true."
@@ -177,7 +179,9 @@ def _episodes(groups: Sequence[Group]) -> str:
     ]
     if not videos:
         return ""
-    note = "With the reward of each source below the picture, where it was recorded with rewards=true."
+    note = (
+        "With the reward of each source below the picture, where it was recorded with rewards=true."
+    )
     return f'<h2>An episode</h2><p>{note}</p><div class="pictures">{"".join(videos)}</div>'
 
 

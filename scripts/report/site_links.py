@@ -71,9 +71,7 @@ def site_links(text: str, source: str, root: Path, docs: str) -> str:
         here = posixpath.dirname(_place(source, docs) or "")
         return f"{picture}[{words}]({os.path.relpath(place, here or '.')}{anchor or ''})"
 
-    return "".join(
-        part if i % 2 else _LINK.sub(rewritten, part) for i, part in enumerate(parts)
-    )
+    return "".join(part if i % 2 else _LINK.sub(rewritten, part) for i, part in enumerate(parts))
 
 
 def _place(path: str, docs: str) -> str | None:

@@ -35,9 +35,7 @@ def line_chart(title: str, series: Sequence[Series]) -> str:
     """Draw lines over environment steps, each with its band, and their last values."""
     points = [point for one in series for point in one.points]
     edges = [y for one in series for _, *ys in one.band for y in ys]
-    scale = _Scale(
-        [x for x, _ in points], [*(y for _, y in points), *edges, *_anchor(title)]
-    )
+    scale = _Scale([x for x, _ in points], [*(y for _, y in points), *edges, *_anchor(title)])
     drawn = [scale.axes()]
     for i, one in enumerate(series):
         colour = f"c{i % COLOURS}"
@@ -79,8 +77,7 @@ def thinned(points: Points, most: int = 300) -> list[tuple[float, float]]:
     inner = points[1:-1]
     parts = [inner[i : i + size] for i in range(0, len(inner), size)]
     means = [
-        (sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part))
-        for part in parts
+        (sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts
     ]
     ends = [(float(x), float(y)) for x, y in (points[0], points[-1])]
     return [ends[0], *means, ends[1]]
@@ -132,13 +129,19 @@ class _Scale:
         for y in self.y_ticks:
             _, row = self.place(self.x0, y)
             text = f"{y:.0%}" if percent else number(y)
-            parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{row:.1f}" y2="{row:.1f}"/>')
-            parts.append(f'<text class="tick" x="{LEFT - 7}" y="{row + 4:.1f}" text-anchor="end">{text}</text>')
+            parts.append(
+                f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{row:.1f}" y2="{row:.1f}"/>'
+            )
+            parts.append(
+                f'<text class="tick" x="{LEFT - 7}" y="{row + 4:.1f}" text-anchor="end">{text}</text>'
+            )
         for x in _ticks(self.x0, self.x1, 5):
             if not self.x0 <= x <= self.x1:
                 continue
             column, _ = self.place(x, self.y0)
-            parts.append(f'<text class="tick" x="{column:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{number(x)}</text>')
+            parts.append(
+                f'<text class="tick" x="{column:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{number(x)}</text>'
+            )
         return "".join(parts)
 
 

@@ -6,7 +6,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from firstlight.agents.agent import Agent
+from firstlight.agents.agent import Agent, _cast
 from firstlight.agents.export import ExportError
 from firstlight.agents.policy import ActorCritic
 from firstlight.envs.optional_box import OptionalBox
@@ -42,6 +42,8 @@ SCREEN = spaces.Dict(
     {
         "glyphs": spaces.Box(0, 5976, (21, 79), np.int16),
         "blstats": spaces.Box(-(2**31), 2**31 - 1, (27,), np.int64),
+        "message": spaces.Box(0, 255, (40,), np.uint8),
+        "inv_glyphs": spaces.Box(0, 5976, (9,), np.int16),
     }
 )
 ARM = spaces.Box(np.float32([-1, 0, -np.inf]), np.float32([3, 0.5, np.inf]))
@@ -55,7 +57,11 @@ def agent(obs_space, act_space, encoder, **options):
             options[name] = options[name](encoder.out_dim, hidden=6, num_layers=2)
     policy = ActorCritic(obs_space, act_space, encoder=encoder, **options)
     for parameter in policy.parameters():
-        nn.init.normal_(parameter, std=0.3)
+        size = parameter[0].numel() if parameter.dim() > 1 else 9
+        nn.init.normal_(parameter, std=size**-0.5)
+    for module in policy.modules():
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight.data[module.padding_idx])  # as it always is
     for name, buffer in policy.named_buffers():
         if name.endswith(("normaliser.mean", "normaliser.scale")):
             buffer.copy_(torch.rand_like(buffer) + 0.5)
@@ -79,18 +85,24 @@ def screens(n, seed):
     line = np.zeros((n, 27), np.int64)
     line[:, 0], line[:, 1] = draw.integers(0, 79, n), draw.integers(0, 21, n)
     line[:, 10:13] = draw.integers(1, 99, (n, 3))
-    return {"glyphs": draw.integers(0, 5976, (n, 21, 79)).astype(np.int16), "blstats": line}
+    line[:, 25] = draw.integers(0, 2**13, n)
+    message = draw.integers(32, 127, (n, 40)) * (np.arange(40) < draw.integers(0, 41, (n, 1)))
+    items = np.where(draw.random((n, 9)) < 0.5, 5976, draw.integers(0, 5976, (n, 9)))
+    return {
+        "glyphs": draw.integers(0, 5976, (n, 21, 79)).astype(np.int16),
+        "blstats": line,
+        "message": message.astype(np.uint8),
+        "inv_glyphs": items.astype(np.int16),
+    }
 
 
 def played(made, path, batches, memory=()):
-    """Compare the file with `Agent.act` on consecutive batches of one size."""
+    """Compare the file with `Agent.act` on batches; with a memory they are consecutive steps."""
     made.export(path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     number, state = len(next(iter(batches[0].values()))), None
-    own = {
-        name: np.zeros((number, *shape), np.float32) for name, shape in dict(memory).items()
-    }
-    actions = []
+    own = {name: np.zeros((number, *shape), np.float32) for name, shape in dict(memory).items()}
+    seen = []
     for obs in batches:
         fed = {
             name: field.astype(np.float32) if field.dtype == np.float64 else field
@@ -98,6 +110,9 @@ def played(made, path, batches, memory=()):
         }
         names = [output.name for output in session.get_outputs()]
         found = dict(zip(names, session.run(None, fed | own), strict=True))
+        np.testing.assert_allclose(
+            found["distribution"], distribution(made, obs, state), rtol=1e-5, atol=1e-5
+        )
         expected, state = made.act(obs, state, deterministic=True)
         assert found["action"].dtype == expected.dtype
         assert found["action"].shape == expected.shape
@@ -105,9 +120,26 @@ def played(made, path, batches, memory=()):
         own = {name: found[f"next_{name}"] for name in own}
         for name, field in own.items():
             np.testing.assert_allclose(field, state[name].numpy(), rtol=1e-5, atol=1e-5)
-        actions.append(found["action"])
-    assert len(np.unique(np.concatenate(actions))) > 1
+        seen.append(found["distribution"])
+    assert np.ptp(np.concatenate(seen), 0).max() > 0.01  # it depends on the observation
     return found
+
+
+def distribution(made, obs, state):
+    """Parameters [N, P] of the policy's own distributions."""
+    number = len(next(iter(obs.values())))
+    fields = {
+        name: torch.from_numpy(_cast(name, obs[name], space))[None]
+        for name, space in made.obs_space.spaces.items()
+        if name in obs
+    }
+    for name, space in made.obs_space.spaces.items():
+        if name not in obs:
+            fields[name] = torch.full((1, number, *space.shape), space.default)
+    first = torch.full((1, number), state is None)
+    before = made.policy.initial_state(number) if state is None else state
+    with torch.no_grad():
+        return made.policy(fields, before, first).dist.params[0].numpy()
 
 
 CASES = {
@@ -123,11 +155,12 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("number", [1, 7])
-def test_actions_are_those_of_the_agent(case, number, tmp_path):
+def test_actions_are_those_of_the_agent(case, tmp_path):
+    """Of one environment and of several, by the same file."""
     obs_space, act_space, encoder, options = CASES[case]
     made = agent(obs_space, act_space, encoder(obs_space), **options)
-    played(made, tmp_path / "policy.onnx", [sampled(obs_space, number, i) for i in range(9)])
+    batches = [sampled(obs_space, number, i) for i, number in enumerate((1, 7, 2))]
+    played(made, tmp_path / "policy.onnx", batches)
 
 
 @pytest.mark.parametrize("core", [GRU, LSTM])
@@ -193,5 +226,5 @@ def test_a_policy_of_another_kind_is_refused(tmp_path):
     class Other(nn.Module):
         obs_space, act_space = VECTOR, spaces.Discrete(5)
 
-    with pytest.raises(ExportError, match="an? Other cannot be exported, only an ActorCritic"):
+    with pytest.raises(ExportError, match=r"an? Other cannot be exported, only an ActorCritic"):
         Agent(Other()).export(tmp_path / "policy.onnx")

@@ -76,4 +76,6 @@ class MlflowTracker(Tracker):
         else:
             own = (run_dir / "mlartifacts").as_uri() if self.uri is None else None
             experiment = self._client.create_experiment(self.experiment, own)
-        return str(self._client.create_run(experiment, run_name=self.name or run_dir.name).info.run_id)
+        return str(
+            self._client.create_run(experiment, run_name=self.name or run_dir.name).info.run_id
+        )

@@ -11,7 +11,14 @@ from firstlight.scripts.report.site_links import site_links  # noqa: E402
 
 @pytest.fixture
 def root(tmp_path):
-    for name in ("README.md", "docs/a.md", "docs/sub/b.md", "docs/p.png", "docs/own/c.py", "code.py"):
+    for name in (
+        "README.md",
+        "docs/a.md",
+        "docs/sub/b.md",
+        "docs/p.png",
+        "docs/own/c.py",
+        "code.py",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     return tmp_path
