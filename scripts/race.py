@@ -193,13 +193,13 @@ def measured_speed(folder: Path, overrides: Sequence[str]) -> tuple[float, float
     work = CellWork(path, trial, trial / "results.jsonl", source="the trial of the speed")
     run(work)
     if work.failed:
-        failed = list(work.cells.values())[0]
+        failed = next(iter(work.cells.values()))
         error = _last_error(trial / "results.jsonl")
         raise BadInputError(f"plain PPO fails on this environment: {error} ({failed.name})")
     (line,) = work.done().values()
     speeds = [
         entry["perf/steps_per_second"]
-        for entry in read_metrics(trial / list(work.cells)[0])
+        for entry in read_metrics(trial / next(iter(work.cells)))
         if entry.get("perf/steps_per_second")
     ]
     speed = statistics.median(speeds)

@@ -113,7 +113,7 @@ def read_run(path: Path) -> RunData:
 
 
 def command_in(config_text: str) -> str:
-    """Read the command from the comment at the beginning of a run's ``config.yaml``.
+    r"""Read the command from the comment at the beginning of a run's ``config.yaml``.
 
     >>> command_in("# firstlight-train env=chain\\nseed: 0\\n")
     'firstlight-train env=chain'

@@ -162,9 +162,8 @@ def _maps(groups: Sequence[Group]) -> str:
             chosen = {steps[round(i * (len(steps) - 1) / (MAPS - 1))] for i in range(MAPS)}
             figures += [_media(by_step[step], f"{name}, step {step:,}") for step in sorted(chosen)]
         if figures:
-            parts.append(
-                f'<h3>{html.escape(run.path.name)}</h3><div class="pictures">{"".join(figures)}</div>'
-            )
+            name = html.escape(run.path.name)
+            parts.append(f'<h3>{name}</h3><div class="pictures">{"".join(figures)}</div>')
     if not parts:
         return ""
     note = "Mean raw reward by position, of runs with heat_maps=true."

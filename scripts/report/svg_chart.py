@@ -125,24 +125,22 @@ class _Scale:
 
     def axes(self, *, percent: bool = False) -> str:
         """Draw grid lines with their values, and steps below."""
-        parts = []
+        parts, right = [], WIDTH - RIGHT
         for y in self.y_ticks:
             _, row = self.place(self.x0, y)
             text = f"{y:.0%}" if percent else number(y)
-            parts.append(
-                f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{row:.1f}" y2="{row:.1f}"/>'
-            )
-            parts.append(
-                f'<text class="tick" x="{LEFT - 7}" y="{row + 4:.1f}" text-anchor="end">{text}</text>'
-            )
+            ends = f'x1="{LEFT}" x2="{right}" y1="{row:.1f}" y2="{row:.1f}"'
+            parts.append(f'<line class="grid" {ends}/>')
+            parts.append(_tick(LEFT - 7, row + 4, "end", text))
         for x in _ticks(self.x0, self.x1, 5):
-            if not self.x0 <= x <= self.x1:
-                continue
-            column, _ = self.place(x, self.y0)
-            parts.append(
-                f'<text class="tick" x="{column:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{number(x)}</text>'
-            )
+            if self.x0 <= x <= self.x1:
+                column, _ = self.place(x, self.y0)
+                parts.append(_tick(column, HEIGHT - 10, "middle", number(x)))
         return "".join(parts)
+
+
+def _tick(x: float, y: float, anchor: str, text: str) -> str:
+    return f'<text class="tick" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:

@@ -1,11 +1,12 @@
 """``firstlight-race``: every method runs on the given environment, and the best is named."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 from command_line import command
-from trainings import InProcess
+from trainings import AtOnce, InProcess
 
 from firstlight.scripts import race, sweep
 from firstlight.scripts.benchmarks.results import read_lines
@@ -16,18 +17,36 @@ ENV = ("env=chain", "env.length=3", "env.num_envs=2", "trainer.num_steps=8", "ev
 WORDS = (*ENV, "learner.num_epochs=1", "num_threads=1")
 
 
+RETURNS = {"ppo": 0.1, "rnd": 0.5, "count": 0.4, "e3b": 0.3, "noveld": 0.9, "deir": 0.8, "etd": 0}
+"""What a pretended training with each method reaches."""
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Trainings are pretended: each leaves the files of a finished one. Gives their words."""
+    words = []
+
+    class Pretended(AtOnce):
+        def __init__(self, training):
+            super().__init__(training)
+            words.append(training.arguments)
+            options = dict(word.split("=", 1) for word in training.arguments)
+            folder, steps = Path(options["run_dir"]), int(options["total_steps"])
+            reached = RETURNS[options["intrinsic"].strip("[]") or "ppo"] + int(options["seed"]) / 50
+            line = {"step": steps, "time": 3.0, "perf/steps_per_second": 50.0}
+            line |= {"rollout/return_mean": reached / 2, "eval/return_mean": reached}
+            folder.mkdir(parents=True)
+            (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+            (folder / "status.json").write_text('{"status": "finished"}')
+
+    monkeypatch.setattr(runner, "TrainingProcess", Pretended)
+    return words
+
+
 @pytest.fixture
 def in_process(monkeypatch):
-    """Trainings run in this process, which saves the start of one; gives their command lines."""
-    started = []
-
-    class Recorded(InProcess):
-        def __init__(self, training):
-            started.append(training.arguments)
-            super().__init__(training)
-
-    monkeypatch.setattr(runner, "TrainingProcess", Recorded)
-    return started
+    """Trainings run in this process, which saves the start of one."""
+    monkeypatch.setattr(runner, "TrainingProcess", InProcess)
 
 
 def run(*words, status=0):
@@ -41,69 +60,63 @@ def line(method, seed, evaluation, curve=((10, 0.0),)):
     return {"method": method, "seed": seed, "eval_return": evaluation, **fields}
 
 
-def test_every_method_runs_with_every_seed_and_is_ranked(empty, in_process):
+def test_every_method_runs_with_every_seed_and_is_ranked(empty, started):
     done = run(*WORDS, "steps=32", "seeds=2", "budget=1h")
-    folder = empty / "runs/race/chain"
-    results = read_lines(folder / "results.jsonl")
+    results = read_lines(empty / "runs/race/chain/results.jsonl")
     assert [(r["method"], r["seed"]) for r in results] == [(m, s) for s in (0, 1) for m in METHODS]
-    chosen = [next(w for w in words if w.startswith("intrinsic=")) for words in in_process]
+    chosen = [next(w for w in words if w.startswith("intrinsic=")) for words in started]
     assert chosen[:7] == ["intrinsic=[]", *(f"intrinsic=[{name}]" for name in METHODS[1:])]
-    rows = [row.split("│")[1].strip() for row in done.out.splitlines() if row.startswith("│")]
-    assert rows == [one.method for one in standings(results)]
-    winner = race_table.method_override(rows[0])
+    assert all(set(WORDS) | {"total_steps=32"} <= set(words) for words in started)
+    rows = [row.split("│") for row in done.out.splitlines() if row.startswith("│")]
+    assert [row[1].strip() for row in rows] == sorted(RETURNS, key=RETURNS.get, reverse=True)
+    assert [row[3].strip() for row in rows[:2]] == ["0.910", "0.810"]
+    assert "noveld is the best so far" in done.out
     words = " ".join(done.out.split())
-    assert f"train it for longer: firstlight-train {' '.join(WORDS)}" in words
-    assert f"'{winner}' total_steps=320 seed=0" in words
+    command = f"firstlight-train {' '.join(WORDS)} 'intrinsic=[noveld]' total_steps=320 seed=0"
+    assert f"train it for longer: {command}" in words
 
 
-def test_the_same_command_continues_and_keeps_its_steps(empty, in_process):
-    words = (*WORDS, "only=ppo,count", "seeds=1", "dir=mine")
-    run(*words, "steps=32")
-    assert len(in_process) == 2
-    run(*words)
-    assert len(in_process) == 2
-    run(*words[:-2], "dir=mine", "seeds=2")
-    assert [words[-2:] for words in in_process[2:]] == [
+def test_it_trains(empty, in_process):
+    run(*WORDS, "steps=32", "seeds=1", "only=ppo,count")
+    ppo, count = read_lines(empty / "runs/race/chain/results.jsonl")
+    assert (ppo["steps"], count["steps"]) == (32, 32)
+    config = empty / "runs/race/chain/task-count-s0-32/config.yaml"
+    assert "firstlight.intrinsic.HashCount" in config.read_text()
+
+
+def test_the_same_command_continues_and_keeps_its_steps(empty, started):
+    words = (*WORDS, "only=ppo,count", "dir=mine")
+    run(*words, "steps=32", "seeds=1")
+    assert len(started) == 2
+    run(*words, "seeds=1")
+    assert len(started) == 2
+    run(*words, "seeds=2")
+    assert [given[-2:] for given in started[2:]] == [
         ("run_dir=mine/task-ppo-s1-32", "resume=auto"),
         ("run_dir=mine/task-count-s1-32", "resume=auto"),
     ]
     assert yaml.safe_load((empty / "mine/race.yaml").read_text())["cap"] == 32
     assert command(sweep.main, "mine/race.yaml", "dir=mine").status == 0  # it is a table
-    assert len(in_process) == 4
+    assert len(started) == 4
     done = run(*WORDS, "env.length=4", "dir=mine", status=2)
     assert "mine holds a race of env=chain env.length=3" in done.err
 
 
-def test_the_steps_follow_from_the_budget_and_a_trial(empty, in_process, monkeypatch):
-    monkeypatch.setattr(race_table, "TRIAL_STEPS", 64)
-    monkeypatch.setattr(race, "measured_speed", spy := Spy(race.measured_speed))
-    monkeypatch.setattr(race_table, "MIN_STEPS", 16)
+def test_the_steps_follow_from_the_budget_and_a_trial(empty, started, monkeypatch):
     monkeypatch.setattr(race_table, "choose_steps", lambda *given: asked.append(given) or 48)
-    asked = []
-    run(*WORDS, "only=ppo,rnd,count", "seeds=3", "jobs=2", "budget=600")
-    ((budget, trainings, speed, overhead),) = asked
-    assert (budget, trainings) == (600, 5)
-    assert speed > 0
-    assert overhead >= 0
-    assert in_process[0][-2:] == ("run_dir=runs/race/chain/speed/task-ppo-s0-64", "resume=auto")
-    assert len(in_process) == 1 + 9
+    asked, words = [], (*WORDS, "only=ppo,rnd,count", "seeds=3", "jobs=2", "budget=600")
+    run(*words)
+    assert asked == [(600, 5, 50.0, 0.0)]  # nine trainings, two at a time; 50 steps a second
+    assert started[0][-2:] == ("run_dir=runs/race/chain/speed/task-ppo-s0-10k", "resume=auto")
+    assert len(started) == 1 + 9
     assert json.loads((empty / "runs/race/chain/race.json").read_text())["steps"] == 48
-    run(*WORDS, "only=ppo,rnd,count", "seeds=3", "jobs=2", "budget=600")
-    assert spy.calls == 1
+    run(*words)
+    assert len(asked) == 1
 
 
-class Spy:
-    def __init__(self, function):
-        self.function, self.calls = function, 0
-
-    def __call__(self, *arguments):
-        self.calls += 1
-        return self.function(*arguments)
-
-
-def test_no_training_starts_after_the_budget(empty, in_process):
+def test_no_training_starts_after_the_budget(empty, started):
     done = run(*WORDS, "steps=32", "budget=0.000001")
-    assert in_process == []
+    assert started == []
     assert "the budget is spent; run the command again to continue" in done.out
 
 

@@ -19,7 +19,7 @@ TIMES = {"perf/", "time"}  # differ between two runs
 class Recording(Tracker):
     """Stores its calls; raises in the method `fails`, and waits in `log` for `gate` if there is."""
 
-    def __init__(self, fails=None, error=RuntimeError("the server is away"), gate=None):
+    def __init__(self, fails=None, error=None, gate=None):
         self.fails, self.error, self.gate = fails, error, gate
         self.calls, self.threads = [], set()
 
@@ -106,7 +106,7 @@ def test_one_that_hangs_delays_nothing(caplog):
     for step in range(50):
         thread.log(step, {"a": 1.0})
     thread.close("finished")
-    assert 46 <= thread.dropped <= 48
+    assert 46 <= thread.dropped <= 49  # two wait, one is under way, one may be its opening
     assert thread.is_off
     gate.set()
 

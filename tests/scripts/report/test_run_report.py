@@ -108,7 +108,7 @@ def test_text_of_a_run_is_not_markup(tmp_path):
     page = (run / "report.html").read_text()
     assert "<script" not in page
     assert "<img src=x" not in page
-    assert page.count(html.escape(ATTACK)) == 3  # command, status, metric; a comment in the config
+    assert page.count(html.escape(ATTACK)) == 4  # status, command, config and metric
     assert page.count("&lt;img src=x") == 4
 
 

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("mkdocs")
 
-from firstlight.scripts.report.site_links import site_links  # noqa: E402
+from firstlight.scripts.report.site_links import site_links
 
 
 @pytest.fixture
