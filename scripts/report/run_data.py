@@ -115,7 +115,7 @@ def read_run(path: Path) -> RunData:
 def command_in(config_text: str) -> str:
     r"""Read the command from the comment at the beginning of a run's ``config.yaml``.
 
-    >>> command_in("# firstlight-train env=chain\\nseed: 0\\n")
+    >>> command_in("# firstlight-train env=chain\nseed: 0\n")
     'firstlight-train env=chain'
     """
     lines = []
@@ -170,11 +170,19 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _labels(members: Sequence[Sequence[RunData]]) -> list[str]:
-    """Name groups by their reward modules if these differ, else by their directories."""
+    """Name groups by their reward modules if these differ, else by their directories.
+
+    A directory's name ends in the seed, which is left out of the name of a group of several.
+    """
     modules = [_modules(runs[0]) for runs in members]
     if len(set(modules)) == len(members) > 1:
         return modules
-    return [runs[0].path.name for runs in members]
+    full = [runs[0].path.name for runs in members]
+    short = [
+        re.sub(r"-s\d+$", "", name) if len(runs) > 1 else name
+        for name, runs in zip(full, members, strict=True)
+    ]
+    return short if len(set(short)) == len(short) else [str(runs[0].path) for runs in members]
 
 
 def _modules(run: RunData) -> str:

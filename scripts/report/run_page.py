@@ -156,14 +156,13 @@ def _maps(groups: Sequence[Group]) -> str:
     parts = []
     for group in groups:
         run = group.runs[0]
-        figures = []
+        if run.pictures:
+            parts.append(f"<h3>{html.escape(run.path.name)}</h3>")
         for name, by_step in run.pictures.items():
             steps = list(by_step)
             chosen = {steps[round(i * (len(steps) - 1) / (MAPS - 1))] for i in range(MAPS)}
-            figures += [_media(by_step[step], f"{name}, step {step:,}") for step in sorted(chosen)]
-        if figures:
-            name = html.escape(run.path.name)
-            parts.append(f'<h3>{name}</h3><div class="pictures">{"".join(figures)}</div>')
+            figures = [_media(by_step[step], f"{name}, step {step:,}") for step in sorted(chosen)]
+            parts.append(f'<div class="pictures">{"".join(figures)}</div>')
     if not parts:
         return ""
     note = "Mean raw reward by position, of runs with heat_maps=true."

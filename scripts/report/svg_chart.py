@@ -128,7 +128,7 @@ class _Scale:
         parts, right = [], WIDTH - RIGHT
         for y in self.y_ticks:
             _, row = self.place(self.x0, y)
-            text = f"{y:.0%}" if percent else number(y)
+            text = f"{y:.0%}" if percent else _label(y, self.y_ticks[1] - self.y_ticks[0])
             ends = f'x1="{LEFT}" x2="{right}" y1="{row:.1f}" y2="{row:.1f}"'
             parts.append(f'<line class="grid" {ends}/>')
             parts.append(_tick(LEFT - 7, row + 4, "end", text))
@@ -137,6 +137,19 @@ class _Scale:
                 column, _ = self.place(x, self.y0)
                 parts.append(_tick(column, HEIGHT - 10, "middle", number(x)))
         return "".join(parts)
+
+
+def _label(value: float, step: float) -> str:
+    """Format a tick with as many digits as tell it from its neighbours.
+
+    >>> _label(635.5, 0.5), _label(0.25, 0.25), _label(20_000.0, 20_000.0)
+    ('635.5', '0.25', '20k')
+    """
+    if abs(value) >= 1e4:
+        return number(value)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    digits += round(step * 10**digits, 6) % 1 != 0  # 0.25 has two
+    return f"{value:.{digits}f}" if digits < 6 else number(value)
 
 
 def _tick(x: float, y: float, anchor: str, text: str) -> str:
