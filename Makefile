@@ -49,7 +49,7 @@ test-extras: $(TESTED)  ## test the trackers with their own packages, which are 
 	$(PYTEST) tests/agents/session/test_tracker_packages.py
 
 docs: $(TESTED)  ## build the site of the documents into build/site, check its links, run the examples in docstrings
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(PYTEST) --doctest-modules src/firstlight
 
 bench: $(TESTED)  ## measure training and the reward modules against named peers, by stage too
