@@ -22,9 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) -e ".[$(EXTRAS)]"
 	@touch $@
 
-# NetHack, MiniHack, the language models that run offline, ribs, onnx and ffmpeg, which the tests use as well.
+# NetHack, MiniHack, the language models that run offline, ribs and onnx, which the tests use as well.
 $(TESTED): $(STAMP)
-	$(PIP) -e ".[nethack,llm,llm-local,text,search,export,video]"
+	$(PIP) -e ".[nethack,llm,llm-local,text,search,export]"
 	@touch $@
 
 install:  ## install everything into .venv: all extras and the tools

@@ -101,8 +101,10 @@ def _overview(groups: Sequence[Group]) -> str:
             rows.append([*cells, _shown(best)])
         if len(group.runs) > 1:
             rows.append([f"{group.label}: interquartile mean", "", "", "", *_statistics(group), ""])
-    head = ("run", "status", "steps", "time", "return in training")
-    head += ("in evaluation", "success", "best evaluation")
+    head = (
+        *("run", "status", "steps", "time", "return in training"),
+        *("in evaluation", "success", "best evaluation"),
+    )
     table = _table(head, rows)
     return (
         f'<p>Values are those of the last line that has them.</p><div class="scroll">{table}</div>'

@@ -6,7 +6,7 @@ import logging
 import math
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ class BackgroundTracker:
 
     def _work(self) -> None:
         """Make the calls until the last one, or the first error."""
-        methods = {
+        methods: dict[str, Callable[..., None]] = {
             "open": self.tracker.open,
             "log": self.tracker.log,
             "picture": self.tracker.picture,

@@ -47,6 +47,7 @@ class WandbTracker(Tracker):
         """Begin or continue the run, see `Tracker.open`."""
         import wandb
 
+        mode: Any = self.mode
         self._run = wandb.init(
             project=self.project,
             entity=self.entity,
@@ -54,7 +55,7 @@ class WandbTracker(Tracker):
             id=identity(run_dir, "wandb", lambda: uuid.uuid4().hex[:8]),
             resume="allow",
             dir=str(run_dir),
-            mode=self.mode,  # type: ignore[arg-type]
+            mode=mode,
             config=self.options,
             settings=wandb.Settings(console="off", silent=True),
         )
