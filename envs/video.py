@@ -1,7 +1,8 @@
-"""Write animated GIFs."""
+"""Write videos: animated GIFs, and MP4 by an optional package."""
 
 from __future__ import annotations
 
+import importlib.util
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,58 @@ from PIL import GifImagePlugin, Image
 
 from firstlight.envs.files import replacing
 
+_NO_FRAMES = "no frames: a video needs at least one"
 _SAMPLE = 64  # pixels along each side of the thumbnails that the palette is made from
+
+
+def check_format(path: Path | str) -> None:
+    """Raise ValueError for an unknown format, or one whose package is not installed."""
+    suffix = Path(path).suffix
+    if suffix not in (".gif", ".mp4"):
+        raise ValueError(f"a video ends in .gif or .mp4, not {suffix or 'nothing'}: {path}")
+    if suffix == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise ValueError("an MP4 needs imageio-ffmpeg: pip install 'firstlight[video]'")
+
+
+def write_video(
+    path: Path | str, frames: Sequence[np.ndarray], fps: float = 10, scale: float = 1.0
+) -> None:
+    """Write `frames` to `path`, atomically, in the format that its name ends in: .gif or .mp4.
+
+    An MP4 (H.264) has even sides, so a last row or column may be there twice.
+
+    Args:
+        path: its folder is created if it does not exist.
+        frames: at least one, each [H, W, 3] uint8, all of one size.
+        fps: frames per second; of a GIF see `write_gif`.
+        scale: factor on height and width.
+
+    Raises:
+        ValueError: for another format, a missing package, or frames as in `write_gif`.
+    """
+    check_format(path)
+    if Path(path).suffix == ".gif":
+        write_gif(path, frames, fps, scale)
+        return
+    import imageio_ffmpeg
+
+    images = [np.asarray(_image(frame, frames[0].shape, scale)) for frame in frames]
+    if not images:
+        raise ValueError(_NO_FRAMES)
+    height, width = images[0].shape[:2]
+    even = ((0, height % 2), (0, width % 2), (0, 0))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        named = temporary.with_suffix(".mp4")  # the encoder reads the format from it
+        size = (width + width % 2, height + height % 2)
+        options = {"fps": fps, "codec": "libx264", "quality": 8, "macro_block_size": 1}
+        writer = imageio_ffmpeg.write_frames(str(named), size, **options)
+        writer.send(None)
+        for image in images:
+            writer.send(np.ascontiguousarray(np.pad(image, even, "edge")))
+        writer.close()
+        named.replace(temporary)
 
 
 def write_gif(
@@ -34,7 +86,7 @@ def write_gif(
     """
     images = [_image(frame, frames[0].shape, scale) for frame in frames]
     if not images:
-        raise ValueError("no frames: a video needs at least one")
+        raise ValueError(_NO_FRAMES)
     palette = _palette(images)
     indexed = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     milliseconds = 10 * max(2, round(100 / fps))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
@@ -31,6 +31,8 @@ def gru(
     Returns:
         [T, N, H] outputs, and the memory [N, H] after the last step.
     """
+    if torch.jit.is_tracing():
+        return _plain_gru(inputs, hidden, is_first, weight, bias)
     outputs = _GRU.apply(inputs, hidden, is_first, weight, bias)
     return outputs, outputs[-1]
 
@@ -52,8 +54,41 @@ def lstm(
     Returns:
         [T, N, H] outputs, and hidden and cell [N, H] after the last step.
     """
+    if torch.jit.is_tracing():
+        return _plain_lstm(inputs, hidden, cell, is_first, weight, bias)
     outputs, cell = _LSTM.apply(inputs, hidden, cell, is_first, weight, bias)
     return outputs, outputs[-1], cell
+
+
+def _plain_gru(
+    inputs: Tensor, hidden: Tensor, is_first: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute `gru` by operations that a trace records."""
+    outputs = []
+    for projected, first in zip(inputs.unbind(0), is_first.unbind(0), strict=True):
+        hidden = hidden * (~first)[:, None].to(hidden.dtype)
+        reset, update, new = projected.chunk(3, -1)
+        own_reset, own_update, own_new = nn.functional.linear(hidden, weight, bias).chunk(3, -1)
+        update = torch.sigmoid(update + own_update)
+        new = torch.tanh(new + torch.sigmoid(reset + own_reset) * own_new)
+        hidden = new + update * (hidden - new)
+        outputs.append(hidden)
+    return torch.stack(outputs), hidden
+
+
+def _plain_lstm(
+    inputs: Tensor, hidden: Tensor, cell: Tensor, is_first: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute `lstm` by operations that a trace records."""
+    outputs = []
+    for projected, first in zip(inputs.unbind(0), is_first.unbind(0), strict=True):
+        keep = (~first)[:, None].to(hidden.dtype)
+        gates = projected + nn.functional.linear(hidden * keep, weight, bias)
+        take, forget, new, give = gates.chunk(4, -1)
+        cell = torch.sigmoid(forget) * (cell * keep) + torch.sigmoid(take) * torch.tanh(new)
+        hidden = torch.sigmoid(give) * torch.tanh(cell)
+        outputs.append(hidden)
+    return torch.stack(outputs), hidden, cell
 
 
 def _kept(is_first: Tensor, like: Tensor) -> list[Tensor | None]:

@@ -23,6 +23,8 @@ def check_options(cfg: DictConfig) -> None:
             raise BadInputError(f"{key}={cfg[key]}: expected a whole number, at least 1")
     if cfg.programs not in (rights := get_args(ProgramRights)):
         raise BadInputError(f"programs={cfg.programs}: expected one of {', '.join(rights)}")
+    if cfg.video not in (False, True, "gif", "mp4"):
+        raise BadInputError(f"video={cfg.video}: expected true, false, gif or mp4")
     if cfg.rewards and not cfg.video:
         raise BadInputError("rewards=true draws rewards beneath a video: give video=true as well")
 

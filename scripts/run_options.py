@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,24 @@ def run_name(
     return re.sub(r"[^\w.+-]+", "_", name)
 
 
+def command_line(overrides: Sequence[str]) -> str:
+    """Return the command of a run for a shell; empty if it has none, as from Python.
+
+    >>> command_line(["env=chain", "intrinsic=[count]"])
+    "firstlight-train env=chain 'intrinsic=[count]'"
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    own = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else []
+    paths = [word for word in own if word.startswith("hydra.searchpath=")]
+    return shlex.join(["firstlight-train", *paths, *overrides]) if overrides else ""
+
+
+def commented(text: str) -> str:
+    """Format text as comment lines of YAML; none for an empty text."""
+    return "".join(f"# {line}\n" for line in text.splitlines())
+
+
 def is_finished(cfg: DictConfig) -> bool:
     """Whether ``cfg.run_dir`` holds a finished run that needs no more steps."""
     from firstlight.agents.session.run_directory.status import read_status
@@ -227,6 +246,8 @@ def is_finished(cfg: DictConfig) -> bool:
 
 def _may_change(key: str, barrier: bool) -> bool:
     """Whether an option may differ on resume; `checkpoint.every` may not with barriers."""
+    if key.partition(".")[0] == "tracker":
+        return True
     return key in MAY_CHANGE and not (barrier and key == "checkpoint.every")
 
 

@@ -20,6 +20,8 @@ from firstlight.scripts.run_options import (
     check_options,
     check_run_dir,
     check_same_run,
+    command_line,
+    commented,
     is_finished,
     keep_saved_options,
     run_name,
@@ -27,6 +29,7 @@ from firstlight.scripts.run_options import (
 
 if TYPE_CHECKING:
     from firstlight.agents.search.search_trainer import SearchTrainer
+    from firstlight.agents.session.run_session import RunSession
     from firstlight.agents.trainer import Trainer
     from firstlight.envs.vec import VecEnv
 
@@ -94,13 +97,15 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
         trainer = make_trainer(cfg, vec)
         if isinstance(trainer, SearchTrainer):
             cleanup.callback(trainer.evaluator.close)
+        add_trackers(cfg, trainer.session)
         for module in trainer.modules.values():
             eval_vec = module.wrap(eval_vec)
         if trainer.vec.text_table is not None:
             eval_vec.share_texts(trainer.vec.text_table)  # a run has one table of texts
         about = trainer.summary() if isinstance(trainer, SearchTrainer) else summary(trainer)
         print_line(f"firstlight: {about}")
-        write_text(Path(cfg.run_dir) / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        text = commented(command_line(overrides)) + OmegaConf.to_yaml(cfg, resolve=True)
+        write_text(Path(cfg.run_dir) / "config.yaml", text)
         evaluate = (EvaluateBest if search else Evaluate)(
             eval_vec,
             every=cfg.eval_every or cfg.total_steps,
@@ -136,6 +141,20 @@ def config_of_rank_0(cfg: DictConfig) -> DictConfig:
     shared = OmegaConf.create(collective.broadcast_bytes(text).decode())
     assert isinstance(shared, DictConfig)
     return shared
+
+
+def add_trackers(cfg: DictConfig, session: RunSession) -> None:
+    """Make the trackers that ``tracker=`` chose, and let the run log to them."""
+    from firstlight.scripts.build import instantiate, to_dict
+
+    options = to_dict(cfg)
+    for name, node in cfg.tracker.items():
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            raise BadInputError(
+                f"tracker.{name} has options but was not chosen: give tracker={name}"
+            )
+        assert session.directory is not None
+        session.directory.track(instantiate(node, options=options))
 
 
 def make_heat_maps(cfg: DictConfig, vec: VecEnv) -> list[Any]:

@@ -138,7 +138,17 @@ def test_every_package_of_the_repository_is_linked():
 def test_the_wheel_names_its_commands(installed):
     (entry_points,) = installed.glob("*.dist-info/entry_points.txt")
     names = [line.split(" ")[0] for line in entry_points.read_text().splitlines() if "=" in line]
-    commands = ["annotate", "bench", "design", "evaluate", "motif", "sweep", "train"]
+    commands = [
+        "annotate",
+        "bench",
+        "design",
+        "evaluate",
+        "motif",
+        "race",
+        "report",
+        "sweep",
+        "train",
+    ]
     assert names == [f"firstlight-{name}" for name in commands]
 
 

@@ -21,7 +21,7 @@ from firstlight.envs.runner import Actor, Runner
 from firstlight.envs.seeding import generator
 from firstlight.envs.types import Obs, Rollout, State, Step
 from firstlight.envs.vec import VecEnv
-from firstlight.envs.video import write_gif
+from firstlight.envs.video import check_format, write_video
 from firstlight.envs.wrapper import VecWrapper
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.mixer import Component, RewardMixer, Rewards
@@ -47,7 +47,7 @@ def record_rewards(
     scale: float = 1.0,
     fps: float = 10,
 ) -> Rewards:
-    """Write a GIF of an episode in environment 0, with a strip under the frames for each source.
+    """Write a video of an episode in environment 0, with a strip under the frames for each source.
 
     A strip shows weight times scaled value of a source over the episode, on its own scale. A cursor
     marks the current step; its value is written beside the name. The frame shows the state after
@@ -62,7 +62,7 @@ def record_rewards(
         vec: separate environments, wrapped by the modules' `wrap`, that can `render`.
         modules: name to reward module.
         mixer: with a term for each module.
-        path: of the GIF.
+        path: of the video, which ends in .gif or .mp4.
         seed: of the environments and of sampled actions.
         progress: of training, in [0, 1], for weights with a schedule.
         deterministic: take the most likely actions instead of sampled ones.
@@ -73,6 +73,7 @@ def record_rewards(
     Returns:
         The rewards of the T steps shown; its `components` contain each source, [T, N].
     """
+    check_format(path)
     modules, mixer = copy.deepcopy((dict(modules), mixer))
     vec.enable_rendering()
     with frozen(policy):
@@ -81,7 +82,7 @@ def record_rewards(
     rewards = mixer(rollout, {n: m.compute(rollout) for n, m in live.items()}, progress)
     strips = Strips(rewards.components)
     pictures = [strips.under(_scaled(frame, scale), t) for t, frame in enumerate(frames)]
-    write_gif(path, pictures, fps=fps)
+    write_video(path, pictures, fps=fps)
     return rewards
 
 

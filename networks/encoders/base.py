@@ -16,9 +16,12 @@ class Encoder(nn.Module, ABC):
 
     Attributes:
         out_dim: width of the features.
+        exportable: whether `forward` can do without compiled loops, so that a model file can be
+            written of it, see `Agent.export`.
     """
 
     out_dim: int
+    exportable: bool = True
 
     @abstractmethod
     def forward(self, obs: Obs) -> Tensor:

@@ -28,6 +28,7 @@ from firstlight.networks.encoders.grid_kernels import SumRows, encode_grids, loo
 from firstlight.networks.encoders.mlp import Flat
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.spec import rebuildable
+from firstlight.networks.tracing import kernels_apply
 
 _ROWS, _COUNTS = "grid rows", "grid counts"  # fields that `Grid.prepare` makes of a grid
 _DOOR_STATES, _DIRECTIONS = 3, 4
@@ -100,8 +101,7 @@ class Grid(Encoder):
 
     def forward(self, obs: Obs) -> Tensor:
         """Encode fields [B, ...] as [B, hidden]; `prepare` may have processed them."""
-        on_cpu = self.table.device.type == "cpu"
-        summed = self._sum_cpu(obs) if on_cpu else self._sum(obs)
+        summed = (self._sum_cpu if kernels_apply(self.table) else self._sum)(obs)
         return torch.relu_(self.linear(summed))
 
     def prepare(self, obs: Obs) -> Obs:
@@ -155,11 +155,16 @@ class Grid(Encoder):
         """Compute the rectified sums [B, hidden] with torch, on any device."""
         image = obs[self.key].flatten(1, 2)  # [B, H, W, 3] -> [B, cells, 3]
         obj, colour, state = image.long().unbind(-1)
-        ids = self.lut[obj & 15, colour & 7, state & 3].long()  # [B, cells, 2]
+        ids = self.lut[obj % 16, colour % 8, state % 4].long()  # [B, cells, 2]
         cell = torch.arange(self.cells, device=image.device)[:, None]
         rows = torch.where(ids >= 0, ids + cell * self.num_ids, 0).flatten(1)  # [B, cells * 2]
         seen = (ids >= 0).flatten(1).to(self.table.dtype)
-        total = nn.functional.embedding_bag(rows, self.table, mode="sum", per_sample_weights=seen)
+        if torch.jit.is_tracing():  # a model file has no bags
+            total = (self.table[rows] * seen[..., None]).sum(1)
+        else:
+            total = nn.functional.embedding_bag(
+                rows, self.table, mode="sum", per_sample_weights=seen
+            )
         if self.rest is not None and self.rest_linear is not None:
             total = total + self.rest_linear(self.rest(obs))
         return torch.relu_(total + self.bias)

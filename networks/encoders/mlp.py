@@ -72,7 +72,7 @@ class Flat(Encoder):
             parts.append(numbers / 255 if name in self.scaled else numbers)
         if not parts:
             some = next(iter(obs.values()))
-            return torch.zeros(len(some), 0, device=some.device)
+            return torch.zeros(some.shape[0], 0, device=some.device)
         flat = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         return flat if self.normaliser is None else self.normaliser(flat)
 
@@ -104,7 +104,7 @@ def _is_vector(space: spaces.Space) -> bool:
 
 def _one_hot(ids: Tensor, n: int) -> Tensor:
     """Encode [B] int64 as one-hot [B, n] float32 without torch's search for the maximum."""
-    return torch.zeros(len(ids), n, device=ids.device).scatter_(1, ids[:, None], 1.0)
+    return torch.zeros(ids.shape[0], n, device=ids.device).scatter_(1, ids[:, None], 1.0)
 
 
 def _width(name: str, space: spaces.Space) -> int:

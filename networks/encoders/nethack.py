@@ -16,6 +16,7 @@ from firstlight.networks.encoders.nethack_kernels import BestWindows, number_gly
 from firstlight.networks.encoders.nethack_parts import STATISTICS, STONE, X, Y, crop, statistics
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.spec import rebuildable
+from firstlight.networks.tracing import kernels_apply
 
 FIELDS = ("glyphs", "blstats", "message", "inv_glyphs")
 """Fields that `NetHack` uses."""
@@ -95,14 +96,17 @@ class NetHack(Encoder):
     def forward(self, obs: Obs) -> Tensor:
         """Encode fields [B, ...] as [B, hidden]."""
         glyphs, blstats = obs["glyphs"], obs["blstats"]
-        parts = (self._look_up if glyphs.device.type == "cpu" else self._convolve)(glyphs, blstats)
+        parts = (self._look_up if kernels_apply(glyphs) else self._convolve)(glyphs, blstats)
         parts.append(self.line(statistics(blstats)))
         if self.text is not None:
             parts.append(self.text(obs["message"]))
         if self.items is not None:
             items, weight = obs["inv_glyphs"].long(), self.glyphs.weight
             none = len(weight) - 1  # the glyph of an empty inventory slot
-            bag = nn.functional.embedding_bag(items, weight, mode="sum", padding_idx=none)
+            if torch.jit.is_tracing():  # a model file has no bags
+                bag = (weight[items] * (items != none).to(weight.dtype)[..., None]).sum(1)
+            else:
+                bag = nn.functional.embedding_bag(items, weight, mode="sum", padding_idx=none)
             parts.append(torch.relu(self.items(bag)))
         return torch.relu(self.join(torch.cat(parts, 1)))
 
@@ -194,7 +198,7 @@ class _Characters(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, message: Tensor) -> Tensor:
-        best = self.look_up if message.device.type == "cpu" else self.convolve
+        best = self.look_up if kernels_apply(message) else self.convolve
         return torch.relu(best(message) + self.bias)
 
     def look_up(self, message: Tensor) -> Tensor:

@@ -73,6 +73,6 @@ def statistics(blstats: Tensor) -> Tensor:
         scaled * torch.tensor(list(_SCALED.values()), device=device),
         torch.log1p(many.clamp(min=0)) / 5,
         codes == torch.tensor(_VALUES, device=device),
-        (blstats[:, CONDITION, None].long() >> bits) & 1,
+        (blstats[:, CONDITION, None].long() >> bits) % 2,
     ]
     return torch.cat(parts, 1)

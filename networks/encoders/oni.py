@@ -98,10 +98,10 @@ class ONINet(Encoder):
         """Draw the characters around the hero, [B, 3, 72, 72] from 0 to 1."""
         blstats, size = obs["blstats"], (SIZE, SIZE)
         ink = self.font[crop(obs["chars"], blstats, size, ord(" "))]  # [B, 12, 12, 6, 6]
-        colour = self.palette[crop(obs["colors"], blstats, size, 0) & 15]  # [B, 12, 12, 3]
+        colour = self.palette[crop(obs["colors"], blstats, size, 0) % 16]  # [B, 12, 12, 3]
         cells = ink[..., None] * colour[:, :, :, None, None]  # [B, 12, 12, 6, 6, 3]
         side = SIZE * PIXELS
-        return cells.permute(0, 5, 1, 3, 2, 4).reshape(len(blstats), 3, side, side)
+        return cells.permute(0, 5, 1, 3, 2, 4).reshape(blstats.shape[0], 3, side, side)
 
 
 def small_letters() -> np.ndarray:

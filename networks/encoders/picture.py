@@ -57,7 +57,7 @@ class PictureEncoder(Encoder):
             frames = frames.permute(self._order)
         frames = frames.float() / self.divisor
         if frames.dim() != 4:  # [B, S, C, H, W] or [B, H, W]
-            frames = frames.reshape(len(frames), -1, *frames.shape[-2:])
+            frames = frames.reshape(frames.shape[0], -1, *frames.shape[-2:])
         return frames
 
     def describe_fields(self) -> dict[str, str]:

@@ -59,6 +59,8 @@ class SparseNetHack(Encoder):
             that is not positive, or even.
     """
 
+    exportable = False
+
     def __init__(
         self,
         obs_space: spaces.Dict,

@@ -38,6 +38,8 @@ class Words(Encoder):
         ValueError: for a field that is no text, or a size that is not positive.
     """
 
+    exportable = False
+
     def __init__(
         self,
         obs_space: spaces.Dict,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from firstlight.envs.video import write_gif
+from firstlight.envs.video import write_gif, write_video
 
 
 def read(path):
@@ -89,3 +89,30 @@ def test_invalid_frames_are_refused(tmp_path, frames):
     with pytest.raises(ValueError, match="frame"):
         write_gif(tmp_path / "a.gif", frames)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_mp4_holds_the_frames_at_even_sides(tmp_path):
+    ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    shades = (10, 90, 170, 250)
+    frames = [np.full((33, 47, 3), shade, np.uint8) for shade in shades]
+    write_video(tmp_path / "v" / "a.mp4", frames, fps=5)
+    assert [path.name for path in (tmp_path / "v").iterdir()] == ["a.mp4"]
+    reader = ffmpeg.read_frames(tmp_path / "v" / "a.mp4")
+    about = next(reader)
+    assert (about["size"], about["fps"], about["codec"]) == ((48, 34), 5, "h264")
+    again = [np.frombuffer(data, np.uint8).mean() for data in reader]
+    assert again == pytest.approx(shades, abs=4)
+
+
+def test_another_format_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match=r"a video ends in \.gif or \.mp4, not \.avi"):
+        write_video(tmp_path / "a.avi", [np.zeros((2, 2, 3), np.uint8)])
+    with pytest.raises(ValueError, match="no frames"):
+        write_video(tmp_path / "a.gif", [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_encoder_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'firstlight\[video\]'"):
+        write_video(tmp_path / "a.mp4", [np.zeros((2, 2, 3), np.uint8)])

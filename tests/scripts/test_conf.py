@@ -26,7 +26,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 RUNTIME = {  # what scripts/build.py passes, because only a run knows it
     *("obs_space", "act_space", "info_space", "num_streams", "vec", "policy", "encoder"),
     *("critic_encoder", "learner", "modules", "mixer", "run_dir", "resume", "seed", "device"),
-    *("in_dim", "text_table", "algorithm", "evaluator", "model"),
+    *("in_dim", "text_table", "algorithm", "evaluator", "model", "options"),
 }
 STATED = (
     "learner/",
@@ -35,6 +35,7 @@ STATED = (
     "auxiliary/",
     "core/",
     "designer/",
+    "tracker/",
 )  # groups that state the defaults
 OVERLAYS = ("bench", "designer", "experiment", "sweep")  # no groups of firstlight-train
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -140,6 +141,7 @@ def test_every_group_has_choices():
             "learner",
             "mixer",
             "policy",
+            "tracker",
             "trainer",
         )
     }
@@ -210,6 +212,8 @@ def test_every_choice_composes(group, path):
     chosen = read(CONF / group / path)
     if group == "intrinsic":
         assert config["intrinsic"] == chosen["intrinsic"]
+    elif group == "tracker":
+        assert config["tracker"] == chosen["tracker"]
     elif group == "auxiliary":
         assert config["learner"]["auxiliaries"] == chosen["learner"]["auxiliaries"]
     else:

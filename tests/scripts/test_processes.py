@@ -5,7 +5,7 @@ from importlib.metadata import entry_points
 import pytest
 from command_line import command, python
 
-from firstlight.scripts import annotate, bench, evaluate, motif, sweep, train
+from firstlight.scripts import annotate, bench, evaluate, motif, race, run_report, sweep, train
 from firstlight.scripts.errors import CONF
 
 HYDRA = {"antlr4", "attr", "firstlight", "hydra", "hydra_plugins", "omegaconf", "packaging", "yaml"}
@@ -54,6 +54,8 @@ FOLDERS = sum(path.is_dir() for path in CONF.rglob("*")) + 1
         ("evaluate", "episodes: 100", HYDRA),
         ("bench", "firstlight-bench learning", HYDRA),
         ("sweep", "firstlight-sweep TABLE", HYDRA),
+        ("race", "firstlight-race env=", HYDRA),
+        ("run_report", "firstlight-report run=DIR", HYDRA),
         ("annotate", "firstlight-annotate show STORE", HYDRA),
         ("motif", "firstlight-motif collect FOLDER", HYDRA),
     ],
@@ -92,6 +94,8 @@ def test_installed_commands_are_the_functions_tested_here():
     assert found["firstlight-evaluate"].load() is evaluate.main
     assert found["firstlight-bench"].load() is bench.main
     assert found["firstlight-sweep"].load() is sweep.main
+    assert found["firstlight-race"].load() is race.main
+    assert found["firstlight-report"].load() is run_report.main
     assert found["firstlight-annotate"].load() is annotate.main
     assert found["firstlight-motif"].load() is motif.main
 

@@ -1,12 +1,15 @@
 """Files that a training run writes, and the default name of its directory."""
 
 import json
+import shlex
 
 import torch
 from command_line import metrics
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from firstlight.scripts.report.run_data import grouped, read_run
+from firstlight.scripts.report.run_page import run_page
 from firstlight.scripts.run_options import run_name
 
 
@@ -19,6 +22,13 @@ def test_a_run_writes_its_directory_and_nothing_else(finished, finished_run):
     assert folders == {"best", "step_000000000032"}
     status = json.loads((finished_run / "status.json").read_text())
     assert (status["status"], status["step"], status["error"]) == ("finished", 32, None)
+
+
+def test_config_yaml_begins_with_the_command(finished_run, words):
+    run = read_run(finished_run)
+    assert run.command == shlex.join(["firstlight-train", *words, "eval_every=16"])
+    assert run.seed == 0
+    assert "reward/count/share" in run_page(grouped([run]))
 
 
 def test_config_yaml_is_resolved(finished_run):

@@ -13,6 +13,8 @@ from firstlight.agents.session.run_directory import checkpoint
 from firstlight.agents.session.run_directory.metrics_writer import MetricsWriter
 from firstlight.agents.session.run_directory.run_lock import HOLDER, LOCK, RunLock
 from firstlight.agents.session.run_directory.status import write_status
+from firstlight.agents.session.trackers.background import BackgroundTracker
+from firstlight.agents.session.trackers.base import Tracker
 from firstlight.envs.files import replacing
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,12 @@ class RunDirectory:
         steps = None if self._restored is None else int(self._restored["steps"])
         self._purge = 0 if used and steps is None else steps
         self._writer: MetricsWriter | None = None
+        self._trackers: list[BackgroundTracker] = []
+        self._status = "interrupted"
+
+    def track(self, tracker: Tracker) -> None:
+        """Let a tracker receive metrics and pictures as well; before the run begins."""
+        self._trackers.append(BackgroundTracker(tracker))
 
     @staticmethod
     def in_use(path: Path) -> bool:
@@ -66,6 +74,8 @@ class RunDirectory:
         self._lock.acquire()
         if self._writer is None:
             self._writer = MetricsWriter(self.path, purge_step=self._purge)
+            for tracker in self._trackers:
+                tracker.open(self.path, self._purge or 0)
             self._purge = None  # the next part continues where this one ends
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
@@ -73,6 +83,8 @@ class RunDirectory:
         self.open()
         assert self._writer is not None
         self._writer.write(step, metrics)
+        for tracker in self._trackers:
+            tracker.log(step, metrics)
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
         """Write `pixels` [H, W, 3] uint8 as ``pictures/step_N_NAME.png`` and to TensorBoard."""
@@ -80,6 +92,8 @@ class RunDirectory:
         assert self._writer is not None
         name = name.replace("/", "-")
         self._writer.image(step, f"pictures/{name}", pixels)
+        for tracker in self._trackers:
+            tracker.picture(step, name, pixels)
         path = self.path / "pictures" / f"step_{step}_{name}.png"
         try:
             path.parent.mkdir(exist_ok=True)
@@ -103,6 +117,7 @@ class RunDirectory:
 
     def status(self, status: str, step: int, error: str | None, resume: str) -> None:
         """Write `status.json`; a full disk leaves the old one."""
+        self._status = status
         try:
             write_status(self.path, status, step, error, resume)
         except OSError as failure:
@@ -112,5 +127,7 @@ class RunDirectory:
         """Write buffered metrics, close the files and release the lock of the directory."""
         if self._writer is not None:
             self._writer.close()
+        for tracker in self._trackers:
+            tracker.close(self._status)
         self._writer = None
         self._lock.release()

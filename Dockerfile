@@ -1,0 +1,16 @@
+# docker build -t firstlight . && docker run --rm -v "$PWD/runs:/work/runs" firstlight firstlight-train env=minigrid/doorkey_8x8 intrinsic=[count]
+# With --build-arg TORCH=cpu (the default) torch comes without CUDA; --build-arg TORCH=cu130 takes that build.
+FROM python:3.11-slim
+
+ARG TORCH=cpu
+WORKDIR /src
+COPY constraints.txt pyproject.toml README.md LICENSE ./
+# torch first and alone: a change of the code does not install it again
+RUN version="$(sed -n 's/^torch==//p' constraints.txt)" \
+    && pip install --no-cache-dir "torch==$version" --index-url "https://download.pytorch.org/whl/$TORCH"
+COPY . .
+RUN pip install --no-cache-dir -c constraints.txt ".[search,tune,export,video]"
+
+WORKDIR /work
+ENV OMP_NUM_THREADS=1
+CMD ["firstlight-train", "--help"]
