@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable
@@ -79,7 +78,7 @@ class RayEvaluator(Evaluator):
         self.local, self.make, self.policy = local, make, local.policy
         self.low, self.high, self.num_areas = local.low, local.high, local.num_areas
         self.draws, self.restarts = local.draws, 0
-        self._folder: str | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._ray = _import_ray()
         self._start(num_workers, address)
         actor = self._ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(GenomeWorker)
@@ -155,7 +154,7 @@ class RayEvaluator(Evaluator):
         if self._ray.is_initialized():
             self._ray.shutdown()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.cleanup()
             self._folder = None
 
     def _start(self, num_workers: int, address: str | None) -> None:
@@ -165,14 +164,14 @@ class RayEvaluator(Evaluator):
             self._ray.init(address=address, **quiet)
             return
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        self._folder = tempfile.mkdtemp(prefix="fl-ray-")
+        self._folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
         self._ray.init(
             address="local",
             num_cpus=num_workers,
             include_dashboard=False,
             object_store_memory=_STORE_BYTES,
             _node_ip_address="127.0.0.1",
-            _temp_dir=self._folder,
+            _temp_dir=self._folder.name,
             **quiet,
         )
 
