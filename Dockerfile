@@ -1,4 +1,4 @@
-# docker build -t firstlight . && docker run --rm -v "$PWD/runs:/work/runs" firstlight firstlight-train env=minigrid/doorkey_8x8 intrinsic=[count]
+# how to use it: docs/packaging.md
 # With --build-arg TORCH=cpu (the default) torch comes without CUDA; --build-arg TORCH=cu130 takes that build.
 FROM python:3.11-slim
 
