@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -P -m pytest --ignore-glob="*/benchmarks/peers/*" --igno
 .PHONY: help install demo lint types test test-extras docs bench soak tensorboard format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # torch is installed first and by its pin, so that nothing later brings another build of it.
 $(STAMP): pyproject.toml constraints.txt

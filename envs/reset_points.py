@@ -25,7 +25,9 @@ class ResetPoints(MemoryWrapper):
 
     As in training from demonstrations (Salimans & Chen 2018) and from an archive (Ecoffet et al.
     2021). An episode goes on from the state of its point, with the steps that led there counted by
-    the environment's own time limit. Evaluations use environments without this wrapper.
+    the environment's own time limit. A snapshot holds the random state, too: where an environment
+    is stochastic, each episode from a point meets the same noise. Evaluations use environments
+    without this wrapper.
 
     Args:
         vec: the environments, which can be restored.

@@ -39,7 +39,7 @@ def main(cfg: DictConfig) -> None:
     from firstlight.envs.seeding import derive
     from firstlight.intrinsic import ProgramReward
     from firstlight.scripts.build import make_modules, make_vec, needed_options
-    from firstlight.scripts.report.episode_video import write_video
+    from firstlight.scripts.report.episode_video import record_episode
 
     check_options(cfg)
     run = Path(cfg.run)
@@ -51,7 +51,7 @@ def main(cfg: DictConfig) -> None:
         raise BadInputError(str(error)) from error
     seed = derive(cfg.seed, "evaluate")
     if cfg.video:
-        print(f"wrote {write_video(cfg, config, agent.policy, agent.step, seed)}")
+        print(f"wrote {record_episode(cfg, config, agent.policy, agent.step, seed)}")
     num_envs = min(cfg.num_envs, cfg.episodes)
     vec = make_vec(config.env, num_envs=num_envs, **needed_options(config))
     modules, vec = make_modules(config.intrinsic, vec, cfg.seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,6 +159,16 @@ class ProgramFeatures(MemoryWrapper):
         stopped = self.failures >= self.max_failures
         rest = "they are not computed any more" if stopped else "this step has their fallback"
         log.warning("the features of the reward program failed: %s; %s", error, rest)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the environments, and how often the program was called and failed."""
+        counts = {"feature_calls": self.calls, "feature_failures": self.failures}
+        return super().state_dict() | counts
+
+    def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
+        """Load what `state_dict` returned."""
+        self.calls, self.failures = state["feature_calls"], state["feature_failures"]
+        return super().load_state_dict(state)
 
     def _save_memory(self, n: int) -> dict[str, Tensor]:
         return {

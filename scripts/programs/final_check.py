@@ -79,19 +79,24 @@ class FinalCheck:
             searched = f"search: task return {best.score:.4g} after {best.steps:,} steps"
             text = describe_program(program.with_verdict(searched).with_verdict(f"final: {reason}"))
             (self.folder / WINNER).write_text(text, encoding="utf-8")
+        else:  # of an earlier check with fewer seeds or steps
+            (self.folder / WINNER).unlink(missing_ok=True)
         return FinalVerdict(program.hash, self.steps, own, without, accepted, reason)
 
 
 def compare(own: Sequence[TrainedProgram], without: Sequence[TrainedProgram]) -> tuple[bool, str]:
     """Decide whether trainings with a program are better than trainings without.
 
-    A training that failed counts against the program: then it is not accepted.
+    If a training failed, with the program or without, there is nothing to compare and the program
+    is not accepted.
 
     Returns:
         Whether, and why.
     """
-    if failed := [trained.error for trained in own if trained.error]:
-        return False, f"{len(failed)} of {len(own)} trainings failed: {failed[0]}"
+    for group, name in ((own, "with"), (without, "without")):
+        if failed := [trained.error for trained in group if trained.error]:
+            count = f"{len(failed)} of {len(group)} trainings {name} the program"
+            return False, f"{count} failed: {failed[0]}"
     means = [_mean(group, "score") for group in (own, without)]
     over = [_mean(group, "training_return") for group in (own, without)]
     text = f"task return {means[0]:.4g} with the program, {means[1]:.4g} without"

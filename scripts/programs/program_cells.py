@@ -23,6 +23,8 @@ MOMENTS = 10
 """Values of a curve that designers see."""
 WITHOUT = "without"
 """Name of trainings without a program."""
+SEARCH = "search"
+"""Name of the search's own trainings in result lines, of which designers see failed episodes."""
 
 
 class ProgramCells:
@@ -52,7 +54,7 @@ class ProgramCells:
         self._deadline = time.monotonic() + budget
         modules = [word for word in overrides if word.startswith("intrinsic=")]
         self._common = [word for word in overrides if word not in modules]
-        if jobs > 1 and not any(word.startswith("num_threads=") for word in overrides):
+        if not any(word.startswith("num_threads=") for word in overrides):
             self._common.append("num_threads=1")
         chosen = modules[-1].partition("=")[2].strip("[]") if modules else ""
         self._modules = [name for name in (part.strip() for part in chosen.split(",")) if name]
@@ -97,7 +99,7 @@ class ProgramCells:
         run(work, self.jobs, max(0.0, self._deadline - time.monotonic()))
         lines = {key_of(line): line for line in read_lines(self.results)}
         return {
-            (cell.method, cell.seed): self._read(lines[cell.key], self.folder / cell.name)
+            (cell.method, cell.seed): self._read(lines[cell.key], self.folder / cell.name, task)
             for cell in work.cells.values()
             if cell.key in lines
         }
@@ -111,7 +113,7 @@ class ProgramCells:
             *self._program,
         ]
 
-    def _read(self, line: Mapping[str, Any], run_dir: Path) -> TrainedProgram:
+    def _read(self, line: Mapping[str, Any], run_dir: Path, task: str) -> TrainedProgram:
         if "error" in line:
             return TrainedProgram(error=str(line["error"]))
         metrics = read_metrics(run_dir)
@@ -122,7 +124,7 @@ class ProgramCells:
             success_rate=line["eval_success"],
             steps=line["steps"],
             curves=curves_of(metrics),
-            failures=() if self._describe is None else tuple(self._describe(run_dir)),
+            failures=tuple(self._describe(run_dir)) if self._describe and task == SEARCH else (),
         )
 
 

@@ -30,7 +30,7 @@ from firstlight.scripts.build import instantiate, locate
 from firstlight.scripts.errors import CONF, BadInputError, print_line, suggestion
 from firstlight.scripts.programs.failed_episodes import describe_failed_episodes
 from firstlight.scripts.programs.final_check import FinalCheck
-from firstlight.scripts.programs.program_cells import ProgramCells
+from firstlight.scripts.programs.program_cells import SEARCH, ProgramCells
 from firstlight.scripts.programs.task_recording import record_task
 from firstlight.scripts.report.design_report import write_report
 
@@ -85,7 +85,7 @@ def design(
 
         def train(programs: Mapping[str, RewardProgram]) -> Mapping[str, TrainedProgram]:
             seeds, steps = [options["seed"]], options["steps"]
-            found = cells.train(programs, task="search", seeds=seeds, steps=steps)
+            found = cells.train(programs, task=SEARCH, seeds=seeds, steps=steps)
             return {name: trained for (name, _), trained in found.items()}
 
         def check(program: RewardProgram) -> ProgramCheck:
@@ -131,6 +131,8 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         )
     with initialize_config_module("firstlight.conf", version_base="1.3"):
         cfg = compose("train", list(overrides))
+    if "program" in cfg.intrinsic:
+        raise BadInputError("firstlight-design adds the module program itself: leave it out")
     check_options(cfg)
     return cfg
 

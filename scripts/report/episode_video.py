@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from firstlight.agents.policy import Policy
 
 
-def write_video(cfg: DictConfig, config: DictConfig, policy: Policy, step: int, seed: int) -> Path:
+def record_episode(
+    cfg: DictConfig, config: DictConfig, policy: Policy, step: int, seed: int
+) -> Path:
     """Write a GIF or an MP4 of an episode; with ``rewards=true`` it shows every reward.
 
     Args:

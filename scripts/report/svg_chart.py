@@ -157,9 +157,14 @@ def _tick(x: float, y: float, anchor: str, text: str) -> str:
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
-    """Return lowest and highest value, apart from each other."""
+    """Return lowest and highest value, apart from each other by more than rounding.
+
+    >>> _range([0.5, 0.5000000000000001])
+    (0.0, 1.0)
+    """
     low, high = min(values), max(values)
-    margin = 0.0 if high > low else max(abs(low) * 0.1, 0.5)
+    apart = high - low > 1e-9 * max(abs(low), abs(high))
+    margin = 0.0 if apart else max(abs(low) * 0.1, 0.5)
     return low - margin, high + margin
 
 
@@ -173,7 +178,8 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    digits = 3 - math.floor(math.log10(step))
+    return [round(i * step, digits) for i in range(first, last + 1)]
 
 
 def _figure(title: str, drawn: Sequence[str], legend: Sequence[tuple[str, str]]) -> str:

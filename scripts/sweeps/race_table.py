@@ -109,10 +109,12 @@ def standings(lines: Iterable[Mapping[str, Any]]) -> list[Standing]:
 def verdict(ranked: Sequence[Standing]) -> str:
     """Say in a sentence what a ranking means."""
     first = ranked[0]
+    if len(ranked) == 1:
+        return f"{first.method} alone was trained: there is nothing to compare it with"
     if len({(one.evaluation, one.area) for one in ranked}) == 1:
         return (
             "no method stands out: every one has the same return. If that is the return of an "
-            "agent that never finds a reward, give a larger budget"
+            "agent that never finds a reward, give more steps=N"
         )
     if first.method == PLAIN:
         return "plain PPO is the best: this environment needs no bonus, as far as this race can see"

@@ -246,7 +246,7 @@ def trained(score, over=0.0, error=""):
         ([trained(0.5, 0.3)], [trained(0.5, 0.2)], True),
         ([trained(0.5, 0.2)], [trained(0.5, 0.2)], False),
         ([trained(0.9), trained(None, error="out of memory")], [trained(0.0), trained(0.0)], False),
-        ([trained(0.0)], [trained(None, error="out of memory")], True),
+        ([trained(0.5)], [trained(None, error="out of memory")], False),
     ],
 )
 def test_a_winner_is_better_than_no_program(own, without, accepted):

@@ -51,6 +51,7 @@ class RunDirectory:
         self._restored: dict[str, Any] | None = checkpoint.load(newest) if newest else None
         steps = None if self._restored is None else int(self._restored["steps"])
         self._purge = 0 if used and steps is None else steps
+        self._written = 0
         self._writer: MetricsWriter | None = None
         self._trackers: list[BackgroundTracker] = []
         self._status = "interrupted"
@@ -75,7 +76,7 @@ class RunDirectory:
         if self._writer is None:
             self._writer = MetricsWriter(self.path, purge_step=self._purge)
             for tracker in self._trackers:
-                tracker.open(self.path, self._purge or 0)
+                tracker.open(self.path, self._written if self._purge is None else self._purge)
             self._purge = None  # the next part continues where this one ends
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
@@ -83,6 +84,7 @@ class RunDirectory:
         self.open()
         assert self._writer is not None
         self._writer.write(step, metrics)
+        self._written = step
         for tracker in self._trackers:
             tracker.log(step, metrics)
 

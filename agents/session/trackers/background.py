@@ -6,7 +6,9 @@ import logging
 import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +70,11 @@ class BackgroundTracker:
         if thread is None:
             return
         end: _Call = ("close", (status,))
-        try:
-            self._calls.put(end, timeout=0 if self.is_off else self.patience_seconds)
-        except queue.Full:
-            self.is_off = True
-        thread.join(0 if self.is_off else self.patience_seconds)
+        patience = 0.0 if self.is_off else self.patience_seconds
+        deadline = time.monotonic() + patience
+        with suppress(queue.Full):
+            self._calls.put(end, timeout=patience)
+        thread.join(max(0.0, deadline - time.monotonic()))
         if thread.is_alive() and not self.is_off:
             self.is_off = True  # the thread may come back in a next part of the run
             log.warning("%s has not ended after %g s", self.name, self.patience_seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from firstlight.agents.session.run_directory.files import write_json
 
 IDENTITIES = "trackers.json"
 """File in a run directory with the run's name in each tracker, so that a resumed run goes on."""
+_IDENTITIES = threading.Lock()
 
 
 class Tracker(ABC):
@@ -56,8 +58,9 @@ def require(package: str) -> None:
 def identity(run_dir: Path, tracker: str, make: Callable[[], str]) -> str:
     """Return the run's identity in a tracker: as it was stored, else a new one, which is stored."""
     path = run_dir / IDENTITIES
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if tracker not in known:
-        known[tracker] = make()
-        write_json(path, known)
-    return str(known[tracker])
+    with _IDENTITIES:  # each tracker has a thread of its own
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if tracker not in known:
+            known[tracker] = make()
+            write_json(path, known)
+        return str(known[tracker])
