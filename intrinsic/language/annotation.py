@@ -30,15 +30,15 @@ class _Waiting:
     not_before: float = 0.0
 
 
-def requests_at_once(number: int | None, url: str | None) -> int:
-    """Return `number`, or if it is None 8 for an endpoint at `url` and 1 without one.
+def requests_at_once(number: int | None, url: str | None, limits: Limits) -> int:
+    """Return `number`, or if it is None 8 for an endpoint at `url` without limits, else 1.
 
     A server answers many requests in the time of one; the embedded model and judges in this
-    process do not.
+    process do not. With a limit only the last of several requests at once may cross it.
     """
     if number is not None:
         return number
-    return 1 if url is None else 8
+    return 1 if url is None or limits.is_bounded else 8
 
 
 class AnnotationService:

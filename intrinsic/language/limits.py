@@ -57,6 +57,11 @@ class Limits:
         paid = input_tokens * (self.input_price or 0.0) + output_tokens * (self.output_price or 0.0)
         return paid / 1e6
 
+    @property
+    def is_bounded(self) -> bool:
+        """Whether requests, tokens or money are limited."""
+        return any(limit is not None for limit in (self.calls, self.tokens, self.cost))
+
     def reached(self, calls: int, tokens: int, cost: float = 0.0) -> bool:
         """Whether a run that asked and paid so much must not make another request."""
         pairs = ((calls, self.calls), (tokens, self.tokens), (cost, self.cost))

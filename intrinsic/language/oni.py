@@ -91,7 +91,8 @@ class ONI(IntrinsicModule):
             `reward_models`.
         num_pairs: for ranking: random pairs of a rollout that are handed in.
         request_size: texts of one request.
-        num_requests: requests at once; None for 8 to an endpoint at `url`, else 1.
+        num_requests: requests at once; None for 8 to an endpoint at `url`
+            without limits, else 1.
         queue_size: sentences that wait, at most.
         max_calls, max_tokens, calls_per_minute: limits of the run; null is none.
         max_cost: limit of the run in money, with `input_price` and `output_price`, those of a
@@ -166,13 +167,14 @@ class ONI(IntrinsicModule):
             "seed": derive(seed, "judge"),
         }
         check_judge(**self.judge_options)
+        limits = Limits(
+            max_calls, max_tokens, calls_per_minute, max_cost, input_price, output_price
+        )
         self.service_options: dict[str, Any] = {
             "batch_size": request_size,
-            "num_workers": requests_at_once(num_requests, url),
+            "num_workers": requests_at_once(num_requests, url, limits),
             "queue_size": queue_size,
-            "limits": Limits(
-                max_calls, max_tokens, calls_per_minute, max_cost, input_price, output_price
-            ),
+            "limits": limits,
             "cached_only": cached_only,
         }
         network: dict[str, Any] = {

@@ -214,6 +214,6 @@ def _llm_teacher(
         store=store,
         limits=limits,
         request_size=request_size,
-        num_requests=requests_at_once(None, url),
+        num_requests=requests_at_once(None, url, limits),
         cached_only=cached_only,
     )

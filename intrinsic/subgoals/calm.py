@@ -175,10 +175,11 @@ class CALM(IntrinsicModule):
         self._make_judge = functools.partial(_make_judge, llm, url, prompt)
         if verdicts == "llm":
             _check_judge(llm, url)
+        limits = Limits(max_calls, max_tokens, calls_per_minute)
         self._options: dict[str, Any] = {
             "batch_size": request_size,
-            "num_workers": requests_at_once(None, url),
-            "limits": Limits(max_calls, max_tokens, calls_per_minute),
+            "num_workers": requests_at_once(None, url, limits),
+            "limits": limits,
             "cached_only": cached_only,
         }
         self.service: AnnotationService | None = None

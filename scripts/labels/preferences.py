@@ -56,7 +56,7 @@ def annotate(folder: Path, options: Mapping[str, Any]) -> None:
             judge,
             store,
             batch_size=options["request_size"],
-            num_workers=requests_at_once(options["num_requests"], options["url"] or None),
+            num_workers=requests_at_once(options["num_requests"], options["url"] or None, limits),
             limits=limits,
         )
         cleanup.callback(service.close)

@@ -178,8 +178,10 @@ def shared_memory():
 
 def children(pid):
     """All descendants of a process."""
-    path = Path(f"/proc/{pid}/task/{pid}/children")
-    found = [int(n) for n in path.read_text().split()] if path.exists() else []
+    try:
+        found = [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        return []
     return [*found, *(n for child in found for n in children(child))]
 
 

@@ -282,7 +282,7 @@ def test_a_winner_is_a_file_that_says_where_it_comes_from(tmp_path):
     assert "# search: task return 0.125 after 100 steps" in text
     assert "# final: task return 0.5 with the program, 0.25 without" in text
     program = RewardProgram.read(tmp_path / "winner.py")
-    assert dict(program.ranges) == {"forward": (-1, 1)}
+    assert dict(program.ranges) == {"forward": (-100, 100)}
 
 
 def test_a_final_check_without_time_has_no_verdict(tmp_path):

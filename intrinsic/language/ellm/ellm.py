@@ -154,13 +154,14 @@ class ELLM(IntrinsicModule):
         self.similarity_name = similarity
         self._similarity: Similarity | None = None  # loaded when it is first used
         self.judge_options: dict[str, Any] = {"model": llm, "url": url, "cpu_share": cpu_share}
+        limits = Limits(
+            max_calls, max_tokens, calls_per_minute, max_cost, input_price, output_price
+        )
         self.service_options: dict[str, Any] = {
             "batch_size": request_size,
-            "num_workers": requests_at_once(num_requests, url),
+            "num_workers": requests_at_once(num_requests, url, limits),
             "queue_size": queue_size,
-            "limits": Limits(
-                max_calls, max_tokens, calls_per_minute, max_cost, input_price, output_price
-            ),
+            "limits": limits,
             "cached_only": cached_only,
         }
         self.store_path, self.wait = store, wait

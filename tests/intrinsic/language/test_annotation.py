@@ -272,6 +272,8 @@ def test_a_closed_service_keeps_no_thread():
 
 
 def test_only_an_endpoint_is_asked_several_times_at_once_unless_told_otherwise():
-    assert requests_at_once(None, None) == 1
-    assert requests_at_once(None, "http://localhost/v1") == 8
-    assert requests_at_once(3, None) == requests_at_once(3, "http://localhost/v1") == 3
+    url, free = "http://localhost/v1", Limits(calls_per_minute=60)
+    assert requests_at_once(None, None, free) == 1
+    assert requests_at_once(None, url, free) == 8
+    assert requests_at_once(None, url, Limits(calls=2)) == 1  # only one request crosses it
+    assert requests_at_once(3, None, free) == requests_at_once(3, url, Limits(calls=2)) == 3
