@@ -18,7 +18,7 @@ _SAMPLE = 64  # pixels along each side of the thumbnails that the palette is mad
 
 
 def check_format(path: Path | str) -> None:
-    """Raise ValueError for an unknown format, or one whose package is not installed."""
+    """Raise ValueError for an unknown format, or for a missing package."""
     suffix = Path(path).suffix
     if suffix not in (".gif", ".mp4"):
         raise ValueError(f"a video ends in .gif or .mp4, not {suffix or 'nothing'}: {path}")

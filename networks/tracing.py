@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def kernels_apply(tensor: Tensor) -> bool:
+def can_use_kernels(tensor: Tensor) -> bool:
     """Whether compiled loops may read a tensor: it is on the CPU, and nothing is being traced.
 
     A trace, from which a model file is written, records torch's operations and no others.

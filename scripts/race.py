@@ -38,7 +38,7 @@ USAGE = """firstlight-race trains plain PPO and six bonuses on your environment,
   only    some of {methods}
   dir     default runs/race/ENVIRONMENT
 
-The same command continues: finished trainings are skipped, and one that was interrupted goes on.
+The same command continues: finished trainings are skipped, and an interrupted training continues.
 A race is short and its means are noisy: train the winner with more steps and seeds.
 """
 

@@ -165,7 +165,7 @@ def changed_options(cfg: DictConfig, run_dir: Path, overrides: Sequence[str] = (
         return []
     from firstlight.scripts.build import to_dict
 
-    before, now = (dict(_leaves(to_dict(config))) for config in (OmegaConf.load(path), cfg))
+    before, now = (dict(leaves(to_dict(config))) for config in (OmegaConf.load(path), cfg))
     for old, new in _RENAMED.items():
         if old in before:
             before[new] = before.pop(old)
@@ -216,7 +216,7 @@ def run_name(
 
 
 def command_line(overrides: Sequence[str]) -> str:
-    """Return the command of a run for a shell; empty if it has none, as from Python.
+    """Return the shell command that started a run; empty for a run started from Python.
 
     >>> command_line(["env=chain", "intrinsic=[count]"])
     "firstlight-train env=chain 'intrinsic=[count]'"
@@ -256,13 +256,13 @@ def _named(overrides: Sequence[str]) -> set[str]:
     return {override.lstrip("+~").partition("=")[0] for override in overrides}
 
 
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield dotted names and values of a nested dict."""
     if not isinstance(node, dict):
         yield prefix, node
         return
     for key, value in node.items():
-        yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+        yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
 
 
 def _is_number(value: Any, least: float | None = None) -> bool:

@@ -16,7 +16,7 @@ USAGE = """firstlight-report writes one HTML page about a run, or about several.
         seed are drawn as one line, the median, with a band, the range
   out   the file; default report.html in the directory of the first run
 
-The page has the curves, the share of each reward, where each was paid (of runs with
+The page has the curves, the share of each reward, where each was given (of runs with
 heat_maps=true), an episode with its rewards (after firstlight-evaluate run=DIR video=true
 rewards=true), the configuration and the command. It needs no server and loads nothing.
 """

@@ -147,7 +147,7 @@ class BehaviourNovelty(IntrinsicModule):
         return bonus
 
     def update(self, rollout: Rollout) -> dict[str, float]:
-        """Add the rollout's episodes, and train the autoencoder if that is due.
+        """Add the rollout's episodes to the archive; train the autoencoder if it is due.
 
         Returns:
             The size of the "archive"; "end_novelty", the mean novelty of the episodes that ended,
@@ -195,7 +195,7 @@ class BehaviourNovelty(IntrinsicModule):
         return torch.cat(columns, -1)
 
     def _references(self) -> Tensor:
-        """Behaviours [B, D] that novelty is measured to, where the autoencoder is."""
+        """Behaviours [B, D] that novelty is measured to, on the autoencoder's device."""
         found = self.archive.behaviours()
         return found if self.autoencoder is None else found.to(self.autoencoder.moments.mean.device)
 

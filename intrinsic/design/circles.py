@@ -1,4 +1,4 @@
-"""Find out whether a reward program pays for going in a circle."""
+"""Test whether a reward program rewards going in a circle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TRIED = 8  # circles that are repeated
 def circle_return(
     execution: Execution, transitions: Recording, total: np.ndarray, factors: np.ndarray
 ) -> float | None:
-    """Estimate what an agent gets that repeats a circle until the time limit.
+    """Estimate the return of an agent that repeats a circle until the time limit.
 
     A circle is a piece of a recorded episode whose last state equals its first, in every field and
     side channel. Those that pay most a step are put together with what came before them in the
@@ -55,7 +55,7 @@ def circle_return(
 
 
 def _best_circles(transitions: Recording, rewards: np.ndarray) -> list[tuple[int, int, int]]:
-    """Find circles that pay: row, column and number of steps of each, the best paid first."""
+    """Find rewarded circles: row, column and number of steps of each, by descending reward."""
     before, after = transitions.state_keys()
     episode, valid = transitions.episode, transitions.valid
     T = len(rewards)
@@ -77,7 +77,7 @@ def _best_circles(transitions: Recording, rewards: np.ndarray) -> list[tuple[int
 def _repeated(
     transitions: Recording, row: int, column: int, length: int, horizon: int
 ) -> np.ndarray:
-    """Rows [horizon] of an episode until a circle, and of the circle again and again."""
+    """Return the rows [horizon] of an episode up to a circle, then of the circle repeated."""
     episode = transitions.episode[:, column]
     start = int(np.flatnonzero(episode == episode[row])[0])
     beginning = np.arange(start, row)[:horizon]

@@ -32,7 +32,7 @@ STATE, TABLE = "search.json", "elites.jsonl"
 
 @dataclass(frozen=True)
 class ProgramCheck:
-    """What probes and screening say about a program before any training.
+    """Findings of probes and screening about a program, before any training.
 
     Args:
         reason: why it is rejected; "" if it is not.
@@ -156,7 +156,7 @@ class DesignSearch:
         return found_all if len(found_all) == len(results) else None
 
     def _admit(self, proposal: Proposal) -> tuple[RewardProgram, ProgramCheck] | ProgramResult:
-        """Check a proposal: the program and what was found, or the result of one that is none."""
+        """Check a proposal. Returns the program and the findings, or the result of a refusal."""
         origin = {
             "parent": proposal.parent,
             "model": proposal.model,

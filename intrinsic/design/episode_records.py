@@ -19,8 +19,8 @@ def describe_failures(
 ) -> list[str]:
     """Describe the first recorded episodes that failed, by their last steps.
 
-    A step is told by its action and the small fields after it; a view of MiniGrid by the objects in
-    it.
+    A step is described by its action and the small fields after it; a view of MiniGrid by the
+    objects in it.
 
     Args:
         recording: of a trained policy.

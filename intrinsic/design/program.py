@@ -13,7 +13,7 @@ from firstlight.intrinsic.design.lint import ProgramError, lint
 from firstlight.intrinsic.design.sandbox_worker import ARGUMENTS
 
 ENTRY, FEATURES_ENTRY = "reward", "features"
-"""Names of the function that a program defines, and of the one that it may define."""
+"""Names of a program's functions: the required one and the optional one."""
 RANGES, FEATURES = "RANGES", "FEATURES"
 """Names of the constants that declare what these return."""
 LARGEST = 1e30

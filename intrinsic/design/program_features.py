@@ -216,5 +216,5 @@ class ProgramFeatures(MemoryWrapper):
 
 
 def _stacked(moments: Sequence[np.ndarray]) -> np.ndarray:
-    """Put moments [N, ...] behind each other, without a copy of a single one: [T, N, ...]."""
+    """Stack steps [N, ...] to [T, N, ...], without copying a single one."""
     return moments[0][None] if len(moments) == 1 else np.stack(moments)

@@ -59,7 +59,7 @@ class Recording:
         return [*before, *self.info.values()], [*after, *side]
 
     def state_keys(self) -> tuple[np.ndarray, np.ndarray]:
-        """Hash what `states` returns: [T, N] int64 before and after each step."""
+        """Hash the states before and after each step, [T, N] int64 each."""
         T, N = self.reward.shape
         before, after = (
             hash_rows((torch.from_numpy(x).flatten(0, 1) for x in fields), T * N).numpy()

@@ -60,7 +60,7 @@ class ScreeningReport:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing speaks against training with the program."""
+        """Whether no problem was found, so that the program may be trained with."""
         return not self.problems
 
     def numbers(self) -> dict[str, float]:
@@ -192,7 +192,7 @@ def _same(first: Arrays, second: Arrays) -> bool:
 def _check_features(
     program: RewardProgram, transitions: Recording, options: Mapping[str, float]
 ) -> list[str]:
-    """Say what is wrong with the features of a program."""
+    """Return the problems of a program's features."""
     fields = {k: v for k, v in transitions.fields.items() if k.startswith("obs/")}
     fields |= {f"info/{name}": field for name, field in transitions.info.items()}
     fields |= {name: transitions.fields[name] for name in ("is_first", "valid")}

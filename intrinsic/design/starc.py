@@ -47,7 +47,7 @@ class TabularMDP:
             raise ValueError(f"discount is {self.discount}, expected at least 0 and below 1")
 
     def mean_reward(self, reward: Array) -> Array:
-        """Mean over successors [S, A] of a reward [S, A, S]."""
+        """Average a reward [S, A, S] over successors: [S, A]."""
         return (self.transition * reward).sum(-1)
 
     def advance(self, values: Array) -> Array:
@@ -227,7 +227,7 @@ def _centred(values: Array, weights: Array) -> Array:
 
 
 def _standardize(canonical: Array, reward: Array) -> Array:
-    """Divide by the L2 norm; 0 for a canonicalised reward that is 0 but for rounding."""
+    """Divide a canonicalised reward by its L2 norm; a reward of rounding errors becomes 0."""
     size = np.linalg.norm(canonical)
     is_zero = size <= _ZERO * np.linalg.norm(reward)
     return np.zeros_like(canonical) if is_zero else canonical / size

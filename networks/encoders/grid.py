@@ -28,7 +28,7 @@ from firstlight.networks.encoders.grid_kernels import SumRows, encode_grids, loo
 from firstlight.networks.encoders.mlp import Flat
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.spec import rebuildable
-from firstlight.networks.tracing import kernels_apply
+from firstlight.networks.tracing import can_use_kernels
 
 _ROWS, _COUNTS = "grid rows", "grid counts"  # fields that `Grid.prepare` makes of a grid
 _DOOR_STATES, _DIRECTIONS = 3, 4
@@ -101,7 +101,7 @@ class Grid(Encoder):
 
     def forward(self, obs: Obs) -> Tensor:
         """Encode fields [B, ...] as [B, hidden]; `prepare` may have processed them."""
-        summed = (self._sum_cpu if kernels_apply(self.table) else self._sum)(obs)
+        summed = (self._sum_cpu if can_use_kernels(self.table) else self._sum)(obs)
         return torch.relu_(self.linear(summed))
 
     def prepare(self, obs: Obs) -> Obs:

@@ -16,7 +16,7 @@ from firstlight.networks.encoders.nethack_kernels import BestWindows, number_gly
 from firstlight.networks.encoders.nethack_parts import STATISTICS, STONE, X, Y, crop, statistics
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.spec import rebuildable
-from firstlight.networks.tracing import kernels_apply
+from firstlight.networks.tracing import can_use_kernels
 
 FIELDS = ("glyphs", "blstats", "message", "inv_glyphs")
 """Fields that `NetHack` uses."""
@@ -96,7 +96,7 @@ class NetHack(Encoder):
     def forward(self, obs: Obs) -> Tensor:
         """Encode fields [B, ...] as [B, hidden]."""
         glyphs, blstats = obs["glyphs"], obs["blstats"]
-        parts = (self._look_up if kernels_apply(glyphs) else self._convolve)(glyphs, blstats)
+        parts = (self._look_up if can_use_kernels(glyphs) else self._convolve)(glyphs, blstats)
         parts.append(self.line(statistics(blstats)))
         if self.text is not None:
             parts.append(self.text(obs["message"]))
@@ -198,7 +198,7 @@ class _Characters(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, message: Tensor) -> Tensor:
-        best = self.look_up if kernels_apply(message) else self.convolve
+        best = self.look_up if can_use_kernels(message) else self.convolve
         return torch.relu(best(message) + self.bias)
 
     def look_up(self, message: Tensor) -> Tensor:

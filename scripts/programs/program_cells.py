@@ -20,7 +20,7 @@ from firstlight.scripts.sweeps.runner import run
 from firstlight.scripts.sweeps.table import key_of
 
 MOMENTS = 10
-"""Values of a curve that designers see."""
+"""Number of values of a curve that designers see."""
 WITHOUT = "without"
 """Name of trainings without a program."""
 SEARCH = "search"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from firstlight.scripts.errors import BadInputError
+from firstlight.scripts.run_options import leaves
 from firstlight.scripts.sweeps.outcome import read_metrics
 
 NOT_THE_METHOD = ("seed", "run_dir", "resume", "device", "num_threads", "tracker")
@@ -83,7 +84,7 @@ class Group:
 
 
 def read_run(path: Path) -> RunData:
-    """Read a run directory, also one that is still being written.
+    """Read a run directory; the run may still be writing to it.
 
     Raises:
         BadInputError: if it holds no metrics, or a file that is damaged.
@@ -158,15 +159,6 @@ def differing(groups: Sequence[Group]) -> dict[str, list[str]]:
         for key, values in found.items()
         if key.endswith("._target_") or not any(key.startswith(f"{name}.") for name in partly)
     }
-
-
-def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted names and values of nested dicts."""
-    if not isinstance(node, dict):
-        yield prefix, node
-        return
-    for key, value in node.items():
-        yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
 
 
 def _labels(members: Sequence[Sequence[RunData]]) -> list[str]:

@@ -154,7 +154,7 @@ def _shares(groups: Sequence[Group]) -> str:
 
 
 def _maps(groups: Sequence[Group]) -> str:
-    """Show where each source was paid: maps of a first, a middle and the last step."""
+    """Show where each source gave rewards: heat maps of the first, a middle and the last step."""
     parts = []
     for group in groups:
         run = group.runs[0]

@@ -141,8 +141,7 @@ def asynchronous(lines: list[dict[str, Any]]) -> str:
         [
             task,
             name,
-            span(line["steps_per_second"], "{:,.0f}"),
-            span(line["ratio"], "{:.2f}"),
+            *_speeds(line),
             f"`{line['command']}`",
         ]
         for (task, name), line in latest.items()
@@ -170,10 +169,7 @@ def bonus_speed(lines: list[dict[str, Any]]) -> str:
     latest = {line["row"]: line for line in lines}
     if not latest:
         return ""
-    rows = [
-        [name, span(line["steps_per_second"], "{:,.0f}"), span(line["ratio"], "{:.2f}")]
-        for name, line in latest.items()
-    ]
+    rows = [[name, *_speeds(line)] for name, line in latest.items()]
     return "\n".join(
         [
             "## Training speed with each bonus",
@@ -197,8 +193,7 @@ def annotation(lines: list[dict[str, Any]]) -> str:
         [
             env,
             name,
-            span(line["steps_per_second"], "{:,.0f}"),
-            span(line["ratio"], "{:.2f}"),
+            *_speeds(line),
             *(f"{line[key]:g}" if "labels" in line else "" for key in ("labels", "calls", "age")),
         ]
         for (env, name), line in latest.items()
@@ -371,3 +366,8 @@ def soak(lines: list[dict[str, Any]]) -> str:
             "",
         ]
     )
+
+
+def _speeds(line: dict[str, Any]) -> list[str]:
+    """Cells of a result line: steps per second, and the ratio to the row compared with."""
+    return [span(line["steps_per_second"], "{:,.0f}"), span(line["ratio"], "{:.2f}")]

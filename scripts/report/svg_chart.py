@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 640, 250
-"""Of a chart, in units of its view box."""
+"""Size and margins of a chart, in units of its view box."""
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 30
 COLOURS = 8
 """Number of CSS classes c0, c1, ... for lines and areas."""

@@ -107,7 +107,7 @@ def standings(lines: Iterable[Mapping[str, Any]]) -> list[Standing]:
 
 
 def verdict(ranked: Sequence[Standing]) -> str:
-    """Say in a sentence what a ranking means."""
+    """Summarise a ranking in a sentence."""
     first = ranked[0]
     if len(ranked) == 1:
         return f"{first.method} alone was trained: there is nothing to compare it with"

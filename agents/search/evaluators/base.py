@@ -110,8 +110,8 @@ class Evaluator(ABC):
         """Load what `state_dict` returned."""
 
 
-def join_evaluations(parts: Sequence[Evaluations]) -> Evaluations:
-    """Put evaluations one after another."""
+def concatenate_evaluations(parts: Sequence[Evaluations]) -> Evaluations:
+    """Concatenate the evaluations of parts, genome after genome."""
     names = [field.name for field in dataclasses.fields(Evaluations)]
     return Evaluations(**{n: np.concatenate([getattr(part, n) for part in parts]) for n in names})
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from firstlight.agents.search.evaluators.base import Evaluations, Evaluator, join_evaluations
+from firstlight.agents.search.evaluators.base import Evaluations, Evaluator, concatenate_evaluations
 
 _PARTS = 4  # of a batch for each worker, so that none waits long for the last one
 _STORE_BYTES = 100 * 2**20  # of Ray's memory for what processes exchange
@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.5  # signals are handled in between
 
 
 class GenomeWorker:
-    """What a process of Ray does: evaluate parts of a batch.
+    """Evaluates parts of a batch in a process of Ray.
 
     Args:
         make: makes the evaluator.
@@ -127,7 +127,7 @@ class RayEvaluator(Evaluator):
                     waiting.appendleft(number)
                     self._workers[worker] = self._actor.remote(self.make)
                     self.restarts += 1
-        return join_evaluations([one for one in found if one is not None])
+        return concatenate_evaluations([one for one in found if one is not None])
 
     def process_ids(self) -> list[int]:
         """Return the numbers of the workers' processes, once they are ready."""

@@ -57,15 +57,15 @@ class BackgroundTracker:
         self._put("open", run_dir, step)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Hand scalars over; those that are not finite are left out."""
+        """Queue scalars; those that are not finite are left out."""
         self._put("log", step, {k: float(v) for k, v in metrics.items() if math.isfinite(v)})
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """Hand a picture over."""
+        """Queue a picture."""
         self._put("picture", step, name, pixels)
 
     def close(self, status: str) -> None:
-        """Hand the end over, and wait for it up to `patience_seconds`."""
+        """Queue the end, and wait for the thread up to `patience_seconds`."""
         thread, self._thread = self._thread, None
         if thread is None:
             return

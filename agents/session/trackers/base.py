@@ -28,7 +28,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def open(self, run_dir: Path, step: int) -> None:
-        """Begin a run, or continue the one that `run_dir` belongs to.
+        """Begin the run of `run_dir`, or continue it.
 
         Args:
             run_dir: the run directory; all files belong there.

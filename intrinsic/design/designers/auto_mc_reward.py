@@ -7,11 +7,16 @@ from typing import Any
 
 from firstlight.intrinsic.design.designers.answers import source_of
 from firstlight.intrinsic.design.designers.base import (
-    Designer,
     ProgramResult,
     Proposal,
     SearchState,
     best_of,
+    check_at_least,
+)
+from firstlight.intrinsic.design.designers.model_designer import (
+    ModelDesigner,
+    optional_from_json,
+    optional_to_json,
 )
 from firstlight.intrinsic.design.designers.prompt_texts import (
     COMMON,
@@ -42,7 +47,7 @@ RANGES = {"sparse": (-1, 1), "dense": (-0.1, 0.1)}
 _ACCEPTED = "ACCEPT"
 
 
-class AutoMCReward(Designer):
+class AutoMCReward(ModelDesigner):
     """Lets a model write a program, a critic review it, and an analyser read failed episodes.
 
     The program has two components, of which only the signs count: 1, 0, -1 for what was achieved or
@@ -71,12 +76,11 @@ class AutoMCReward(Designer):
         max_reviews: int = 3,
         max_records: int = 5,
     ):
-        for name, value in (("samples", samples), ("rounds", rounds)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1")
-        self.model, self.samples, self.rounds = model, samples, rounds
+        super().__init__(model)
+        check_at_least(1, samples=samples, rounds=rounds)
+        self.samples, self.rounds = samples, rounds
         self.max_reviews, self.max_records = max_reviews, max_records
-        self.finished, self.asked = 0, 0
+        self.finished = 0
         self.best: ProgramResult | None = None
         self.last: ProgramResult | None = None  # its failed episodes are to be analysed
         self.suggestions = ""
@@ -104,7 +108,7 @@ class AutoMCReward(Designer):
         first = hash_messages(messages)
         complaints = ""
         for review in range(self.max_reviews + 1):
-            source = source_of(self._ask(messages))
+            source = source_of(self.ask(messages, 1)[0])
             complaints = self._complaints(state, source)
             if not complaints:
                 break
@@ -129,12 +133,11 @@ class AutoMCReward(Designer):
         common, own = read_prompt_file(COMMON), read_prompt_file("auto_mc_reward")
         task = [describe_task(state.task), common["contract"], own["form"]]
         question = [*task, fenced(source), own["critic"]]
-        answer = self._ask(
-            [
-                {"role": "system", "content": own["critic_role"]},
-                {"role": "user", "content": "\n\n".join(question)},
-            ]
-        )
+        asked = [
+            {"role": "system", "content": own["critic_role"]},
+            {"role": "user", "content": "\n\n".join(question)},
+        ]
+        (answer,) = self.ask(asked, 1)
         return "" if answer.lstrip("*# \n").upper().startswith(_ACCEPTED) else answer.strip()
 
     def _analyse(self, state: SearchState, result: ProgramResult) -> str:
@@ -147,12 +150,12 @@ class AutoMCReward(Designer):
             own["analyser"],
             *result.failures[: self.max_records],
         ]
-        return self._ask(
-            [
-                {"role": "system", "content": own["analyser_role"]},
-                {"role": "user", "content": "\n\n".join(question)},
-            ]
-        ).strip()
+        asked = [
+            {"role": "system", "content": own["analyser_role"]},
+            {"role": "user", "content": "\n\n".join(question)},
+        ]
+        (answer,) = self.ask(asked, 1)
+        return answer.strip()
 
     def messages(self, state: SearchState) -> list[Message]:
         """Build the first messages to the author of a program."""
@@ -174,44 +177,25 @@ class AutoMCReward(Designer):
             {"role": "user", "content": "\n\n".join(question)},
         ]
 
-    def _ask(self, messages: Sequence[Message]) -> str:
-        """Ask for one answer, which no question before had."""
-        self.asked += 1
-        return self.model.ask(messages, 1, start=self.asked - 1)[0]
-
     def preview(self, state: SearchState) -> str:
         """Return the first conversation, and the number and cost of its requests."""
         each = self.samples * 2 * (self.max_reviews + 1) + 1  # at most; the last: the analyser
         return self.model.preview(self.messages(state), each, self.rounds, "answers")
 
-    def metrics(self) -> dict[str, float]:
-        """Return what was spent."""
-        return self.model.metrics()
-
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the search, and what was spent."""
-        return {
+        return super().state_dict() | {
             "finished": self.finished,
-            "asked": self.asked,
-            "best": None if self.best is None else self.best.to_json(),
-            "last": None if self.last is None else self.last.to_json(),
+            "best": optional_to_json(self.best),
+            "last": optional_to_json(self.last),
             "suggestions": self.suggestions,
-            "model": self.model.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.finished, self.asked = int(state["finished"]), int(state["asked"])
-        self.best, self.last = (
-            None if state[name] is None else ProgramResult.from_json(state[name])
-            for name in ("best", "last")
-        )
-        self.suggestions = str(state["suggestions"])
-        self.model.load_state_dict(state["model"])
-
-    def close(self) -> None:
-        """End the model's connections."""
-        self.model.close()
+        super().load_state_dict(state)
+        self.finished, self.suggestions = int(state["finished"]), str(state["suggestions"])
+        self.best, self.last = optional_from_json(state["best"]), optional_from_json(state["last"])
 
 
 def with_signs(source: str) -> str:

@@ -99,7 +99,7 @@ class ProgramResult:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """What programs are compared by: the task's return at the end, then during training."""
+        """Rank of the program: the task's return at the end, then during training."""
         lowest = float("-inf")
         return (
             lowest if self.score is None else self.score,
@@ -192,3 +192,10 @@ def best_of(results: Iterable[ProgramResult]) -> ProgramResult | None:
     """
     trained = [result for result in results if result.verdict == TRAINED]
     return max(trained, key=lambda result: result.rank, default=None)
+
+
+def check_at_least(least: int, **values: int) -> None:
+    """Raise ValueError for a value below `least`, by its name."""
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name} is {value}, expected at least {least}")

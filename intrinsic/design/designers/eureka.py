@@ -5,27 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from firstlight.intrinsic.design.designers.answers import source_of
 from firstlight.intrinsic.design.designers.base import (
     LENGTH,
     RETURN,
-    Designer,
     ProgramResult,
     Proposal,
     SearchState,
     best_of,
+    check_at_least,
+)
+from firstlight.intrinsic.design.designers.model_designer import (
+    ModelDesigner,
+    optional_from_json,
+    optional_to_json,
 )
 from firstlight.intrinsic.design.designers.prompt_texts import (
     COMMON,
     describe_task,
-    hash_messages,
+    fenced,
     read_prompt_file,
 )
 from firstlight.intrinsic.design.designers.text_models import TextModel
 from firstlight.intrinsic.language.prompts import Message
 
 
-class Eureka(Designer):
+class Eureka(ModelDesigner):
     """Asks a language model for K programs a round, and shows it the best one with statistics.
 
     The conversation is the task, and, after the first round, one pair of messages: the program of
@@ -43,28 +47,18 @@ class Eureka(Designer):
     def __init__(
         self, model: TextModel, *, samples: int = 16, rounds: int = 5, max_repeats: int = 3
     ):
-        for name, value in (("samples", samples), ("rounds", rounds)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1")
-        self.model, self.samples, self.rounds = model, samples, rounds
-        self.max_repeats = max_repeats
-        self.finished, self.repeats, self.asked = 0, 0, 0
+        super().__init__(model)
+        check_at_least(1, samples=samples, rounds=rounds)
+        self.samples, self.rounds, self.max_repeats = samples, rounds, max_repeats
+        self.finished, self.repeats = 0, 0
         self.best: ProgramResult | None = None  # of the last round that could be trained
 
     def propose(self, state: SearchState) -> list[Proposal]:
         """Ask for the programs of a round; none after `rounds`, or too many repeats."""
         if self.finished >= self.rounds or self.repeats > self.max_repeats:
             return []
-        messages = self.messages(state)
-        answers = self.model.ask(messages, self.samples, start=self.asked)
-        self.asked += self.samples
-        how, parent = "first sample", None
-        if self.best is not None:
-            how, parent = "reflection", self.best.proposal.hash
-        prompt = hash_messages(messages)
-        return [
-            Proposal(source_of(answer), how, parent, self.model.name, prompt) for answer in answers
-        ]
+        how = "first sample" if self.best is None else "reflection"
+        return self.write_programs(self.messages(state), self.samples, how, self.best)
 
     def observe(self, results: Sequence[ProgramResult]) -> None:
         """Choose the program that the next round begins with."""
@@ -84,9 +78,8 @@ class Eureka(Designer):
             {"role": "user", "content": question},
         ]
         if self.best is not None:
-            code = f"```python\n{self.best.proposal.source.strip()}\n```"
             messages += [
-                {"role": "assistant", "content": code},
+                {"role": "assistant", "content": fenced(self.best.proposal.source)},
                 {"role": "user", "content": reflection(self.best)},
             ]
         return messages
@@ -95,32 +88,19 @@ class Eureka(Designer):
         """Return the first conversation, and the number and cost of its requests."""
         return self.model.preview(self.messages(state), self.samples, self.rounds, "programs")
 
-    def metrics(self) -> dict[str, float]:
-        """Return what was spent."""
-        return self.model.metrics()
-
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the search, the rolling best, and what was spent."""
-        return {
+        return super().state_dict() | {
             "finished": self.finished,
             "repeats": self.repeats,
-            "asked": self.asked,
-            "best": None if self.best is None else self.best.to_json(),
-            "model": self.model.state_dict(),
+            "best": optional_to_json(self.best),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.finished, self.repeats, self.asked = (
-            int(state[name]) for name in ("finished", "repeats", "asked")
-        )
-        best = state["best"]
-        self.best = None if best is None else ProgramResult.from_json(best)
-        self.model.load_state_dict(state["model"])
-
-    def close(self) -> None:
-        """End the model's connections."""
-        self.model.close()
+        super().load_state_dict(state)
+        self.finished, self.repeats = int(state["finished"]), int(state["repeats"])
+        self.best = optional_from_json(state["best"])
 
 
 def reflection(result: ProgramResult) -> str:

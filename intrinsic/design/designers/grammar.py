@@ -15,7 +15,7 @@ MOST_COMPONENTS = 12
 
 @dataclass(frozen=True)
 class ProgramComponent:
-    """A piece of a reward: code, and how it is paid.
+    """A component of a reward: code, and how often it is rewarded.
 
     The code of an event sets `now` [N] bool, which is paid `times` times in an episode. That of
     another component sets `value` [N]. It may read `obs`, `next_obs`, `action` and `none`, zeros
@@ -88,7 +88,7 @@ def tidy(components: Sequence[ProgramComponent]) -> list[ProgramComponent]:
 
 
 def write_program(components: Sequence[ProgramComponent]) -> str:
-    """Write the source of the program that pays these components."""
+    """Write the source of the program with these components."""
     ranges = [f'    "{c.name}": ({c.weight * c.low!r}, {c.weight * c.high!r}),' for c in components]
     body = [f"    {line}" for c in components for line in ("", *c.code())]
     return "\n".join(

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from firstlight.intrinsic.design.designers.answers import source_of
 from firstlight.intrinsic.design.designers.base import (
     RETURN,
     TRAINED,
-    Designer,
     ProgramResult,
     Proposal,
     SearchState,
+    check_at_least,
 )
 from firstlight.intrinsic.design.designers.eureka import describe_curve
+from firstlight.intrinsic.design.designers.model_designer import (
+    ModelDesigner,
+    optional_from_json,
+    optional_to_json,
+)
 from firstlight.intrinsic.design.designers.preferences import AskedPerson, Preference, TaskReturn
 from firstlight.intrinsic.design.designers.prompt_texts import (
     COMMON,
     describe_task,
     fenced,
-    hash_messages,
     read_prompt_file,
 )
 from firstlight.intrinsic.design.designers.text_models import TextModel
@@ -31,7 +34,7 @@ _EARLIER = 3  # winners that a new one is compared with
 _HIDDEN = (RETURN,)  # a person prefers without knowing it
 
 
-class ICPL(Designer):
+class ICPL(ModelDesigner):
     """Asks for K programs a round, and shows the next one which agent was liked best and worst.
 
     The best and the worst agent of a round are chosen by a person, or, in a person's place, by the
@@ -60,19 +63,18 @@ class ICPL(Designer):
         by: By | Preference = "task_return",
         max_repeats: int = 3,
     ):
-        for name, value, least in (("samples", samples, 2), ("rounds", rounds, 1)):
-            if value < least:
-                raise ValueError(f"{name} is {value}, expected at least {least}")
+        super().__init__(model)
+        check_at_least(2, samples=samples)
+        check_at_least(1, rounds=rounds)
         if not isinstance(by, Preference) and by not in get_args(By):
             raise ValueError(f"by is {by!r}: choose from {', '.join(get_args(By))}")
-        self.model, self.samples, self.rounds = model, samples, rounds
-        self.max_repeats = max_repeats
+        self.samples, self.rounds, self.max_repeats = samples, rounds, max_repeats
         self.preference: Preference
         if isinstance(by, Preference):
             self.preference = by
         else:
             self.preference = AskedPerson() if by == "person" else TaskReturn()
-        self.asked, self.repeats = 0, 0
+        self.repeats = 0
         self.winners: list[ProgramResult] = []  # of each round
         self.worst: ProgramResult | None = None  # of the last round
 
@@ -80,15 +82,9 @@ class ICPL(Designer):
         """Ask for the programs of a round; none after `rounds`, or too many repeats."""
         if len(self.winners) >= self.rounds or self.repeats > self.max_repeats:
             return []
-        messages = self.messages(state)
-        answers = self.model.ask(messages, self.samples, start=self.asked)
-        self.asked += self.samples
         how = "preference" if self.winners else "first sample"
-        parent = self.winners[-1].proposal.hash if self.winners else None
-        return [
-            Proposal(source_of(answer), how, parent, self.model.name, hash_messages(messages))
-            for answer in answers
-        ]
+        parent = self.winners[-1] if self.winners else None
+        return self.write_programs(self.messages(state), self.samples, how, parent)
 
     def observe(self, results: Sequence[ProgramResult]) -> None:
         """Have the trained programs compared."""
@@ -133,31 +129,20 @@ class ICPL(Designer):
         """Return the first conversation, and the number and cost of its requests."""
         return self.model.preview(self.messages(state), self.samples, self.rounds, "programs")
 
-    def metrics(self) -> dict[str, float]:
-        """Return what was spent."""
-        return self.model.metrics()
-
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the search, and what was spent."""
-        return {
-            "asked": self.asked,
+        return super().state_dict() | {
             "repeats": self.repeats,
             "winners": [winner.to_json() for winner in self.winners],
-            "worst": None if self.worst is None else self.worst.to_json(),
-            "model": self.model.state_dict(),
+            "worst": optional_to_json(self.worst),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.asked, self.repeats = int(state["asked"]), int(state["repeats"])
+        super().load_state_dict(state)
+        self.repeats = int(state["repeats"])
         self.winners = [ProgramResult.from_json(winner) for winner in state["winners"]]
-        worst = state["worst"]
-        self.worst = None if worst is None else ProgramResult.from_json(worst)
-        self.model.load_state_dict(state["model"])
-
-    def close(self) -> None:
-        """End the model's connections."""
-        self.model.close()
+        self.worst = optional_from_json(state["worst"])
 
 
 def traces(result: ProgramResult) -> list[str]:

@@ -32,7 +32,7 @@ def hash_messages(messages: Messages) -> str:
 
 
 def fenced(source: str) -> str:
-    """Put code between the marks of a code block."""
+    """Format code as a Markdown code block."""
     return f"```python\n{source.strip()}\n```"
 
 

@@ -15,6 +15,7 @@ from firstlight.intrinsic.design.designers.base import (
     ProgramResult,
     Proposal,
     SearchState,
+    check_at_least,
 )
 from firstlight.intrinsic.design.designers.grammar import ProgramComponent, tidy, write_program
 from firstlight.intrinsic.design.designers.vocabulary import vocabulary
@@ -54,9 +55,7 @@ class Template(Designer):
         random_share: float = 0.25,
         seed: int = 0,
     ):
-        for name, value in (("samples", samples), ("rounds", rounds), ("num_elites", num_elites)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1")
+        check_at_least(1, samples=samples, rounds=rounds, num_elites=num_elites)
         self.samples, self.rounds, self.num_elites = samples, rounds, num_elites
         self.random_share, self.seed = random_share, seed
         self.proposed = 0  # rounds
@@ -75,7 +74,7 @@ class Template(Designer):
             if len(found) == self.samples:
                 break
             if self.proposed == 1 and attempt == 0 and any(word.is_event for word in words):
-                how, parent, genome = "every event", None, every_event(words)
+                how, parent, genome = "every event", None, every_event_genome(words)
             else:
                 how, parent, genome = self._draw(generator, words, elites)
             proposal = Proposal(write_program(genome), how, parent)
@@ -134,8 +133,8 @@ class Template(Designer):
         return "mutation", parent, mutate(generator, self.genomes[parent], words)
 
 
-def every_event(words: Sequence[ProgramComponent]) -> list[ProgramComponent]:
-    """Pay each event once, as many of them as a program may have."""
+def every_event_genome(words: Sequence[ProgramComponent]) -> list[ProgramComponent]:
+    """Return a genome that rewards each event once, as many events as a program may have."""
     return tidy([word for word in words if word.is_event])
 
 

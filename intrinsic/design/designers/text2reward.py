@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from firstlight.intrinsic.design.designers.answers import source_of
 from firstlight.intrinsic.design.designers.base import (
     TRAINED,
-    Designer,
     DesignTask,
     ProgramResult,
     Proposal,
     SearchState,
     best_of,
+    check_at_least,
+)
+from firstlight.intrinsic.design.designers.model_designer import (
+    ModelDesigner,
+    optional_from_json,
+    optional_to_json,
 )
 from firstlight.intrinsic.design.designers.past_tasks import (
     Embed,
@@ -24,7 +28,6 @@ from firstlight.intrinsic.design.designers.prompt_texts import (
     COMMON,
     family_notes,
     fenced,
-    hash_messages,
     read_prompt_file,
 )
 from firstlight.intrinsic.design.designers.text_models import TextModel
@@ -32,7 +35,7 @@ from firstlight.intrinsic.design.designers.typed_environment import describe_as_
 from firstlight.intrinsic.language.prompts import Message
 
 
-class Text2Reward(Designer):
+class Text2Reward(ModelDesigner):
     """Asks for a program from a description of the environment as typed Python classes.
 
     Zero-shot, or few-shot with the programs of the most similar past tasks. Programs that cannot be
@@ -61,12 +64,12 @@ class Text2Reward(Designer):
         embed: Embed | None = None,
         max_repeats: int = 3,
     ):
-        if samples < 1:
-            raise ValueError(f"samples is {samples}, expected at least 1")
-        self.model, self.samples, self.shots = model, samples, shots
+        super().__init__(model)
+        check_at_least(1, samples=samples)
+        self.samples, self.shots = samples, shots
         self.past = [] if examples is None else read_past_tasks(examples)
         self.docstrings, self.embed, self.max_repeats = docstrings, embed, max_repeats
-        self.asked, self.repeats, self.heard = 0, 0, ""  # the last: the remark that was answered
+        self.repeats, self.heard = 0, ""  # the second: the remark that was answered
         self.last: ProgramResult | None = None  # the next round begins with it
 
     @property
@@ -87,15 +90,8 @@ class Text2Reward(Designer):
                 return []
             if not self._is_broken:
                 self.heard = state.remark
-        messages = self.messages(state)
-        answers = self.model.ask(messages, self.samples, start=self.asked)
-        self.asked += self.samples
         how = "correction" if self._is_broken else "remark" if self.last else "first sample"
-        parent = None if self.last is None else self.last.proposal.hash
-        return [
-            Proposal(source_of(answer), how, parent, self.model.name, hash_messages(messages))
-            for answer in answers
-        ]
+        return self.write_programs(self.messages(state), self.samples, how, self.last)
 
     def observe(self, results: Sequence[ProgramResult]) -> None:
         """Choose the program that the next round begins with."""
@@ -135,27 +131,16 @@ class Text2Reward(Designer):
         """Return the first conversation, and the number and cost of its requests."""
         return self.model.preview(self.messages(state), self.samples, 1, "programs")
 
-    def metrics(self) -> dict[str, float]:
-        """Return what was spent."""
-        return self.model.metrics()
-
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the search, and what was spent."""
-        return {
-            "asked": self.asked,
+        return super().state_dict() | {
             "repeats": self.repeats,
             "heard": self.heard,
-            "last": None if self.last is None else self.last.to_json(),
-            "model": self.model.state_dict(),
+            "last": optional_to_json(self.last),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.asked, self.repeats = int(state["asked"]), int(state["repeats"])
-        self.heard, last = str(state["heard"]), state["last"]
-        self.last = None if last is None else ProgramResult.from_json(last)
-        self.model.load_state_dict(state["model"])
-
-    def close(self) -> None:
-        """End the model's connections."""
-        self.model.close()
+        super().load_state_dict(state)
+        self.repeats, self.heard = int(state["repeats"]), str(state["heard"])
+        self.last = optional_from_json(state["last"])

@@ -15,7 +15,7 @@ from firstlight.intrinsic.language.limits import CHARACTERS_OF_A_TOKEN, Limits
 from firstlight.intrinsic.language.store import Item, LabelStore
 
 Messages = Sequence[Mapping[str, str]]
-"""Of a conversation: "role" and "content" of each."""
+"""Messages of a conversation: "role" and "content" of each."""
 
 ANSWER_TOKENS = 700
 """Tokens of an answer with a program, roughly; for estimates."""
@@ -64,7 +64,7 @@ class TextModel(ABC):
         """Restore what `state_dict` returned."""
 
     def close(self) -> None:  # noqa: B027
-        """End connections. Default: nothing."""
+        """Close connections. Default: nothing."""
 
 
 class ReplayModel(TextModel):

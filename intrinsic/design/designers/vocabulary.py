@@ -47,7 +47,7 @@ def vocabulary(task: DesignTask) -> list[ProgramComponent]:
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
             if vectors[first].shape == vectors[second].shape:
-                found.append(_distance(task, first, second))
+                found.append(_closing_distance(task, first, second))
     if isinstance(task.act_space, spaces.Box) and found:
         found.append(_effort())
     if not found:
@@ -192,8 +192,8 @@ def _record(name: str, measure: str, new: str, old: str) -> tuple[str, ...]:
     )
 
 
-def _distance(task: DesignTask, first: str, second: str) -> ProgramComponent:
-    """Progress of the distance between two vectors of one size, such as a goal and what is."""
+def _closing_distance(task: DesignTask, first: str, second: str) -> ProgramComponent:
+    """Component for the decrease of the distance between two vectors, such as position and goal."""
     arrays = [task.samples.get(f"obs/{name}") for name in (first, second)]
     width = 1.0
     if arrays[0] is not None and arrays[1] is not None:

@@ -80,7 +80,7 @@ def test_it_receives_what_the_files_do(tmp_path):
 
 @pytest.mark.parametrize("fails", ["open", "log", "close"])
 @pytest.mark.parametrize("error", [RuntimeError("the server\nis away"), SystemExit(1)])
-def test_one_that_fails_is_switched_off_and_the_run_goes_on(fails, error, tmp_path, caplog):
+def test_a_tracker_that_fails_is_switched_off_and_the_run_goes_on(fails, error, tmp_path, caplog):
     broken, sound = Recording(fails, error), Recording()
     run_of(tmp_path / "tracked", broken, sound)
     run_of(tmp_path / "plain")
@@ -98,7 +98,7 @@ def test_one_that_fails_is_switched_off_and_the_run_goes_on(fails, error, tmp_pa
     assert sound.calls[-1] == ("close", "finished")
 
 
-def test_one_that_hangs_delays_nothing(caplog):
+def test_a_tracker_that_hangs_delays_nothing(caplog):
     gate = threading.Event()
     tracker = Recording(gate=gate)
     thread = BackgroundTracker(tracker, room=2, patience_seconds=0.05)
