@@ -52,6 +52,13 @@ def command(main, *words: str) -> Done:
     return Done(status, out.getvalue(), err.getvalue())
 
 
+def checked(main, *words, status: int = 0) -> Done:
+    """Call `main` as `command` does, and assert that it ends with `status`."""
+    done = command(main, *map(str, words))
+    assert done.status == status, done.out + done.err
+    return done
+
+
 def python(*words: str, cwd: Path, **environment: str) -> Done:
     """Run the Python interpreter with `words` in a new process, which takes seconds."""
     done = subprocess.run(

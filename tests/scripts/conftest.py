@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from browser import Browser, find_browser
 from command_line import python
 
 from firstlight.scripts.sweeps.runner import TRAIN
@@ -51,6 +52,17 @@ class Signalled(Chain):
             signal.raise_signal(signal.SIGINT)
         return super().step(action)
 """
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser without a window; the test is skipped if there is none."""
+    path = find_browser()
+    if path is None:
+        pytest.skip("there is no Chromium or Chrome here: apt-get install chromium")
+    made = Browser(path)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import designs
 import pytest
-from command_line import command, contents
+from command_line import checked, command, contents
 from designs import NO_PYTHON, WRONG_SIGNATURE, fenced, good
 from processes import fork, wait_until
 from trainings import InProcess
@@ -50,9 +50,7 @@ def in_process(monkeypatch):
 
 
 def run(*words, status=0):
-    done = command(design.main, *map(str, words))
-    assert done.status == status, done.out + done.err
-    return done
+    return checked(design.main, *words, status=status)
 
 
 def elites(folder):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_line import command
+from command_line import checked, command
 from trainings import AtOnce, InProcess
 
 from firstlight.scripts import race, sweep
@@ -50,9 +50,7 @@ def in_process(monkeypatch):
 
 
 def run(*words, status=0):
-    done = command(race.main, *words)
-    assert done.status == status, done.out + done.err
-    return done
+    return checked(race.main, *words, status=status)
 
 
 def line(method, seed, evaluation, curve=((10, 0.0),)):

@@ -9,7 +9,7 @@ import hydra
 import pytest
 import submitit
 import trainings
-from command_line import command, contents
+from command_line import checked, command, contents
 from processes import fork, wait_until
 from trainings import AtOnce, InProcess
 
@@ -53,9 +53,7 @@ def in_process(monkeypatch):
 
 
 def run(*words, status=0):
-    done = command(sweep.main, *map(str, words))
-    assert done.status == status, done.out + done.err
-    return done
+    return checked(sweep.main, *words, status=status)
 
 
 def lines(folder):

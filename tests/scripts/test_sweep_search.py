@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import trainings
-from command_line import command
+from command_line import checked
 from processes import fork, wait_until
 from trainings import AtOnce
 
@@ -92,9 +92,7 @@ def curves(monkeypatch):
 def run(text, *words, status=0):
     with open("search.yaml", "w") as file:
         file.write(text)
-    done = command(sweep.main, "search.yaml", "dir=found", *words)
-    assert done.status == status, done.out + done.err
-    return done
+    return checked(sweep.main, "search.yaml", "dir=found", *words, status=status)
 
 
 def trials(folder="found"):

@@ -5,7 +5,6 @@ import json
 import threading
 
 import pytest
-from browser import Browser, find_browser
 
 from firstlight.intrinsic.language.store import Label, LabelStore
 from firstlight.scripts.labels.page import SHOWN, LabelServer
@@ -40,16 +39,6 @@ def server(store):
     yield made
     made.shutdown()
     made.server_close()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    path = find_browser()
-    if path is None:
-        pytest.skip("there is no Chromium or Chrome here: apt-get install chromium")
-    made = Browser(path)
-    yield made
-    made.close()
 
 
 @pytest.fixture

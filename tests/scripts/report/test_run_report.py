@@ -6,8 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from browser import Browser, find_browser
-from command_line import command
+from command_line import checked
 from PIL import Image
 
 from firstlight.scripts import run_report
@@ -52,9 +51,7 @@ def make_run(folder, seed=0, bonus="count", command="", pictures=()):
 
 
 def report(*words, status=0):
-    done = command(run_report.main, *map(str, words))
-    assert done.status == status, done.out + done.err
-    return done
+    return checked(run_report.main, *words, status=status)
 
 
 def sections(page):
@@ -192,16 +189,6 @@ def test_bad_input_is_one_line(words, message, tmp_path, monkeypatch):
         (tmp_path / name / "metrics.jsonl").write_text(text)
     (line,) = report(*words, status=2).lines()
     assert message in line
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    path = find_browser()
-    if path is None:
-        pytest.skip("there is no Chromium or Chrome here: apt-get install chromium")
-    made = Browser(path)
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize(("width", "columns"), [(1_300, 2), (390, 1)])
