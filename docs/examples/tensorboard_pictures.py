@@ -16,7 +16,8 @@ from browser import Browser, find_browser  # in tests/helpers
 from PIL import Image, ImageDraw, ImageFont
 from tensorboard import program
 
-COMMAND = ("env=minigrid/doorkey_8x8", "intrinsic=[count,rnd]", "total_steps=600_000", "seed=0")
+COMMAND = ("env=minigrid/doorkey_8x8", "intrinsic=[count,rnd]", "mixer.terms.rnd.weight=0.3")
+COMMAND += ("total_steps=600_000", "seed=0")
 RUNS = {
     "healthy": ("heat_maps=true", "heat_map_seconds=20"),
     "drowned": ("mixer.terms.count.weight=20",),
