@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c constra
 PYTEST := $(BIN)/python -P -m pytest --ignore-glob="*/benchmarks/peers/*" --ignore-glob="*/conftest.py"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint types test test-extras docs bench soak tensorboard format clean
+.PHONY: help install demo lint types test pytest test-extras docs bench soak tensorboard format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +41,11 @@ lint: $(STAMP)  ## check style, format and spelling
 types: $(STAMP)  ## check types
 	$(BIN)/mypy
 
-test: lint types $(TESTED)  ## run lint, types, the tests and the examples in docstrings (WORKERS=2)
+# Types are checked beside the tests: mypy takes one core for minutes.
+test: lint $(TESTED)  ## run lint, types, the tests and the examples in docstrings (WORKERS=2)
+	@$(MAKE) --no-print-directory -j2 types pytest
+
+pytest: $(TESTED)  ## run the tests and the examples in docstrings (WORKERS=2)
 	$(PYTEST) -n $(WORKERS) --dist worksteal --doctest-modules tests src/firstlight
 
 test-extras: $(TESTED)  ## test the trackers with their own packages, which are large

@@ -1,9 +1,10 @@
-"""One torch thread, and `--soak`: repeated tests in full, with a line of results for each."""
+"""One torch thread, shortcuts, and `--soak`: repeated tests in full, a line of results for each."""
 
 import json
 import time
 
 import pytest
+import shortcuts  # noqa: F401
 import torch
 
 # tests must not slow down when another process wants the second core

@@ -1,6 +1,7 @@
 """The wheel holds what the repository holds, and works without it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from shared_folder import shared_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("agents", "networks", "intrinsic", "envs", "conf", "scripts")
@@ -66,8 +68,9 @@ print(json.dumps(found))
 """
 
 
-def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    env = os.environ | environment
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -79,44 +82,58 @@ def repository_files() -> list[Path]:
     return [path for path in paths if (ROOT / path).is_symlink() or (ROOT / path).is_file()]
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """A wheel built from an sdist built from a copy of the repository's files."""
-    if not (ROOT / ".git").exists():
-        pytest.skip("needs a git checkout")
-    source = tmp_path_factory.mktemp("source")
+def build(made: Path) -> None:
+    """Build the wheel in ``dist``, unpack it in ``installed`` and use it in ``folder``."""
+    source, out, installed, folder = (
+        made / name for name in ("source", "dist", "installed", "folder")
+    )
     for path in repository_files():
         if path.parts[0] in ("tests", "docs"):  # neither is built
             continue
         (source / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / path, source / path, follow_symlinks=False)
-    out = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-P", "-m", "build", "--no-isolation", "--outdir", out, cwd=source)
-    (built,) = out.glob("*.whl")
+    (wheel,) = out.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(installed)
+    folder.mkdir()
+    (folder / "lamp.py").write_text(LAMP)
+    code = USE.format(installed=str(installed))
+    interpreted = {"NUMBA_DISABLE_JIT": "1"}  # nothing is compiled yet in the unpacked wheel
+    found = run(sys.executable, "-P", "-c", code, cwd=folder, **interpreted)
+    (made / "found.txt").write_text(found)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """The folder of `build`."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs a git checkout")
+    return shared_folder(tmp_path_factory, "wheel", build)
+
+
+@pytest.fixture(scope="module")
+def wheel(made) -> Path:
+    """A wheel built from an sdist built from a copy of the repository's files."""
+    (built,) = (made / "dist").glob("*.whl")
     return built
 
 
 @pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory) -> Path:
+def installed(made) -> Path:
     """The folder into which the wheel is unpacked, which is all that installing it would do."""
-    target = tmp_path_factory.mktemp("installed")
-    zipfile.ZipFile(wheel).extractall(target)
-    return target
+    return made / "installed"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(made) -> Path:
     """The folder in which the wheel is used: it holds a custom environment and nothing else."""
-    folder = tmp_path_factory.mktemp("folder")
-    (folder / "lamp.py").write_text(LAMP)
-    return folder
+    return made / "folder"
 
 
 @pytest.fixture(scope="module")
-def found(installed, folder) -> dict:
+def found(made) -> dict:
     """Results of one process with the wheel before the repository on its path."""
-    code = USE.format(installed=str(installed))
-    return json.loads(run(sys.executable, "-P", "-c", code, cwd=folder).splitlines()[-1])
+    return json.loads((made / "found.txt").read_text().splitlines()[-1])
 
 
 def test_the_wheel_holds_every_file_of_the_packages(wheel):

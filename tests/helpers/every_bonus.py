@@ -44,7 +44,7 @@ def every_bonus():
         policy = ActorCritic(
             vec.obs_space, vec.act_space, encoder=encoder, num_streams=mixer.num_streams
         )
-        Trainer(vec, PPO(policy), modules, mixer, num_steps=T).run(2 * N * T * 4)
+        Trainer(vec, PPO(policy), modules, mixer, num_steps=T).run(2 * N * T * 3)
         found, differing = flat({"learner": {}, "modules": {}, "mixer": mixer.state_dict()}), []
         for name, module in modules.items():
             state = {"learner": {}, "modules": module.state_dict(), "mixer": {}}

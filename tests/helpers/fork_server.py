@@ -1,28 +1,32 @@
-"""Server that forks a process for each command after importing torch and firstlight.
+"""Server that forks a process for each command after importing and warming up what it needs.
 
 Run as a script by `processes`; the first argument is the file descriptor of a socket. Each message
 is JSON with `call` ("module:function"), `argv`, `env` and `path`, and comes with two file
 descriptors: for the output of the process, and for its exit status.
 """
 
+import contextlib
 import gc
 import importlib
+import io
 import json
 import os
 import selectors
 import signal
 import socket
 import sys
+import tempfile
+from pathlib import Path
 
-import torch
-from hydra.core.plugins import Plugins
+import hydra
+import shortcuts  # noqa: F401
 
-from firstlight.intrinsic.memory import hash_rows
+from firstlight.scripts.train import train
 
-PRELOADED = (
-    *("torch._dynamo", "torch.utils.tensorboard"),  # optimisers import dynamo, slowly
-    *("firstlight.scripts.train", "firstlight.scripts.build", "firstlight.agents"),
-    *("firstlight.envs.worlds.chain", "firstlight.envs.vector.gym"),
+HERE = Path(__file__).parent
+WARM_UP = (
+    *("env=chain", "env.num_envs=2", "trainer.num_steps=8", "intrinsic=[count]", "device=cpu"),
+    *("learner.minibatch_size=16", "learner.num_epochs=1", "eval_episodes=1", "num_threads=1"),
 )
 
 
@@ -44,6 +48,7 @@ def serve(control):
             if not message:
                 sys.exit()
             output, status = descriptors
+            load(json.loads(message)["call"])
             pid = os.fork()
             if pid == 0:
                 os.close(status)
@@ -58,6 +63,13 @@ def serve(control):
             handle = os.pidfd_open(pid)
             running[handle] = pid, status
             selector.register(handle, selectors.EVENT_READ)
+
+
+def load(call):
+    """Import the module of a function, if it is ours, so that only the first process waits."""
+    module = call.partition(":")[0]
+    if module.startswith("firstlight.") or (HERE / f"{module}.py").exists():
+        importlib.import_module(module)
 
 
 def become(message, output):
@@ -75,15 +87,18 @@ def become(message, output):
     return getattr(importlib.import_module(module), name)
 
 
-def preload():
-    """Import and compile what every run needs before its first iteration."""
-    for module in PRELOADED:
-        importlib.import_module(module)
-    Plugins.instance()  # looks through all installed packages
-    hash_rows([torch.zeros(1)], 1)  # numba loads its compiler for the first compiled function
+def warm_up():
+    """Train for a moment: this imports and compiles what every run needs."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        hydra.initialize_config_module("firstlight.conf", version_base="1.3"),
+    ):
+        train(hydra.compose("train", [*WARM_UP, "total_steps=32", f"run_dir={folder}/run"]))
     gc.freeze()  # else every process collects and copies all this at its end, for two seconds
 
 
 if __name__ == "__main__":
-    preload()
+    warm_up()
     become(*serve(socket.socket(fileno=int(sys.argv[1]))))()

@@ -64,7 +64,7 @@ def fork_server():
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     script = Path(__file__).with_name("fork_server.py")
     server = subprocess.Popen(
-        [sys.executable, "-P", script, str(there.fileno())],
+        [sys.executable, script, str(there.fileno())],
         pass_fds=[there.fileno()],
         stdin=subprocess.DEVNULL,
         start_new_session=True,
@@ -183,6 +183,15 @@ def children(pid):
     except (FileNotFoundError, ProcessLookupError):  # it has ended
         return []
     return [*found, *(n for child in found for n in children(child))]
+
+
+def has_ended(pid):
+    """Whether a process has ended, and perhaps waits for its parent to notice."""
+    path = Path(f"/proc/{pid}/stat")
+    try:
+        return path.read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def handles(pid, number):

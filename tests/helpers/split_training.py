@@ -21,7 +21,7 @@ from firstlight.intrinsic.mixer import Chained, Heads, LogSigmoid, MinMax, Share
 from firstlight.networks import GRU, collective
 from firstlight.networks.encoders import MLP
 
-N, T, ITERATIONS = 4, 16, 6
+N, T, ITERATIONS = 4, 16, 4
 
 
 class Noisy(gymnasium.Env):

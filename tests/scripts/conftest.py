@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from browser import Browser, find_browser
 from command_line import python
+from shared_folder import shared_folder
 
 from firstlight.scripts.sweeps.runner import TRAIN
 
@@ -80,11 +81,13 @@ def words() -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
     """The folder in which a process of its own trained, with the default run directory."""
-    cwd = tmp_path_factory.mktemp("cwd")
-    done = python(*TRAIN[2:], *WORDS, "eval_every=16", cwd=cwd)
-    assert done.status == 0, done.err
-    assert done.out.splitlines()[-1].startswith("finished at 32 steps; everything is in runs/")
-    return cwd
+
+    def train(cwd: Path) -> None:
+        done = python(*TRAIN[2:], *WORDS, "eval_every=16", cwd=cwd)
+        assert done.status == 0, done.err
+        assert done.out.splitlines()[-1].startswith("finished at 32 steps; everything is in runs/")
+
+    return shared_folder(tmp_path_factory, "finished", train)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """Every YAML of ``conf/`` fits the code: its targets, keywords, values and choices."""
 
-import copy
-import functools
 import importlib
 import inspect
 import json
@@ -116,18 +114,9 @@ def alike(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-@functools.cache
-def composed(*overrides: str) -> Any:
+def compose(*overrides: str) -> Any:
     with hydra.initialize_config_module("firstlight.conf", version_base="1.3"):
         return hydra.compose("train", list(overrides))
-
-
-def compose(*overrides: str) -> Any:
-    return copy.deepcopy(composed(*overrides))
-
-
-def choose(group: str, name: str) -> str:
-    return f"{group}=[{name}]" if group == "intrinsic" else f"{group}={name}"
 
 
 def test_every_group_has_choices():
@@ -205,14 +194,14 @@ def test_mixers_have_a_term_for_the_reward_with_default_values(path):
 
 
 @pytest.mark.parametrize(
-    ("group", "path"), [choice for choice in CHOICES if choice[0] != "env"], ids=lambda v: str(v)
+    ("group", "path"),
+    [choice for choice in CHOICES if choice[0] not in ("env", "intrinsic")],
+    ids=lambda v: str(v),
 )
 def test_every_choice_composes(group, path):
-    config = OmegaConf.to_container(compose(choose(group, name_of(path))), resolve=True)
+    config = OmegaConf.to_container(compose(f"{group}={name_of(path)}"), resolve=True)
     chosen = read(CONF / group / path)
-    if group == "intrinsic":
-        assert config["intrinsic"] == chosen["intrinsic"]
-    elif group == "tracker":
+    if group == "tracker":
         assert config["tracker"] == chosen["tracker"]
     elif group == "auxiliary":
         assert config["learner"]["auxiliaries"] == chosen["learner"]["auxiliaries"]
@@ -220,6 +209,14 @@ def test_every_choice_composes(group, path):
         chosen = chosen.get(group, chosen)  # a file of the global package names its group
         assert config[group].keys() == chosen.keys()
         assert config[group]["_target_"] == chosen["_target_"]
+
+
+def test_all_modules_compose_together():
+    paths = [path for group, path in CHOICES if group == "intrinsic"]
+    made = compose(f"intrinsic=[{','.join(map(name_of, paths))}]")
+    config = OmegaConf.to_container(made, resolve=True)
+    chosen = [read(CONF / "intrinsic" / path)["intrinsic"] for path in paths]
+    assert config["intrinsic"] == {name: node for each in chosen for name, node in each.items()}
 
 
 @pytest.mark.parametrize("path", [p for g, p in CHOICES if g == "env"], ids=lambda p: name_of(p))
@@ -246,7 +243,7 @@ OWN = ("lunarlander", "mountaincar_continuous")
 
 
 def environment(name: str) -> list[str]:
-    """Overrides of an experiment that needs its own environment, for `run_twice`."""
+    """Overrides of an experiment that needs its own environment, for `small_config`."""
     chosen = read(CONF / "experiment" / f"{name}.yaml")["defaults"]
     own = [f"env={part['override /env']}" for part in chosen if "override /env" in part]
     if name == "subrl_ant":
@@ -254,23 +251,33 @@ def environment(name: str) -> list[str]:
     return own if name.startswith("subrl_") or name in OWN else []
 
 
-def run_twice(tmp_path: Path, *overrides: str) -> list[dict[str, Any]]:
-    """The metrics of two iterations, on `chain` unless `overrides` names another environment."""
-    overrides = ("env=chain", *overrides)
-    config = compose(*overrides)
+def small_config(tmp_path: Path, *overrides: str) -> Any:
+    """The config of two iterations, on `chain` unless `overrides` names another environment."""
+    config = compose("env=chain", *overrides, *SMALL, f"run_dir={tmp_path / 'run'}")
     if "motif" in config.intrinsic:
         file = tmp_path / "reward.safetensors"
-        tmp_path.mkdir(exist_ok=True)
         MotifReward(Ranking(length=54), 0.0, 1.0, torch.zeros(1)).save(file)
-        overrides = (*overrides, f"intrinsic.motif.file={file}")
-    warm = [
-        f"intrinsic.{n}.warmup_steps=1" for n, m in config.intrinsic.items() if "warmup_steps" in m
-    ]
-    seen = 2 if warm else 0
-    small = [*SMALL, *warm, f"total_steps={32 + seen}", f"run_dir={tmp_path / 'run'}"]
-    train(compose(*overrides, *small))
-    text = (tmp_path / "run/metrics.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()][bool(warm) :]  # without the warm-up
+        config.intrinsic.motif.file = str(file)
+    for module in needing_warm_up(config):
+        module.warmup_steps = 1
+    config.total_steps += 2 if needing_warm_up(config) else 0
+    return config
+
+
+def needing_warm_up(config: Any) -> list[Any]:
+    return [module for module in config.intrinsic.values() if "warmup_steps" in module]
+
+
+def trained(config: Any) -> list[dict[str, Any]]:
+    """The metrics of the run of a `small_config`, without the warm-up."""
+    train(config)
+    text = (Path(config.run_dir) / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()][bool(needing_warm_up(config)) :]
+
+
+def run_twice(tmp_path: Path, *overrides: str) -> list[dict[str, Any]]:
+    """The metrics of two iterations."""
+    return trained(small_config(tmp_path, *overrides))
 
 
 EXPERIMENTS = [path.stem for path in sorted((CONF / "experiment").glob("*.yaml"))]
@@ -278,20 +285,20 @@ EXPERIMENTS = [path.stem for path in sorted((CONF / "experiment").glob("*.yaml")
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_runs_two_iterations(name, tmp_path):
-    lines = run_twice(tmp_path, f"experiment={name}", "encoder=auto", *environment(name))
+    config = small_config(tmp_path, f"experiment={name}", "encoder=auto", *environment(name))
+    lines = trained(config)
     assert len(lines) == 2
-    chosen = compose(f"experiment={name}").intrinsic
-    for module in chosen:
+    for module in config.intrinsic:
         assert all(f"reward/{module}/raw" in line for line in lines)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_runs_without_its_modules(name, tmp_path):
-    lines = run_twice(
-        tmp_path, f"experiment={name}", "encoder=auto", "intrinsic=[]", *environment(name)
-    )
+    words = (f"experiment={name}", "encoder=auto", "intrinsic=[]", *environment(name))
+    config = small_config(tmp_path, *words)
+    lines = trained(config)
     assert len(lines) == 2
-    weight = compose(f"experiment={name}").mixer.terms.reward.get("weight", 1.0)  # 0 is absence
+    weight = config.mixer.terms.reward.get("weight", 1.0)  # 0 is absence
     found = {key.split("/")[1] for key in lines[0] if key.startswith("reward/")}
     assert found == ({"reward"} if weight else set())
 

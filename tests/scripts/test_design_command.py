@@ -145,7 +145,7 @@ def test_a_search_that_is_killed_goes_on_to_the_same_results(tmp_path, soak):
 
     whole = finish(tmp_path / "whole")
     folder = tmp_path / "killed"
-    for kill in soak.times(2, 8):
+    for kill in soak.times(1, 8):
         process = start(folder, *words)
         count = 1 + kill
 

@@ -231,7 +231,7 @@ def test_two_processes_share_a_search(empty, tmp_path):
 
 def test_a_killed_search_continues_its_trial(empty, tmp_path):
     text = (
-        SEARCH.replace("cap: 160", "cap: 1600")
+        SEARCH.replace("cap: 160", "cap: 800")
         .replace("[2, 9]", "[3]")
         .replace(
             "trainer.num_steps=8]",

@@ -30,7 +30,7 @@ from firstlight.agents.session.signals import Signals
 )
 def test_a_signal_at_any_moment_saves_and_leaves_nothing_behind(soak, name, status, tmp_path):
     dice, shared, slowest = random.Random(name), shared_memory(), 0.0
-    for i in soak.times(2, 20):
+    for i in soak.times(1, 20):
         run_dir = tmp_path / str(i)
         process = start(run_dir, *WORKERS, ENDLESS)
         wait_for_lines(process, run_dir)
@@ -52,7 +52,7 @@ def test_a_signal_at_any_moment_saves_and_leaves_nothing_behind(soak, name, stat
 
 def test_a_signal_before_the_first_iteration_leaves_nothing_behind(soak, tmp_path):
     dice = random.Random(4)
-    for i in soak.times(2, 20):
+    for i in soak.times(1, 20):
         process = start_cold(tmp_path / str(i), *WORKERS, ENDLESS)
         time.sleep(dice.uniform(0.1, 4.0))  # any moment of imports and construction
         os.killpg(process.pid, signal.SIGTERM)

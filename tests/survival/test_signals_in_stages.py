@@ -201,7 +201,7 @@ def test_a_signal_at_any_moment_of_the_doctor_leaves_nothing_behind(soak, tmp_pa
     out, _ = process.communicate()
     assert process.returncode in (0, 1), out
     whole, dice, slowest, interrupted = time.monotonic() - began, random.Random(2), 0.0, 0
-    for _ in soak.times(3, 20):
+    for _ in soak.times(2, 20):
         process, _ = start_doctor()
         time.sleep(dice.uniform(0, whole))  # it builds, trains, checks seeds, prints
         name = dice.choice(["SIGTERM", "SIGINT"])
@@ -224,15 +224,16 @@ def test_a_signal_at_any_moment_of_the_doctor_leaves_nothing_behind(soak, tmp_pa
 def test_two_commands_never_write_into_one_directory(soak, tmp_path):
     """Both are started with ``resume=auto``, as a requeued job beside one that still runs."""
     dice, refused = random.Random(1), 0
+    rollouts, latest = (12, 2.0) if soak.full else (6, 1.0)
     words = [*CHAIN, *COUNT, "checkpoint.every=64"]
     whole = tmp_path / "whole"
     reached = tmp_path / "reached"
-    start(whole, words, 12 * ROLLOUT, reached).communicate()
+    start(whole, words, rollouts * ROLLOUT, reached).communicate()
     for i in soak.times(1, 20):
         run_dir = tmp_path / str(i)
-        first = start(run_dir, words, 12 * ROLLOUT, reached, DELAY="0.03")
-        time.sleep(dice.uniform(0, 2.0))
-        second = start(run_dir, words, 12 * ROLLOUT, reached, DELAY="0.03")
+        first = start(run_dir, words, rollouts * ROLLOUT, reached, DELAY="0.03")
+        time.sleep(dice.uniform(0, latest))
+        second = start(run_dir, words, rollouts * ROLLOUT, reached, DELAY="0.03")
         ends = {}
         for process, other in ((first, second), (second, first)):
             out, _ = process.communicate()

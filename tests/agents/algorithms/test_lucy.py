@@ -207,7 +207,7 @@ def test_training_reduces_the_losses_of_the_heads():
     vec = GymVec([Mood] * 8)
     learner = make_learner(vec, heads(vec), lr=3e-3, num_epochs=8)
     _, first = learnt(learner, vec, 1, T=32)
-    _, last = learnt(learner, vec, 12, T=32)
+    _, last = learnt(learner, vec, 8, T=32)
     for name in ("reward_prediction/loss", "state_reconstruction/loss"):
         assert last[name] < 0.7 * first[name], name
     assert last["reward_prediction/accuracy"] > 0.6  # chance level is 1/3

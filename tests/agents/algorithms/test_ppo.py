@@ -287,7 +287,7 @@ def test_solves_a_continuous_bandit():
 
     vec = GymVec([Bandit] * 16)
     policy = make_policy(vec)
-    Trainer(vec, PPO(policy, lr=1e-2, minibatch_size=256), num_steps=32).run(20_000)
+    Trainer(vec, PPO(policy, lr=2e-2, minibatch_size=256), num_steps=32).run(10_000)
     first = torch.ones((1, 1), dtype=torch.bool)
     mean = policy({"obs": torch.zeros(1, 1, 1)}, {}, first).dist.mode()
     assert mean.item() == pytest.approx(0.5, abs=0.1)

@@ -54,7 +54,7 @@ class Naive:
 @pytest.mark.parametrize("weights", [PUBLISHED, (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)])
 def test_scores_and_stored_pairs_equal_a_plain_loop(weights, size):
     ranking, naive = RankingBuffer(size, ScoreWeights(*weights)), Naive(size, weights)
-    for number, episode in enumerate(episodes_at_random(120)):
+    for number, episode in enumerate(episodes_at_random(60)):
         ranking.insert(episode)
         naive.insert(number, episode)
         assert ranking.serial.tolist() == [e[0] for e in naive.kept]
@@ -63,7 +63,7 @@ def test_scores_and_stored_pairs_equal_a_plain_loop(weights, size):
         found = [tuple(row) for row in obs["name"][ranking.slots].tolist()]
         assert found == [pair for e in naive.kept for pair in e[3]]
         assert (action[ranking.slots] - 1000).tolist() == [step for _, step in found]
-    assert len(ranking) == min(size, sum(len(e) for e in episodes_at_random(120)))
+    assert len(ranking) == min(size, sum(len(e) for e in episodes_at_random(60)))
     assert bool(ranking.visits.used) == (weights[2] != 0)
 
 

@@ -128,7 +128,8 @@ def test_a_resumed_run_equals_an_uninterrupted_run(autoreset, tmp_path):
     for stops in ([1280], [640, 1280]):
         for part, total in enumerate(stops):
             vec = Chain(4, length=5, autoreset=autoreset)
-            learner = make_learner(vec, auxiliaries=[Rapid(vec.obs_space, size=60)])
+            rapid = Rapid(vec.obs_space, size=60, num_steps=1, batch_size=32)
+            learner = make_learner(vec, auxiliaries=[rapid])
             path, resume = tmp_path / str(len(stops)), part > 0
             trainer = Trainer(vec, learner, run_dir=path, resume=resume, num_steps=16)
             trainer.run(total)
@@ -168,9 +169,7 @@ class Path(gymnasium.Env):
         return self.cells[self.cell], float(there), there, self.steps == 2 * self.length, {}
 
 
-@pytest.mark.parametrize(
-    ("cloning", "seed"), [(False, 0), (True, 0), (True, 1), (True, 2)], ids=str
-)
+@pytest.mark.parametrize(("cloning", "seed"), [(False, 0), (True, 0), (True, 1)], ids=str)
 def test_a_distant_reward_is_found_only_with_cloning(cloning, seed):
     vec = GymVec([Path] * 16)
     rapid = [Rapid(vec.obs_space, size=400, num_steps=2, seed=seed)] if cloning else []

@@ -81,7 +81,7 @@ def own(rule, **options):
     return lambda vec: Own(RULES[rule], **options)
 
 
-def examined(*args, iterations=12, **options):
+def examined(*args, iterations=8, **options):
     return run_diagnostics(make(*args, **options), total_steps=10**6, iterations=iterations)
 
 
@@ -97,7 +97,7 @@ def kinds(seen):
 def test_counts_and_distillation_on_a_small_task_have_no_findings(seed, autoreset):
     chosen = {"count": count, "rnd": rnd}
     vec = Chain(N, length=5, autoreset=autoreset)
-    seen = examined(chosen, seed=seed, vec=vec, iterations=8)
+    seen = examined(chosen, seed=seed, vec=vec)
     assert seen.findings == []
     assert seen.first is not None
     for name in chosen:
@@ -109,7 +109,7 @@ def test_counts_and_distillation_on_a_small_task_have_no_findings(seed, autorese
 def test_no_count_on_doorkey_has_findings(scope):
     vec = minigrid.make("MiniGrid-DoorKey-5x5-v0", num_envs=8)
     chosen = {"count": lambda vec: HashCount(vec.obs_space, scope=scope), "rnd": rnd}
-    assert examined(chosen, vec=vec, iterations=8).findings == []
+    assert examined(chosen, vec=vec).findings == []
     vec.close()
 
 
@@ -118,14 +118,14 @@ def test_distillation_alone_has_no_findings():
 
 
 def test_a_count_that_has_faded_has_no_findings():
-    assert examined({"count": count}, iterations=80).findings == []
+    assert examined({"count": count}, iterations=40).findings == []
 
 
 @pytest.mark.parametrize("scope", ["episodic", "first_visit"])
 def test_an_episodic_count_of_a_policy_that_stopped_exploring_has_no_findings(scope):
     run = make({"count": lambda vec: HashCount(vec.obs_space, scope=scope)}, vec=Chain(N, length=3))
     run.learner.lr = 3e-3
-    seen = run_diagnostics(run, total_steps=10**6, iterations=60)
+    seen = run_diagnostics(run, total_steps=10**6, iterations=40)
     assert run.session.episodes.metrics()["rollout/return_mean"] > 0.9
     assert seen.findings == []
 

@@ -26,7 +26,7 @@ def examined(combine, *, count=1.0, rnd=1.0, length=3):
     policy = ActorCritic(vec.obs_space, vec.act_space, encoder=encoder, num_streams=streams)
     learner = PPO(policy, minibatch_size=128, num_epochs=2)
     run = Trainer(vec, learner, modules, mixer, num_steps=T)
-    seen = run_diagnostics(run, total_steps=10**6, iterations=8)
+    seen = run_diagnostics(run, total_steps=10**6, iterations=6)
     return {(finding.source, finding.kind) for finding in seen.findings}
 
 

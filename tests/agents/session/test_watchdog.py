@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import fork, wait_for_output, wait_until
+from processes import fork, has_ended, wait_for_output, wait_until
 from small_trainer import make_trainer
 
 from firstlight.agents.session.run_directory.status import Status, read_status, write_status
@@ -361,15 +361,6 @@ def started(tmp_path):
 def reporter_of(process):
     """Wait until a process has printed the id of its reporter, and return it."""
     return int(wait_for_output(process, "reporter ").split("reporter ")[1].split()[0])
-
-
-def has_ended(pid):
-    """Whether a process has ended, and perhaps waits for its parent to notice."""
-    path = Path(f"/proc/{pid}/stat")
-    try:
-        return path.read_text().rpartition(")")[2].split()[0] in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def test_native_code_that_holds_the_gil_is_reported_while_it_lasts(started, tmp_path):

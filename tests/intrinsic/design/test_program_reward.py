@@ -1,19 +1,21 @@
 """`ProgramReward` obeys the rules of reward modules, and survives a program that fails."""
 
 import logging
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from command_line import command
 from gymnasium import spaces
+from processes import fork, wait_until
 
 from firstlight.agents import MLP, PPO, ActorCritic, Trainer
 from firstlight.envs import Chain
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.intrinsic import ProgramReward, RewardMixer, Sum, Term, check_module
 from firstlight.intrinsic.design.lint import ProgramError
+from firstlight.scripts import train
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
 
@@ -145,10 +147,13 @@ def test_an_evaluation_never_runs_a_program_whatever_the_config_of_the_run_says(
     program.write_text(PROGRAM)
     words = ["env=chain", "intrinsic=[program]", f"intrinsic.program.file={program}"]
     words += ["intrinsic.program.trusted=true", "total_steps=64", "eval_episodes=2", "device=cpu"]
-    train = [sys.executable, "-P", "-m", "firstlight.scripts.train", *words, f"run_dir={run}"]
-    subprocess.run([*train, "env.num_envs=2", "trainer.num_steps=8"], check=True)
+    words += ["env.num_envs=2", "trainer.num_steps=8", f"run_dir={run}"]
+    assert command(train.main, *words).status == 0
     assert "trusted: true" in (run / "config.yaml").read_text()
     program.write_text(f"{PROGRAM}\nfor _ in iter(int, 1):  # for ever\n    pass\n")
-    evaluate = [sys.executable, "-P", "-m", "firstlight.scripts.evaluate", f"run={run}"]
-    done = subprocess.run([*evaluate, "episodes=2"], capture_output=True, text=True, timeout=300)
-    assert '"episodes": 2' in done.stdout, done.stderr
+    process = fork("firstlight.scripts.evaluate:main", f"run={run}", "episodes=2")
+    try:
+        wait_until(lambda: process.poll() is not None)
+    finally:
+        process.kill()
+    assert '"episodes": 2' in process.communicate()[0]

@@ -21,7 +21,7 @@ NETWORK = (
     *("intrinsic.oni.width=8", "intrinsic.oni.length=54", "intrinsic.oni.hidden=16"),
     *("intrinsic.oni.gradient_steps=8", "intrinsic.oni.min_labels=1"),
 )
-STEPS = 8 * 32 * 8
+STEPS = 8 * 32 * 4
 
 
 def composed(*overrides):

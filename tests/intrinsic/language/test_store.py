@@ -5,42 +5,20 @@ import os
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
+from pathlib import Path
 
+import label_writers
 import pytest
+from processes import fork
 
 from firstlight.intrinsic.language.store import Label, LabelStore
 
-ASK = """
-import sys
-from firstlight.intrinsic.language.store import Label, LabelStore
-store = LabelStore(sys.argv[1])
-items = [(f"text {i}",) for i in range(300)]
-sys.stdin.readline()
-asked = 0
-for start in range(0, 300, 10):
-    for item in store.claim(items[start : start + 10], "judge", "p"):
-        store.put([Label(item, 1.0, "judge", "p")])
-        asked += 1
-print(asked)
-"""
-WRITE = """
-import sys
-from firstlight.intrinsic.language.store import Label, LabelStore
-store = LabelStore(sys.argv[1])
-store.claim([("never answered",)], "judge", "p", seconds=float(sys.argv[2]))
-for i in range(1_000_000):
-    store.put([Label((f"text {i}",), 1.0, "judge", "p")])
-    print(i, flush=True)
-"""
+HELPERS = Path(label_writers.__file__).parent
 
 
-def start(code, *args):
-    pipe = subprocess.PIPE
-    command = [sys.executable, "-P", "-c", code, *map(str, args)]
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+def start(function, *args):
+    return fork(f"label_writers:{function}", *args, path=[HELPERS])
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -99,10 +77,9 @@ def test_a_claim_is_exclusive_until_released_or_over(tmp_path):
 
 
 def test_two_processes_ask_for_nothing_twice(tmp_path):
-    processes = [start(ASK, tmp_path / "labels") for _ in range(2)]
-    for process in processes:  # both have opened the file, or will in a moment
-        process.stdin.write("go\n")
-        process.stdin.flush()
+    begin = tmp_path / "begin"
+    processes = [start("ask", tmp_path / "labels", begin) for _ in range(2)]
+    begin.touch()  # both have opened the file, or will in a moment
     asked = [int(process.communicate()[0]) for process in processes]
     assert sum(asked) == 300
     store = LabelStore(tmp_path / "labels")
@@ -111,7 +88,7 @@ def test_two_processes_ask_for_nothing_twice(tmp_path):
 
 def test_what_was_written_survives_sigkill_and_claims_of_the_dead_end(tmp_path):
     path = tmp_path / "labels"
-    process = start(WRITE, path, 600.0)
+    process = start("write", path, 600.0)
     written = -1
     while written < 50:
         written = int(process.stdout.readline())

@@ -67,7 +67,7 @@ def test_equality_pushes_a_source_down_to_its_threshold_by_a_negative_multiplier
     ends = {}
     for equality in (False, True):
         mixer = RewardMixer({"b": Term()}, Lagrangian(thresholds={"b": 0.3}, equality=equality))
-        late = bandit(mixer, pays)[-200:]
+        late = bandit(mixer, pays, iterations=400)[-150:]
         ends[equality] = sum(late) / len(late), mixer.combine.multipliers().item()
     assert ends[False][0] > 0.7
     assert ends[True][0] == pytest.approx(0.3, abs=0.05)
@@ -149,7 +149,7 @@ def test_unknown_sources_and_settings_are_rejected():
         Lagrangian(thresholds={}, per="rollout")
 
 
-def late_means(scale, threshold, *, normalize, iterations=700, entropy=0.1, N=512):
+def late_means(scale, threshold, *, normalize, iterations=500, entropy=0.1, N=512):
     """Train a softmax policy over two arms: the task rewards one, the source the other by `scale`.
 
     Returns the mean probability of the second arm and the mean multiplier, late in training.

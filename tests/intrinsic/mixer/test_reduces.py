@@ -1,5 +1,6 @@
 """Ensemble reductions: their formulas, their limits, and when they help."""
 
+import functools
 import itertools
 import math
 
@@ -173,6 +174,7 @@ ROBUST = {
 }
 
 
+@functools.cache
 def reward_models(seed, flips, rare=2):
     """[A, M] estimates by five models, each from labels of its own of which `flips` are wrong.
 

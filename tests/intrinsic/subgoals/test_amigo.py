@@ -195,4 +195,4 @@ def test_a_second_teacher_of_goals_is_refused():
     with pytest.raises(ValueError, match="already"):
         module.wrap(module.wrap(world()))
     with pytest.raises(ValueError, match="whole levels"):
-        GoalFields(GridWorld("MiniGrid-Unlock-v0", num_envs=1), module.teacher.propose)
+        GoalFields(GridWorld("MiniGrid-DoorKey-5x5-v0", num_envs=1), module.teacher.propose)
