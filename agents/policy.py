@@ -221,7 +221,7 @@ class ActorCritic(Policy):
     ):
         super().__init__()
         self.obs_space, self.act_space, self.num_streams = obs_space, act_space, num_streams
-        self.bfloat16 = bfloat16
+        self.encoder_bfloat16 = bfloat16
         self.encoder, self.critic_encoder = encoder, critic_encoder
         if isinstance(encoder, TwinEncoder) and critic_encoder is not None:
             raise ValueError(
@@ -372,7 +372,7 @@ class ActorCritic(Policy):
 
     def _encode(self, encoder: nn.Module, obs: Obs) -> Tensor:
         """Apply an encoder to fields [B, ...]; with `bfloat16` under autocast."""
-        if not self.bfloat16:
+        if not self.encoder_bfloat16:
             return encoder(obs)
         device = self.value_head.weight.device.type
         with torch.autocast(device, torch.bfloat16):

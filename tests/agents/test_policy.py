@@ -176,7 +176,7 @@ def test_bfloat16_changes_encoders_by_its_rounding_and_keeps_float32_around_them
     policy = make_policy(kind)
     obs, is_first = inputs()
     exact = policy.features(obs, {}, is_first)
-    policy.bfloat16 = True
+    policy.encoder_bfloat16 = True
     rounded = policy.features(obs, {}, is_first)
     for a, b in ((exact.policy, rounded.policy), (exact.value, rounded.value)):
         assert b.dtype == torch.float32
