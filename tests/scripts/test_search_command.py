@@ -167,18 +167,17 @@ def test_ppo_begins_where_a_search_was_rewarded_and_is_evaluated_at_true_starts(
     assert (refused.status, "is no run of a search" in refused.err) == (2, True)
 
 
-def test_a_search_by_ray_is_the_one_of_this_process(soak, tmp_path):
-    """The command in full, also with episodes that are random; only in a soak, for its time."""
+def test_a_search_by_ray_is_the_one_of_this_process(tmp_path):
+    """The command in full, also with episodes that are random."""
     pytest.importorskip("ray")
     tasks = {
         "maze": [*TASK, "learner=serene", *goals(LEARNERS["serene"])],
         "grid": ["env=minigrid/doorkey_5x5", "env.num_envs=4", "learner=ns", *GROUP, *TASK[4:]],
     }
-    for _ in soak.times(0, 1):
-        for task, words in tasks.items():
-            for way in ("local", "ray"):
-                run = tmp_path / task / way
-                made = [*words, "total_steps=3000", f"search.evaluator={way}", f"run_dir={run}"]
-                done = command(train.main, *made)
-                assert done.status == 0, done.err
-            assert logged(tmp_path / task / "ray") == logged(tmp_path / task / "local")
+    for task, words in tasks.items():
+        for way in ("local", "ray"):
+            run = tmp_path / task / way
+            made = [*words, "total_steps=3000", f"search.evaluator={way}", f"run_dir={run}"]
+            done = command(train.main, *made)
+            assert done.status == 0, done.err
+        assert logged(tmp_path / task / "ray") == logged(tmp_path / task / "local")

@@ -60,7 +60,7 @@ class RayEvaluator(Evaluator):
         restarts: workers that were started again.
 
     Raises:
-        ValueError: for a number of workers below 1.
+        ValueError: for a number of workers below 1, or a cluster that has fewer CPUs.
         ImportError: if Ray is not installed.
         ConnectionError: if there is no cluster at the address.
     """
@@ -162,6 +162,13 @@ class RayEvaluator(Evaluator):
         quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         if address is not None:
             self._ray.init(address=address, **quiet)
+            cpus = int(self._ray.cluster_resources().get("CPU", 0))
+            if cpus < num_workers:
+                self._ray.shutdown()
+                raise ValueError(  # Ray itself would wait for more machines, in silence
+                    f"num_workers is {num_workers}, and the cluster at {address} has {cpus} CPUs: "
+                    "each worker takes one, so start fewer workers or more machines"
+                )
             return
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)

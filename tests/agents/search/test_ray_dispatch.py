@@ -42,7 +42,7 @@ class FakeRay:
     """As much of Ray as `RayEvaluator` uses; calls end in reverse order."""
 
     def __init__(self, deaths=()):
-        self.deaths, self.calls, self.made = set(deaths), 0, 0
+        self.deaths, self.calls, self.made, self.cpus = set(deaths), 0, 0, 8
         self.exceptions = types.SimpleNamespace(RayActorError=ActorDiedError)
         self.started = None
 
@@ -51,6 +51,9 @@ class FakeRay:
 
     def is_initialized(self):
         return self.started is not None
+
+    def cluster_resources(self):
+        return {"memory": 1e9, "CPU": float(self.cpus)}
 
     def shutdown(self):
         self.started = None
@@ -144,6 +147,15 @@ def test_ray_is_reachable_from_this_machine_alone_unless_an_address_is_given(mon
     RayEvaluator(Counted(), Counted, address="10.0.0.1:6379")
     assert ray.started["address"] == "10.0.0.1:6379"
     assert "num_cpus" not in ray.started
+
+
+def test_a_cluster_with_too_few_cpus_is_refused_before_anything_is_evaluated(monkeypatch):
+    ray, _ = make(monkeypatch)
+    ray.cpus = 3
+    RayEvaluator(Counted(), Counted, num_workers=3, address="auto").close()
+    with pytest.raises(ValueError, match="num_workers is 4, and the cluster at auto has 3 CPUs"):
+        RayEvaluator(Counted(), Counted, num_workers=4, address="auto")
+    assert ray.started is None
 
 
 def test_bounds_and_pictures_are_those_of_the_local_evaluator(monkeypatch):
