@@ -36,8 +36,8 @@ def test_an_agent_does_what_its_card_says(agent, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_there_are_agents_and_the_list_names_each():
-    assert len(AGENTS) >= 5
+def test_the_list_names_each_agent():
+    assert len(AGENTS) >= 4
     text = (ROOT / "pretrained/README.md").read_text()
     assert sorted(re.findall(r"\]\((\w+)/README\.md\)", text)) == [path.name for path in AGENTS]
 

@@ -58,7 +58,13 @@ class TrackioTracker(Tracker):
 
         name = identity(run_dir, "trackio", lambda: self.name or run_dir.name)
         self._run = trackio.init(
-            project=self.project, name=name, config=self.options, resume="allow", embed=False
+            project=self.project,
+            name=name,
+            config=self.options,
+            resume="allow",
+            embed=False,
+            auto_log_cpu=False,  # the files have no such metrics
+            auto_log_gpu=False,
         )
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
