@@ -49,8 +49,8 @@ class TrackioTracker(Tracker):
             os.environ["TRACKIO_DIR"] = TrackioTracker._first = own  # read when it is imported
         elif os.environ["TRACKIO_DIR"] == TrackioTracker._first != own:
             log.warning(
-                "Trackio has one folder in a process: %s is stored in %s, that of the first run; set "
-                "the environment variable TRACKIO_DIR to choose a folder for all of them",
+                "Trackio has one folder in a process: %s is stored in %s, that of the first run; "
+                "the environment variable TRACKIO_DIR names a folder for all of them",
                 run_dir.name,
                 TrackioTracker._first,
             )
