@@ -1,5 +1,6 @@
 """Searches from the command line: every learner runs, resumes bit for bit, and is evaluated."""
 
+import importlib.util
 import json
 import random
 import signal
@@ -169,7 +170,8 @@ def test_ppo_begins_where_a_search_was_rewarded_and_is_evaluated_at_true_starts(
 
 def test_a_search_by_ray_is_the_one_of_this_process(tmp_path):
     """The command in full, also with episodes that are random."""
-    pytest.importorskip("ray")
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
     tasks = {
         "maze": [*TASK, "learner=serene", *goals(LEARNERS["serene"])],
         "grid": ["env=minigrid/doorkey_5x5", "env.num_envs=4", "learner=ns", *GROUP, *TASK[4:]],
