@@ -18,8 +18,8 @@ _PARTS = 4  # of a batch for each worker, so that none waits long for the last o
 _STORE_BYTES = 100 * 2**20  # of Ray's memory for what processes exchange
 _POLL_SECONDS = 0.5  # signals are handled in between
 _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Environment variable; with 0 Ray uses the loopback interface, on Linux too. (As an address given to
-`ray.init`, it replaces 127.0.0.1 by one that other machines can reach.)"""
+"""Environment variable; with 0 Ray uses the loopback interface, on Linux too. (As an address of
+`ray.init`, 127.0.0.1 is replaced by one that other machines can reach.)"""
 
 log = logging.getLogger(__name__)
 
