@@ -10,6 +10,9 @@ RUN version="$(sed -n 's/^torch==//p' constraints.txt)" \
     && pip install --no-cache-dir "torch==$version" --index-url "https://download.pytorch.org/whl/$TORCH"
 COPY . .
 RUN pip install --no-cache-dir -c constraints.txt ".[search,tune,export,video]"
+# ends the build if the command does not work, and keeps what numba compiles
+RUN OMP_NUM_THREADS=1 firstlight-train env=minigrid/doorkey_8x8 'intrinsic=[count]' total_steps=20_000 run_dir=/tmp/first \
+    && rm -r /tmp/first
 
 WORKDIR /work
 ENV OMP_NUM_THREADS=1

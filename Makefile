@@ -48,9 +48,9 @@ test: lint $(TESTED)  ## run lint, types, the tests and the examples in docstrin
 pytest: $(TESTED)  ## run the tests and the examples in docstrings (WORKERS=2)
 	$(PYTEST) -n $(WORKERS) --dist worksteal --doctest-modules tests src/firstlight
 
-test-extras: $(TESTED)  ## test the trackers with their own packages, which are large
-	$(PIP) -e ".[trackers]"
-	$(PYTEST) tests/agents/session/test_tracker_packages.py
+test-extras: $(TESTED)  ## test the trackers and Ray with their own packages, which are large
+	$(PIP) -e ".[trackers,ray]"
+	$(PYTEST) tests/agents/session/test_tracker_packages.py tests/agents/search/test_ray_evaluator.py tests/scripts/test_search_command.py::test_a_search_by_ray_is_the_one_of_this_process
 
 docs: $(TESTED)  ## build the site of the documents into build/site, check its links, run the examples in docstrings
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -9,7 +9,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from firstlight.scripts.errors import BadInputError
 from firstlight.scripts.hydra_command import command
-from firstlight.scripts.saved_run import ProgramRights, load_persistent_state, read_config
+from firstlight.scripts.saved_run import (
+    ProgramRights,
+    copy_for_evaluation,
+    load_persistent_state,
+    read_config,
+)
 
 
 def check_options(cfg: DictConfig) -> None:
@@ -25,6 +30,10 @@ def check_options(cfg: DictConfig) -> None:
         raise BadInputError(f"programs={cfg.programs}: expected one of {', '.join(rights)}")
     if cfg.video not in (False, True, "gif", "mp4"):
         raise BadInputError(f"video={cfg.video}: expected true, false, gif or mp4")
+    if not isinstance(cfg.copy_to, str | None):
+        raise BadInputError(f"copy_to={cfg.copy_to}: expected a folder")
+    if cfg.copy_to is not None and Path(cfg.copy_to).exists():
+        raise BadInputError(f"copy_to={cfg.copy_to} exists already: give another folder")
     if cfg.rewards and not cfg.video:
         raise BadInputError("rewards=true draws rewards beneath a video: give video=true as well")
 
@@ -72,6 +81,9 @@ def main(cfg: DictConfig) -> None:
         max_steps=cfg.max_steps,
     )
     vec.close()
+    if cfg.copy_to is not None:
+        copy_for_evaluation(run, cfg.which, Path(cfg.copy_to))
+        print(f"wrote {cfg.copy_to}")
     print(
         to_json(
             {

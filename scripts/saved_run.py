@@ -1,7 +1,8 @@
-"""Read a run directory: its config, and the state of its reward modules, mixer and environments."""
+"""Read a run directory: its config and the state in its checkpoints; copy what evaluations need."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -92,6 +93,10 @@ def load_rewards(
         BadInputError: if there is no checkpoint, or it does not fit.
     """
     path, state = _load_checkpoint(run, which)
+    if "modules" not in state:
+        raise BadInputError(
+            f"{path} holds no reward modules, as it was copied by copy_to=...: give the run itself"
+        )
     try:
         for name, module in modules.items():
             module.load_state_dict(state["modules"][name])
@@ -120,6 +125,35 @@ def load_persistent_state(run: Path, which: str, vec: VecEnv) -> None:
             vec.load_persistent_state(kept)
     except (KeyError, RuntimeError) as error:
         raise BadInputError(f"{path} does not fit the run's environments: {error}") from error
+
+
+def copy_for_evaluation(run: Path, which: str, target: Path) -> None:
+    """Copy a run's config, its policy, and what outlives the episodes of its environments.
+
+    Optimisers, reward modules and metrics are left out: the copy can be evaluated, loaded and
+    trained further in a new run (``init_from``), but not resumed.
+
+    Args:
+        run: the run directory.
+        which: "best" or "newest" checkpoint.
+        target: the new run directory, which does not exist yet.
+
+    Raises:
+        BadInputError: if `target` cannot be written, or there is no checkpoint.
+    """
+    from firstlight.agents.session.run_directory import checkpoint
+
+    path, state = _load_checkpoint(run, which)
+    kept = {
+        "policy_spec": state["policy_spec"],
+        "learner": {"policy": state["learner"]["policy"]},
+        "runner": {"kept": state["runner"].get("kept")},
+    }
+    try:
+        checkpoint.save_best(target / "checkpoints", kept, checkpoint.step_of(path))
+        shutil.copyfile(run / "config.yaml", target / "config.yaml")
+    except OSError as error:
+        raise BadInputError(f"copy_to={target}: {error.strerror}") from error
 
 
 def _load_checkpoint(run: Path, which: str) -> tuple[Path, dict[str, Any]]:

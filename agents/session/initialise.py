@@ -46,7 +46,7 @@ def initialise(
     path = checkpoint.find(Path(run_or_checkpoint))
     state = checkpoint.load(path)
     try:
-        given = {POLICY: state["learner"]["policy"], **state["modules"]}
+        given = {POLICY: state["learner"]["policy"], **state.get("modules", {})}
     except (KeyError, TypeError):
         raise CheckpointError(f"{path} holds no policy") from None
     own: dict[str, nn.Module] = {POLICY: policy, **modules}

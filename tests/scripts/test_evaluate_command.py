@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from pathlib import Path
 
 from command_line import command, contents, metrics
 from PIL import Image
 
+from firstlight.agents.session.run_directory import checkpoint
 from firstlight.scripts import evaluate, train
 
 KEYS = ["return_mean", "return_std", "success_rate", "episodes", "length_mean"]
@@ -65,6 +67,26 @@ def test_a_video_is_written_and_can_be_read(run):
         assert image.n_frames > 1
         image.seek(image.n_frames - 1)
         image.load()
+
+
+def test_a_copy_for_evaluation_is_the_policy_and_the_config_alone(run, empty, small):
+    shown = evaluated("episodes=5", "copy_to=copies/small")
+    done = command(evaluate.main, "run=copies/small", "episodes=5")
+    assert done.result() == shown
+    assert contents(Path("copies/small")).keys() == {
+        "config.yaml",
+        *(f"checkpoints/best/{n}" for n in ("manifest.json", "state.json", "tensors.safetensors")),
+    }
+    state = checkpoint.load("copies/small/checkpoints/best")
+    assert state["learner"].keys() == {"policy"}
+    assert not state.keys() & {"modules", "mixer", "episodes", "rng"}
+    again = command(evaluate.main, "run=run", "episodes=2", "copy_to=copies/small")
+    assert (again.status, "copies/small exists already" in again.err) == (2, True)
+    rewards = command(evaluate.main, "run=copies/small", "video=true", "rewards=true")
+    assert (rewards.status, "holds no reward modules" in rewards.err) == (2, True)
+    words = ("intrinsic=[count]", "policy=separate", "init_from=copies/small", "run_dir=further")
+    further = command(train.main, *small, *words)
+    assert further.status == 0, further.err
 
 
 def test_returns_are_the_environments_reward_without_bonuses(empty, small):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import tempfile
 from collections import deque
@@ -16,6 +17,11 @@ from firstlight.agents.search.evaluators.base import Evaluations, Evaluator, con
 _PARTS = 4  # of a batch for each worker, so that none waits long for the last one
 _STORE_BYTES = 100 * 2**20  # of Ray's memory for what processes exchange
 _POLL_SECONDS = 0.5  # signals are handled in between
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Environment variable; with 0 Ray uses the loopback interface, on Linux too. (As an address of
+`ray.init`, 127.0.0.1 is replaced by one that other machines can reach.)"""
+
+log = logging.getLogger(__name__)
 
 
 class GenomeWorker:
@@ -45,8 +51,9 @@ class RayEvaluator(Evaluator):
     worker's process dies it is started again and its part evaluated a second time; its results are
     counted once, as no others arrived. What the search keeps stays in this process.
 
-    Without an address Ray is started here, reachable on the loopback interface only, without a
-    dashboard and usage reports, with its files in a temporary folder; `close` ends it.
+    Without an address Ray is started here, on the loopback interface only (if nothing has imported
+    it before), without a dashboard and usage reports, with its files in a temporary folder; `close`
+    ends it.
 
     Args:
         local: evaluator of the same kind, which splits, and gives spaces, bounds and pictures. It
@@ -60,7 +67,7 @@ class RayEvaluator(Evaluator):
         restarts: workers that were started again.
 
     Raises:
-        ValueError: for a number of workers below 1.
+        ValueError: for a number of workers below 1, or a cluster that has fewer CPUs.
         ImportError: if Ray is not installed.
         ConnectionError: if there is no cluster at the address.
     """
@@ -79,6 +86,9 @@ class RayEvaluator(Evaluator):
         self.low, self.high, self.num_areas = local.low, local.high, local.num_areas
         self.draws, self.restarts = local.draws, 0
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if address is None:  # both are read when Ray is imported
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            os.environ.setdefault(_CLUSTERS, "0")
         self._ray = _import_ray()
         self._start(num_workers, address)
         actor = self._ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(GenomeWorker)
@@ -162,18 +172,29 @@ class RayEvaluator(Evaluator):
         quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         if address is not None:
             self._ray.init(address=address, **quiet)
+            cpus = int(self._ray.cluster_resources().get("CPU", 0))
+            if cpus < num_workers:
+                self._ray.shutdown()
+                raise ValueError(  # Ray itself would wait for more machines, in silence
+                    f"num_workers is {num_workers}, and the cluster at {address} has {cpus} CPUs: "
+                    "each worker takes one, so start fewer workers or more machines"
+                )
             return
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
         self._ray.init(
             address="local",
             num_cpus=num_workers,
             include_dashboard=False,
             object_store_memory=_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
             _temp_dir=self._folder.name,
             **quiet,
         )
+        if (own := self._ray.nodes()[0]["NodeManagerAddress"]) != "127.0.0.1":
+            log.warning(
+                "Ray listens at %s, where other machines reach it: set %s=0 before it is imported",
+                own,
+                _CLUSTERS,
+            )
 
 
 def _import_ray() -> Any:

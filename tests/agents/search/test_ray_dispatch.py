@@ -1,5 +1,6 @@
 """`RayEvaluator` hands each part to a worker until it has its result, with a stand-in for Ray."""
 
+import os
 import sys
 import types
 
@@ -42,15 +43,21 @@ class FakeRay:
     """As much of Ray as `RayEvaluator` uses; calls end in reverse order."""
 
     def __init__(self, deaths=()):
-        self.deaths, self.calls, self.made = set(deaths), 0, 0
+        self.deaths, self.calls, self.made, self.cpus = set(deaths), 0, 0, 8
         self.exceptions = types.SimpleNamespace(RayActorError=ActorDiedError)
-        self.started = None
+        self.started, self.node = None, "127.0.0.1"
 
     def init(self, **options):
         self.started = options
 
     def is_initialized(self):
         return self.started is not None
+
+    def nodes(self):
+        return [{"NodeManagerAddress": self.node}]
+
+    def cluster_resources(self):
+        return {"memory": 1e9, "CPU": float(self.cpus)}
 
     def shutdown(self):
         self.started = None
@@ -134,16 +141,33 @@ def test_a_part_that_ends_two_workers_ends_the_search(monkeypatch):
         evaluator.evaluate(np.zeros((6, evaluator.policy.genome_size)))
 
 
-def test_ray_is_reachable_from_this_machine_alone_unless_an_address_is_given(monkeypatch):
+def test_ray_is_reachable_from_this_machine_alone_unless_an_address_is_given(monkeypatch, caplog):
+    monkeypatch.delenv(ray_evaluator._CLUSTERS, raising=False)
+    cluster = FakeRay()
+    monkeypatch.setattr(ray_evaluator, "_import_ray", lambda: cluster)
+    RayEvaluator(Counted(), Counted, address="10.0.0.1:6379")
+    assert cluster.started["address"] == "10.0.0.1:6379"
+    assert "num_cpus" not in cluster.started
+    assert ray_evaluator._CLUSTERS not in os.environ
     ray, evaluator = make(monkeypatch)
-    assert ray.started["_node_ip_address"] == "127.0.0.1"
+    assert os.environ[ray_evaluator._CLUSTERS] == "0"
     assert not ray.started["include_dashboard"]
     evaluator.close()
     evaluator.close()
     assert ray.started is None
-    RayEvaluator(Counted(), Counted, address="10.0.0.1:6379")
-    assert ray.started["address"] == "10.0.0.1:6379"
-    assert "num_cpus" not in ray.started
+    assert caplog.text == ""
+    ray.node = "192.0.2.2"
+    RayEvaluator(Counted(), Counted).close()
+    assert "Ray listens at 192.0.2.2" in caplog.text
+
+
+def test_a_cluster_with_too_few_cpus_is_refused_before_anything_is_evaluated(monkeypatch):
+    ray, _ = make(monkeypatch)
+    ray.cpus = 3
+    RayEvaluator(Counted(), Counted, num_workers=3, address="auto").close()
+    with pytest.raises(ValueError, match="num_workers is 4, and the cluster at auto has 3 CPUs"):
+        RayEvaluator(Counted(), Counted, num_workers=4, address="auto")
+    assert ray.started is None
 
 
 def test_bounds_and_pictures_are_those_of_the_local_evaluator(monkeypatch):

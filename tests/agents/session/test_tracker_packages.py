@@ -1,10 +1,12 @@
 """The real packages, offline: a run, then the same run resumed, read back by their own means."""
 
+import json
 import os
 import sqlite3
 from pathlib import Path
 
 import pytest
+from command_line import python
 from small_trainer import N, T, make_trainer
 
 from firstlight.agents.session.trackers import MlflowTracker, TrackioTracker, WandbTracker
@@ -53,4 +55,25 @@ def test_trackio(tmp_path, caplog, monkeypatch):
     with sqlite3.connect(database) as connection:
         found = list(connection.execute("select step, metrics from metrics order by step"))
     assert len(found) == 4
-    assert all("perf/steps_per_second" in metrics for _, metrics in found)
+    assert all("perf/steps_per_second" in json.loads(metrics) for _, metrics in found)
+
+
+@pytest.mark.parametrize("chosen", [False, True], ids=["no_folder", "TRACKIO_DIR"])
+def test_trackio_says_where_two_runs_of_one_process_are_stored(chosen, tmp_path, monkeypatch):
+    pytest.importorskip("trackio")
+    monkeypatch.delenv("TRACKIO_DIR", raising=False)
+    words = ["env=chain", "env.num_envs=2", "trainer.num_steps=8", "total_steps=32", "device=cpu"]
+    words += ["intrinsic=[count]", "tracker=trackio", "eval_episodes=2", "seed=0,1"]
+    folder = {"TRACKIO_DIR": str(tmp_path / "store")} if chosen else {}
+    done = python("-m", "firstlight.scripts.train", "-m", *words, cwd=tmp_path, **folder)
+    assert done.status == 0, done.err
+    assert "switched off" not in done.err
+    (database,) = tmp_path.rglob("firstlight*.db")
+    first, second = sorted(path for path in (tmp_path / "runs").iterdir() if path.is_dir())
+    assert database.parent == (tmp_path / "store" if chosen else first / "trackio")
+    with sqlite3.connect(database) as connection:
+        names = {name for (name,) in connection.execute("select distinct run_name from metrics")}
+    assert names == {first.name, second.name}
+    shown = f"{second.name} is stored in {first / 'trackio'}, that of the first run"
+    warned = shown in done.out + done.err  # Hydra's logging prints
+    assert warned == (not chosen)
