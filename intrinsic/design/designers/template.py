@@ -22,7 +22,8 @@ from firstlight.intrinsic.design.designers.vocabulary import vocabulary
 
 WEIGHTS = (0.03, 0.1, 0.3, 1.0)
 TIMES = (1, 3, 10)
-_START = (2, 8)  # components of a random program, at least and at most
+_START = (1, 5)  # components of a random program, at least and at most
+_EACH = 0.5  # probability that an event is paid for each colour
 _GATED = 0.3  # probability that a component of a random program waits for an event
 _TRIES = 100  # to draw a program that is new
 
@@ -187,12 +188,13 @@ def cross(
 def _varied(
     generator: np.random.Generator, component: ProgramComponent, before: Sequence[ProgramComponent]
 ) -> ProgramComponent:
-    """Draw weight, number of payments and condition of a component anew."""
+    """Draw weight, number of payments, for each colour or not, and condition of a component."""
     events = [other.name for other in before if other.is_event]
     gated = bool(events) and generator.random() < _GATED
     return replace(
         component,
         weight=float(generator.choice(WEIGHTS)),
         times=int(generator.choice(TIMES)) if component.is_event else 1,
+        each=bool(component.colour) and generator.random() < _EACH,
         after=events[int(generator.integers(len(events)))] if gated else "",
     )
