@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from firstlight.intrinsic.design.design_search import DesignSearch, ProgramCheck, TrainedProgram
-from firstlight.intrinsic.design.designers.base import Designer, SearchState
+from firstlight.intrinsic.design.designers.base import Designer, ProgramResult, SearchState
 from firstlight.intrinsic.design.designers.text_models import (
     AnswerJudge,
     ChatModel,
@@ -30,10 +30,11 @@ from firstlight.intrinsic.language.limits import Limits
 from firstlight.intrinsic.language.local_server import NAME
 from firstlight.scripts.build import instantiate, locate
 from firstlight.scripts.errors import CONF, BadInputError, print_line, suggestion
-from firstlight.scripts.programs.failed_episodes import describe_failed_episodes
 from firstlight.scripts.programs.final_check import FinalCheck
 from firstlight.scripts.programs.finalists import choose_finalists
+from firstlight.scripts.programs.preference_page import PreferencePage
 from firstlight.scripts.programs.program_cells import SEARCH, ProgramCells
+from firstlight.scripts.programs.saved_agents import describe_failed_episodes, record_agent
 from firstlight.scripts.programs.task_recording import record_task
 from firstlight.scripts.report.design_report import write_report
 
@@ -170,10 +171,22 @@ def _make_designer(
     target = locate(str(node["_target_"]))
     takes_model = callable(target) and "model" in inspect.signature(target).parameters
     model = {"model": _make_model(options, folder)} if takes_model else {}
-    made = instantiate(node, seed=options["seed"], **model)
+    person = PreferencePage(options["task"], lambda result: _video(folder, result))
+    made = instantiate(node, seed=options["seed"], person=person, **model)
     if not isinstance(made, Designer):
         raise BadInputError(f"designer={name} is a {type(made).__name__}, expected a Designer")
     return made
+
+
+def _video(folder: Path, result: ProgramResult) -> Path:
+    """Record the agent that was trained with a program, unless it has been recorded."""
+    path = folder / "videos" / f"{result.proposal.hash}.gif"
+    if not path.is_file():
+        run_dirs = sorted(folder.glob(f"{SEARCH}-{result.proposal.hash}-s*/config.yaml"))
+        if not run_dirs:
+            raise ValueError("its training is not in the folder of the search")
+        record_agent(run_dirs[0].parent, path)
+    return path
 
 
 _VALUE = re.compile(r"\[.*\]|\{.*\}|'.*'|\".*\"|null|true|false|[-+]?\.?\d[\w.+-]*", re.DOTALL)

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from firstlight.scripts import evaluate, train
 from firstlight.scripts.errors import BadInputError
-from firstlight.scripts.programs.failed_episodes import describe_failed_episodes
+from firstlight.scripts.programs.saved_agents import describe_failed_episodes
 from firstlight.scripts.saved_run import read_config
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")

@@ -35,6 +35,7 @@ class ProgramComponent:
         entries: of the program's memory that its code has.
         colour: expression of the colour [N] of an event's object; "" where it has none.
         each: whether an event is paid `times` times for each colour.
+        is_discovery: whether it pays what the episode has not had yet, such as a new cell.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ProgramComponent:
     entries: int = 1
     colour: str = ""
     each: bool = False
+    is_discovery: bool = False
 
     def code(self) -> list[str]:
         """Return its part of the function's body, which fills ``rewards[name]``."""

@@ -122,8 +122,10 @@ def grid_components(task: DesignTask, field: str) -> Iterator[ProgramComponent]:
             states = f"now &= ({before}{front_state} {old}) & ({after}{front_state} {new})"
             yield ProgramComponent(name, (both, states), colour=after + front_colour)
     if is_view and isinstance(task.act_space, spaces.Discrete):
-        yield ProgramComponent("visits_cells", _visits(before), is_event=False, entries=3)
-    yield ProgramComponent("finds_objects", _finds(after, kinds), is_event=False)
+        yield ProgramComponent(
+            "visits_cells", _visits(before), is_event=False, entries=3, is_discovery=True
+        )
+    yield ProgramComponent("finds_objects", _finds(after, kinds), is_event=False, is_discovery=True)
 
 
 def _place(component: ProgramComponent) -> int:
@@ -205,6 +207,7 @@ def vector_components(task: DesignTask, field: str) -> Iterator[ProgramComponent
                 _record(f"farthest_{word}_{label}", f"{sign / width!r} * {{}}", new, old),
                 is_event=False,
                 entries=2,
+                is_discovery=True,
             )
             for quantile in _QUANTILES:
                 bound = float(np.quantile(sign * values, quantile))
