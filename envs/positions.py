@@ -26,7 +26,8 @@ def position_channel(info_space: spaces.Dict, name: str | None = None) -> str:
         )
         has = f"it has {', '.join(map(repr, known))}" if known else "it is empty"
         raise ValueError(
-            f"a map needs positions, but the info of the environment has {missing}: {has}"
+            f"a map needs positions, but the info of the environment has {missing}: {has}; of a "
+            "Gymnasium environment's info those fields are read that `GymVec(info_space=…)` names"
         )
     shape = known[chosen].shape
     if shape not in ((), (2,)):

@@ -11,10 +11,16 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+from firstlight.scripts.report import bonus_figures
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = ("choosing.md", "coming_from.md", "trackers.md")
 CONF = ROOT / "conf"
+FAMILIES = [path.relative_to(DOCS).as_posix() for path in sorted((DOCS / "bonuses").glob("*.md"))]
+FAMILIES += ["llm_feedback.md", "subgoals.md", "reward_programs.md", "submodular.md", "map.md"]
+PARTS = ("**Idea.**", "**Formula.**", "**Helps** ", "**Hurts** ", "**Figures.**")
+PARTS += ("**First command.**", "## Switches")
 
 
 @functools.cache
@@ -79,6 +85,27 @@ def test_choices_name_configs_that_exist():
     assert len(codes) > 15
     for code in codes:
         assert missing([w for w in code.split() if w != "env._target_=yourpackage.make_env"]) == []
+
+
+@pytest.mark.parametrize("page", FAMILIES)
+def test_a_page_of_rewards_has_its_parts_in_order_and_its_first_command_composes(page):
+    text = (DOCS / page).read_text()
+    places = [text.find(f"\n{part}") for part in PARTS]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert composed(*commands(page, "firstlight-train")[0]).intrinsic
+
+
+def test_every_bonus_has_a_command_on_a_page_of_rewards():
+    text = "\n".join((DOCS / page).read_text() for page in [*FAMILIES, "search.md"])
+    bonuses = {path.stem for path in (CONF / "intrinsic").glob("*.yaml")}
+    assert {name for name in bonuses if f"intrinsic=[{name}]" not in text} == set()
+
+
+def test_pages_of_bonuses_have_the_rows_of_the_table():
+    """`python -m firstlight.scripts.report.bonus_figures` copies them."""
+    written = bonus_figures.pages(DOCS)
+    assert [path.name for path, text in written.items() if path.read_text() != text] == []
 
 
 def rows_of_claims():

@@ -170,8 +170,8 @@ class DEIR(GrowingBuffers, IntrinsicModule):
 
     @classmethod
     def default_term(cls) -> Term:
-        """Weight 0.1 in an episodic stream, scaled by `RecentScale`."""
-        return Term(weight=0.1, transform=RecentScale(), gamma=0.99, episodic=True)
+        """Weight 0.03 in an episodic stream, scaled by `RecentScale`."""
+        return Term(weight=0.03, transform=RecentScale(), gamma=0.99, episodic=True)
 
     def embedding(self, obs: Obs) -> Tensor:
         """Embed fields [B, ...] as e [B, E]."""

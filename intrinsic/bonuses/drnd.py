@@ -165,5 +165,5 @@ class DRND(Distillation):
 
     @classmethod
     def default_term(cls) -> Term:
-        """Weight 0.1 in a stream that is not episodic, scaled by `RecentScale`."""
-        return Term(weight=0.1, transform=RecentScale(), gamma=0.99, episodic=False)
+        """Weight 0.01 in a stream that is not episodic, scaled by `RecentScale`."""
+        return Term(weight=0.01, transform=RecentScale(), gamma=0.99, episodic=False)

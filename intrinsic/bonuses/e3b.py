@@ -141,8 +141,8 @@ class E3B(IntrinsicModule):
 
     @classmethod
     def default_term(cls) -> Term:
-        """Weight 0.3 in an episodic stream, scaled by `RecentScale`."""
-        return Term(weight=0.3, transform=RecentScale(), gamma=0.99, episodic=True)
+        """Weight 0.01 in an episodic stream, scaled by `RecentScale`."""
+        return Term(weight=0.01, transform=RecentScale(), gamma=0.99, episodic=True)
 
 
 class ObservedEllipse(ObservedMemory):

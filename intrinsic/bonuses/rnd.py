@@ -136,5 +136,5 @@ class RND(Distillation):
 
     @classmethod
     def default_term(cls) -> Term:
-        """Weight 0.3 in a stream that is not episodic, scaled by `RecentScale`."""
-        return Term(weight=0.3, transform=RecentScale(), gamma=0.99, episodic=False)
+        """Weight 0.03 in a stream that is not episodic, scaled by `RecentScale`."""
+        return Term(weight=0.03, transform=RecentScale(), gamma=0.99, episodic=False)

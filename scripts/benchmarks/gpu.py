@@ -17,6 +17,7 @@ MINIGRID = "env=minigrid/doorkey_8x8"
 SETUPS = {
     "count": [MINIGRID, "intrinsic=[count]", "env.num_envs=1024"],
     "count, 4096 environments": [MINIGRID, "intrinsic=[count]", "env.num_envs=4096"],
+    "count, bfloat16": [MINIGRID, "intrinsic=[count]", "env.num_envs=1024", "policy.bfloat16=true"],
     "count and RND": [MINIGRID, "intrinsic=[count,rnd]", "env.num_envs=1024"],
     "count, APPO": [MINIGRID, "intrinsic=[count]", "env.num_envs=1024", "learner=appo"],
     "NetHack": ["env=nethack/score", "intrinsic=[]", "env.num_envs=128"],

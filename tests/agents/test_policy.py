@@ -169,3 +169,18 @@ def test_an_encoder_may_be_any_module_with_an_out_dim():
         inputs(),
     )
     assert policy(obs, {}, is_first).value.shape == (T, N, K)
+
+
+@pytest.mark.parametrize("kind", ["shared", "separate", "twin"])
+def test_bfloat16_changes_encoders_by_its_rounding_and_keeps_float32_around_them(kind):
+    policy = make_policy(kind)
+    obs, is_first = inputs()
+    exact = policy.features(obs, {}, is_first)
+    policy.bfloat16 = True
+    rounded = policy.features(obs, {}, is_first)
+    for a, b in ((exact.policy, rounded.policy), (exact.value, rounded.value)):
+        assert b.dtype == torch.float32
+        assert not torch.equal(a, b)
+        torch.testing.assert_close(b, a, atol=0.03, rtol=0.02)
+    rounded.policy.sum().backward()
+    assert {p.grad.dtype for p in policy.encoder.parameters()} == {torch.float32}

@@ -2,7 +2,8 @@
 
 Does not import firstlight: ``python sb3_default.py TASK STEPS [SEED]`` trains on one environment
 with the defaults of `stable_baselines3.PPO` and prints the mean return of 50 evaluation episodes.
-Tasks that Gymnasium cannot make without further packages come from EnvPool.
+Tasks that Gymnasium cannot make without further packages come from EnvPool; of MiniGrid's
+observations the policy sees the image, flattened.
 """
 
 import json
@@ -27,19 +28,24 @@ FROM_GYMNASIUM = (
 
 
 class OneFromEnvPool(gymnasium.Env):
-    """One environment of EnvPool."""
+    """One environment of EnvPool; of dict observations the field ``image``."""
 
     def __init__(self, task: str, seed: int):
         self.pool = envpool.make_gymnasium(task, num_envs=1, seed=seed)
-        self.observation_space = self.pool.observation_space
+        space = self.pool.observation_space
+        self.field = "image" if isinstance(space, gymnasium.spaces.Dict) else None
+        self.observation_space = space if self.field is None else space[self.field]
         self.action_space = self.pool.action_space
 
     def reset(self, *, seed=None, options=None):
-        return self.pool.reset()[0][0], {}
+        return self._select(self.pool.reset()[0]), {}
 
     def step(self, action):
         obs, reward, terminated, truncated, _ = self.pool.step(np.asarray(action)[None])
-        return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
+        return self._select(obs), float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
+
+    def _select(self, obs):
+        return (obs if self.field is None else obs[self.field])[0]
 
 
 def make(task: str, seed: int) -> gymnasium.Env:

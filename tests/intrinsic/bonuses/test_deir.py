@@ -154,6 +154,6 @@ def test_a_saved_module_continues_identically():
 
 def test_settings():
     term = DEIR.default_term()
-    assert (term.weight, term.gamma, term.episodic) == (0.1, 0.99, True)
+    assert (term.weight, term.gamma, term.episodic) == (0.03, 0.99, True)
     assert isinstance(term.transform, RecentScale)
     assert DEIR(OBS_SPACE, ACT_SPACE, scaled=False).memory.vectors.shape[1] == 64

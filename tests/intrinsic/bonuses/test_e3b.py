@@ -131,5 +131,5 @@ def test_keys_select_the_fields():
 
 def test_the_default_term():
     term = E3B.default_term()
-    assert (term.weight, term.gamma, term.episodic) == (0.3, 0.99, True)
+    assert (term.weight, term.gamma, term.episodic) == (0.01, 0.99, True)
     assert isinstance(term.transform, RecentScale)
