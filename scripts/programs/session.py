@@ -201,9 +201,10 @@ def parse_value(text: str) -> Any:
     if _VALUE.fullmatch(text) is None:
         return text
     try:
-        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[call-overload, index]
+        value = OmegaConf.from_dotlist([f"value={text}"]).value
     except YAMLError:
         return text
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def _make_model(options: Mapping[str, Any], folder: Path) -> TextModel:
