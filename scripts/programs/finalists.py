@@ -39,8 +39,10 @@ class Finalist:
     @property
     def rank(self) -> tuple[float, float]:
         """Means over all trainings, as `ProgramResult.rank`; the lowest if one failed."""
+        if self.error:
+            return -float("inf"), -float("inf")
         during = [self.result.training_return, *(each.training_return for each in self.retrained)]
-        return (-float("inf"),) * 2 if self.error else (_mean(self.scores), _mean(during))
+        return _mean(self.scores), _mean(during)
 
 
 def _mean(values: Sequence[float | None]) -> float:
