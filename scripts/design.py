@@ -24,8 +24,8 @@ USAGE = """firstlight-design searches for a reward program with which an agent s
   firstlight-design env=ENV task="WHAT THE AGENT IS TO ACHIEVE" [designer=template] [budget=2h]
 
 Each program is checked, run on recorded steps in a sandbox, and trained with for a short time.
-What counts is the task's own return alone. The best one is then trained with further seeds, beside
-trainings without a program.
+What counts is the task's own return alone. The best ones are trained again with further seeds, and
+the best of these with others, beside trainings without a program.
 
   designer     {designers}; or the import path of your own.
                template needs no language model
@@ -35,6 +35,8 @@ trainings without a program.
   steps        environment steps of a training in the search; default 300000
   final_steps  of the trainings at the end; default three times as many
   seeds        number of trainings at the end, with a program and without; default 5
+  finalists    programs of the search that are trained again, to choose the best; default 3
+  finalist_seeds  further seeds of each of them; default 2
   probe_steps  steps of random play that programs are tried on; default 2048
   seed         of the search; default 0
   notes        what a language model should know about fields and actions
@@ -59,6 +61,7 @@ OPTIONS: dict[str, Parser] = {
     **dict.fromkeys(("task", "designer", "dir", "notes", "remark"), nonempty),
     **dict.fromkeys(("llm", "url", "answers"), nonempty),
     **dict.fromkeys(("jobs", "steps", "final_steps", "seeds", "probe_steps"), positive_integer),
+    **dict.fromkeys(("finalists", "finalist_seeds"), positive_integer),
     **dict.fromkeys(("max_calls", "max_tokens", "answer_tokens"), positive_integer),
     **dict.fromkeys(("temperature", "calls_per_minute"), positive_number),
     **dict.fromkeys(("max_cost", "input_price", "output_price"), positive_number),
@@ -71,6 +74,7 @@ DEFAULTS: dict[str, Any] = {
     **dict.fromkeys(("max_calls", "max_tokens", "calls_per_minute")),
     **dict.fromkeys(("max_cost", "input_price", "output_price", "final_steps")),
     **{"designer": "template", "budget": math.inf, "jobs": 1, "steps": 300_000, "seeds": 5},
+    **{"finalists": 3, "finalist_seeds": 2},
     **{"probe_steps": 2048, "seed": 0, "temperature": 1.0, "answer_tokens": 2048},
     **{"dry_run": False, "allow_unsandboxed": False},
 }

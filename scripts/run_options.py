@@ -37,6 +37,8 @@ MAY_CHANGE = (  # how a run is watched and how long it takes, not what it does
 )
 """Options that may differ when a run is resumed."""
 
+_CHECKED_LATER = ("intrinsic.program.file", "intrinsic.program.allow_unsandboxed")
+"""Options that may differ since a checkpoint holds the program's hash, and refuses another one."""
 _RENAMED = {"checkpoint_every": "checkpoint.every"}  # names in runs of older versions
 _SINCE = {
     "policy.scale_actions": False,
@@ -179,6 +181,7 @@ def changed_options(cfg: DictConfig, run_dir: Path, overrides: Sequence[str] = (
         for key in sorted(before.keys() | now.keys())
         if before.get(key, absent) != now.get(key, absent)
         and not _may_change(key, bool(cfg.checkpoint.barrier))
+        and key not in _CHECKED_LATER
         and (key in before or key in named or key.rpartition(".")[0] not in groups)
     ]
 

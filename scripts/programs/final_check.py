@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from firstlight.intrinsic.design.design_search import TrainedProgram
-from firstlight.intrinsic.design.designers.base import ProgramResult
 from firstlight.intrinsic.design.program import RewardProgram
+from firstlight.scripts.programs.finalists import Finalist
 from firstlight.scripts.programs.program_cells import WITHOUT, ProgramCells
 
 WINNER = "winner.py"
@@ -55,8 +55,9 @@ class FinalCheck:
         self.seeds = [*range(first, first + options["seeds"])]
         self.steps = options["final_steps"] or 3 * options["steps"]
 
-    def run(self, best: ProgramResult) -> FinalVerdict | None:
+    def run(self, finalist: Finalist) -> FinalVerdict | None:
         """Return the verdict, and write the program if it passes; None if time is over."""
+        best = finalist.result
         program = RewardProgram.parse(
             best.proposal.source,
             parent=best.proposal.parent,
@@ -76,7 +77,8 @@ class FinalCheck:
         )
         accepted, reason = compare([*own.values()], [*without.values()])
         if accepted:
-            searched = f"search: task return {best.score:.4g} after {best.steps:,} steps"
+            scores = ", ".join(f"{score:.4g}" for score in finalist.scores if score is not None)
+            searched = f"search: task return {scores} after {best.steps:,} steps"
             text = describe_program(program.with_verdict(searched).with_verdict(f"final: {reason}"))
             (self.folder / WINNER).write_text(text, encoding="utf-8")
         else:  # of an earlier check with fewer seeds or steps

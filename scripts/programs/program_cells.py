@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +15,10 @@ from firstlight.intrinsic.design.design_search import TrainedProgram
 from firstlight.intrinsic.design.designers.base import LENGTH, RETURN
 from firstlight.intrinsic.design.program import RewardProgram
 from firstlight.scripts.benchmarks.results import read_lines
-from firstlight.scripts.sweeps.cell_work import CellWork
+from firstlight.scripts.sweeps.cell_work import CellWork, command
 from firstlight.scripts.sweeps.outcome import read_metrics
 from firstlight.scripts.sweeps.runner import run
-from firstlight.scripts.sweeps.table import key_of
+from firstlight.scripts.sweeps.table import Cell, key_of
 
 MOMENTS = 10
 """Number of values of a curve that designers see."""
@@ -95,7 +96,7 @@ class ProgramCells:
         table = {"common": self._common, "tasks": {task: {}}, "methods": methods}
         config = OmegaConf.create({**table, "seeds": [*seeds], "cap": steps})
         assert isinstance(config, DictConfig)
-        work = CellWork(config, self.folder, self.results, source="the search")
+        work = _ProgramWork(config, self.folder, self.results, source="the search")
         run(work, self.jobs, max(0.0, self._deadline - time.monotonic()))
         lines = {key_of(line): line for line in read_lines(self.results)}
         return {
@@ -126,6 +127,27 @@ class ProgramCells:
             curves=curves_of(metrics),
             failures=tuple(self._describe(run_dir)) if self._describe and task == SEARCH else (),
         )
+
+
+class _ProgramWork(CellWork):
+    """Cells that stay finished when the search's folder moves, or its programs' rights change."""
+
+    def check_done(self, cell: Cell, line: Mapping[str, Any]) -> None:
+        """Raise `BadInputError` if a finished cell was run with other options, or program."""
+        if _without_place(line["command"]) != _without_place(command(cell, cell.trial)):
+            super().check_done(cell, line)
+
+
+def _without_place(text: str) -> list[str]:
+    """Words of a command with the name of the program alone, which is its hash."""
+    kept = []
+    for word in shlex.split(text):
+        key, _, value = word.partition("=")
+        if key == "intrinsic.program.file":
+            kept.append(Path(value).name)
+        elif key != "intrinsic.program.allow_unsandboxed":
+            kept.append(word)
+    return kept
 
 
 _RETURN, _LENGTH, _COMPONENT = "rollout/return_mean", "rollout/length_mean", "program/"

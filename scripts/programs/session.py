@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from firstlight.intrinsic.design.design_search import DesignSearch, ProgramCheck, TrainedProgram
-from firstlight.intrinsic.design.designers.base import Designer, SearchState
+from firstlight.intrinsic.design.designers.base import Designer, ProgramResult, SearchState
 from firstlight.intrinsic.design.designers.text_models import (
     AnswerJudge,
     ChatModel,
@@ -28,9 +30,11 @@ from firstlight.intrinsic.language.limits import Limits
 from firstlight.intrinsic.language.local_server import NAME
 from firstlight.scripts.build import instantiate, locate
 from firstlight.scripts.errors import CONF, BadInputError, print_line, suggestion
-from firstlight.scripts.programs.failed_episodes import describe_failed_episodes
 from firstlight.scripts.programs.final_check import FinalCheck
+from firstlight.scripts.programs.finalists import choose_finalists
+from firstlight.scripts.programs.preference_page import PreferencePage
 from firstlight.scripts.programs.program_cells import SEARCH, ProgramCells
+from firstlight.scripts.programs.saved_agents import describe_failed_episodes, record_agent
 from firstlight.scripts.programs.task_recording import record_task
 from firstlight.scripts.report.design_report import write_report
 
@@ -40,7 +44,7 @@ ANSWERS, SETTINGS = "answers.sqlite", "design.json"
 _MAY_CHANGE = (
     *("budget", "jobs", "remark", "dry_run", "dir", "allow_unsandboxed", "calls_per_minute"),
     *("max_calls", "max_tokens", "max_cost", "input_price", "output_price"),
-    *("seeds", "final_steps"),  # of the final check alone
+    *("finalists", "finalist_seeds", "seeds", "final_steps"),  # of what follows the search
 )
 
 
@@ -107,14 +111,16 @@ def design(
             finished = search.run()
         except JudgeError as error:
             finished, failure = False, error
-        final = None
-        if finished and search.best is not None:
-            final = FinalCheck(cells, options, folder).run(search.best)
+        finalists, final = None, None
+        if finished:
+            finalists = choose_finalists(search.table.results, cells, options)
+        if finalists:
+            final = FinalCheck(cells, options, folder).run(finalists[0])
         command = ["firstlight-design", *_words(options, of_designer), *overrides]
-        write_report(folder, search, final, command, designer.metrics())
+        write_report(folder, search, finalists or (), final, command, designer.metrics())
         if failure is not None:
             print_line(f"firstlight: {failure}; the same command continues")
-        elif not finished or (search.best is not None and final is None):
+        elif finalists is None or (finalists and final is None):
             print("the budget is spent; run the command again to continue")
     return failure is None
 
@@ -159,16 +165,46 @@ def _make_designer(
     else:
         known = [file.stem for file in (CONF / "designer").glob("*.yaml")]
         raise BadInputError(f"there is no designer={name}{suggestion(name, known)}")
-    chosen = OmegaConf.from_dotlist([f"{key}={value}" for key, value in of_designer.items()])
-    node = OmegaConf.merge(node, chosen)
     assert isinstance(node, DictConfig)
+    for key, text in of_designer.items():
+        OmegaConf.update(node, key, parse_value(text))
     target = locate(str(node["_target_"]))
     takes_model = callable(target) and "model" in inspect.signature(target).parameters
     model = {"model": _make_model(options, folder)} if takes_model else {}
-    made = instantiate(node, seed=options["seed"], **model)
+    person = PreferencePage(options["task"], lambda result: _video(folder, result))
+    made = instantiate(node, seed=options["seed"], person=person, **model)
     if not isinstance(made, Designer):
         raise BadInputError(f"designer={name} is a {type(made).__name__}, expected a Designer")
     return made
+
+
+def _video(folder: Path, result: ProgramResult) -> Path:
+    """Record the agent that was trained with a program, unless it has been recorded."""
+    path = folder / "videos" / f"{result.proposal.hash}.gif"
+    if not path.is_file():
+        run_dirs = sorted(folder.glob(f"{SEARCH}-{result.proposal.hash}-s*/config.yaml"))
+        if not run_dirs:
+            raise ValueError("its training is not in the folder of the search")
+        record_agent(run_dirs[0].parent, path)
+    return path
+
+
+_VALUE = re.compile(r"\[.*\]|\{.*\}|'.*'|\".*\"|null|true|false|[-+]?\.?\d[\w.+-]*", re.DOTALL)
+
+
+def parse_value(text: str) -> Any:
+    """Return the number, boolean, null, list or mapping that a text is in YAML; else the text.
+
+    >>> parse_value("3"), parse_value("[1, a]"), parse_value("door: a # in it")
+    (3, [1, 'a'], 'door: a # in it')
+    """
+    if _VALUE.fullmatch(text) is None:
+        return text
+    try:
+        value = OmegaConf.from_dotlist([f"value={text}"]).value
+    except YAMLError:
+        return text
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def _make_model(options: Mapping[str, Any], folder: Path) -> TextModel:

@@ -14,6 +14,7 @@ from rich.table import Table
 from firstlight.intrinsic.design.design_search import DesignSearch, TrainedProgram
 from firstlight.intrinsic.design.designers.base import TRAINED, ProgramResult
 from firstlight.scripts.programs.final_check import WINNER, FinalVerdict
+from firstlight.scripts.programs.finalists import Finalist
 
 PAGE = "report.html"
 """Name of the page in the folder of a search."""
@@ -49,6 +50,7 @@ pre { overflow-x: auto; font-size: .85rem; } code { font-size: .85rem; overflow-
 def write_report(
     folder: Path,
     search: DesignSearch,
+    finalists: Sequence[Finalist],
     final: FinalVerdict | None,
     command: Sequence[str],
     spent: Mapping[str, float],
@@ -58,6 +60,7 @@ def write_report(
     Args:
         folder: of the search.
         search: as far as it has come.
+        finalists: its best programs, trained again; none while they are not.
         final: verdict of the final check; None while there is none.
         command: words that ran it.
         spent: what the designer spent, by name.
@@ -71,7 +74,11 @@ def write_report(
         counts[result.verdict] += 1
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) or "none rejected"
     console.print(f"{len(search.table.results)} programs in {search.round} rounds: {told}")
-    text = page(search, final, command, spent)
+    for finalist in finalists if len(finalists) > 1 else ():
+        scores = ", ".join(map(_number, finalist.scores))
+        told = f"finalist {finalist.result.proposal.hash}: task return {scores}{_failure(finalist)}"
+        console.print(told, soft_wrap=True, markup=False)
+    text = page(search, finalists, final, command, spent)
     (folder / PAGE).write_text(text, encoding="utf-8")
     console.print(_conclusion(final, folder), soft_wrap=True, markup=False)
     console.print(f"everything: {folder / PAGE}", soft_wrap=True, markup=False)
@@ -79,6 +86,7 @@ def write_report(
 
 def page(
     search: DesignSearch,
+    finalists: Sequence[Finalist],
     final: FinalVerdict | None,
     command: Sequence[str],
     spent: Mapping[str, float],
@@ -95,6 +103,7 @@ def page(
         f"<p class=soft>{len(results)} programs in {search.round} rounds"
         f"{'; ' + _escape(cost) if cost else ''}.</p>",
         *(_final_part(final) if final is not None else []),
+        *(_finalists_part(finalists) if len(finalists) > 1 else []),
         "<h2>Trained programs, the best first</h2>",
         *(_program_part(result, final) for result in trained),
         *([] if trained else ["<p>None.</p>"]),
@@ -175,6 +184,34 @@ def _final_part(final: FinalVerdict) -> list[str]:
         *rows,
         "</table></div>",
     ]
+
+
+def _finalists_part(finalists: Sequence[Finalist]) -> list[str]:
+    """Table of the finalists' trainings, in the order of their means."""
+    rows = [
+        f"<tr><td>{finalist.result.proposal.hash}"
+        + "".join(f"<td class=number>{_number(score)}" for score in finalist.scores)
+        + (
+            f"<td class='bad reason'>{_escape(finalist.error)}</tr>"
+            if finalist.error
+            else f"<td class=number>{_number(finalist.rank[0])}</tr>"
+        )
+        for finalist in finalists
+    ]
+    seeds = "<th class=number>further seed" * len(finalists[0].retrained)
+    return [
+        "<h2>Finalists, trained with further seeds</h2>",
+        f"<p class=soft>{finalists[0].result.steps:,} environment steps each; the task's own "
+        "return of the frozen policy.</p>",
+        "<div class=scroll><table><tr><th>program<th class=number>search",
+        f"{seeds}<th class=number>mean</tr>",
+        *rows,
+        "</table></div>",
+    ]
+
+
+def _failure(finalist: Finalist) -> str:
+    return f"; failed: {finalist.error}" if finalist.error else ""
 
 
 def _cells(trained: TrainedProgram) -> str:

@@ -10,6 +10,7 @@ import designs
 import pytest
 from command_line import checked, command, contents
 from designs import NO_PYTHON, WRONG_SIGNATURE, fenced, good
+from PIL import Image
 from processes import fork, wait_until
 from trainings import InProcess
 
@@ -18,7 +19,10 @@ from firstlight.intrinsic.design.designers.base import Proposal
 from firstlight.intrinsic.design.program import RewardProgram
 from firstlight.scripts import design, train
 from firstlight.scripts.programs.final_check import FinalCheck, compare
+from firstlight.scripts.programs.finalists import Finalist, choose_finalists
+from firstlight.scripts.programs.preference_page import PreferenceServer
 from firstlight.scripts.programs.program_cells import curves_of
+from firstlight.scripts.programs.session import parse_value
 from firstlight.scripts.sweeps import runner
 
 pytestmark = pytest.mark.skipif(os.uname().sysname != "Linux", reason="the sandbox is Linux's")
@@ -29,7 +33,7 @@ TINY = (
 )
 SEARCH = (  # with this seed the first program passes the screening
     *("seed=5", "task=reach the end", "steps=32", "final_steps=64", "seeds=1", "probe_steps=64"),
-    "dir=out",
+    *("finalist_seeds=1", "dir=out"),
     *("designer.samples=2", "designer.rounds=1"),
 )
 HELPERS = Path(designs.__file__).parent
@@ -66,8 +70,11 @@ def test_a_search_ends_with_results_a_page_and_a_winner_that_trains(empty, in_pr
     assert results[0]["verdict"] == "trained"
     trained = [r for r in results if r["verdict"] == "trained"]  # others were screened out
     assert all(r["curves"]["task return"] for r in trained)
-    searched, last = in_process[: len(trained)], in_process[len(trained) :]
+    assert len(trained) == 2
+    searched, again, last = in_process[:2], in_process[2:4], in_process[4:]
     assert all(re.fullmatch(r"search-[0-9a-f]{16}-s5-32", name) for name in searched)
+    assert all(re.fullmatch(r"finalists-[0-9a-f]{16}-s1005-32", name) for name in again)
+    assert done.out.count("\nfinalist ") == 2
     assert sorted(name.partition("-")[2].rsplit("-", 2)[1] for name in last) == [
         *("s6", "s6", "s7", "s7")
     ]
@@ -76,6 +83,7 @@ def test_a_search_ends_with_results_a_page_and_a_winner_that_trains(empty, in_pr
     assert "reach the end" in text
     assert "<script" not in text
     assert text.count("<article>") == len(trained)
+    assert "Finalists, trained with further seeds" in text
     for result in results:
         assert result["proposal"]["source"].splitlines()[3].split('"')[1] in text
     begun = len(in_process)
@@ -110,6 +118,51 @@ def test_eureka_with_recorded_answers_shows_what_was_rejected_and_why(empty, in_
     assert "not valid Python" in text
     assert "&lt;b&gt;&amp;" in text
     assert "<b>" not in text
+
+
+MOVES = """
+RANGES = {"moves": (0, 1)}
+def reward(obs, action, next_obs, info, memory):
+    return {"moves": NUMBER * (action == 2)}
+"""
+
+
+def test_a_person_chooses_on_a_page_with_videos_and_is_asked_once(empty, in_process, monkeypatch):
+    shown = []
+
+    def choose(server, poll_interval):
+        shown.append([Path(video) for video in server.videos])
+        server.choice = (1, 0)
+
+    monkeypatch.setattr(PreferenceServer, "serve_forever", choose)
+    answers = [fenced(MOVES.replace("NUMBER", f"0.0{i}")) for i in range(1, 5)]
+    Path("answers.jsonl").write_text("".join(json.dumps(answer) + "\n" for answer in answers))
+    words = [word for word in (*TINY, *SEARCH) if not word.startswith("env")]
+    words += ["env=minigrid/doorkey_5x5", "env.num_envs=2", "env.num_threads=1", "designer=icpl"]
+    words += ["designer.by=person", "answers=answers.jsonl", "finalists=1", "designer.rounds=2"]
+    done = run(*words)
+    assert "choose the best and the worst agent at http://127.0.0.1:" in done.out
+    assert len(shown) == 2
+    with Image.open(shown[0][0]) as video:
+        assert video.n_frames > 10
+        assert max(video.size) <= 256
+    results = elites(empty / "out")
+    assert {r["proposal"]["parent"] for r in results[2:]} == {shown[0][1].stem}
+    run(*words)
+    assert len(shown) == 2
+
+
+def test_a_finished_search_goes_on_in_another_folder_and_with_other_rights(empty, in_process):
+    run(*TINY, *SEARCH, "finalists=1")
+    begun = len(in_process)
+    (empty / "out").rename(empty / "moved")
+    again = (*TINY, *SEARCH, "finalists=1", f"dir={empty / 'moved'}")
+    run(*again, "allow_unsandboxed=true")
+    assert len(in_process) == begun
+    run(*again, "seeds=2")  # one further training with the program and one without
+    assert len(in_process) == begun + 2
+    (line,) = run(*again, "learner.lr=0.5", status=2).lines()
+    assert "other options" in line
 
 
 def test_a_search_without_time_begins_nothing_and_goes_on_later(empty, in_process):
@@ -254,17 +307,22 @@ def test_a_winner_is_better_than_no_program(own, without, accepted):
 
 
 class Cells:
-    """Trainings that are made up: 0.5 with a program, 0.25 without."""
+    """Trainings that are made up: 0.5 with a program, 0.25 without; or `score` of the source."""
 
     def __init__(self, lost=0):
         self.asked, self._lost = [], lost
+        self.score = lambda source, seed: 0.25 if source is None else 0.5
 
     def train(self, programs, *, task, seeds, steps):
-        self.asked.append((task, seeds, steps))
+        self.asked.append((task, [*seeds], steps))
         names = [(name, seed) for name in programs for seed in seeds]
-        kept = names[: len(names) - self._lost]
+        scores = {
+            (name, seed): self.score(programs[name] and programs[name].source, seed)
+            for name, seed in names[: len(names) - self._lost]
+        }
         return {
-            (name, seed): trained(0.25 if programs[name] is None else 0.5) for name, seed in kept
+            key: trained(score, error="out of memory" if score is None else "")
+            for key, score in scores.items()
         }
 
 
@@ -272,12 +330,12 @@ def test_a_winner_is_a_file_that_says_where_it_comes_from(tmp_path):
     options = {"seed": 3, "seeds": 2, "steps": 100, "final_steps": None}
     best = designs.result(good(), 0.125, steps=100)
     cells = Cells()
-    final = FinalCheck(cells, options, tmp_path).run(best)
+    final = FinalCheck(cells, options, tmp_path).run(Finalist(best, [trained(0.25)]))
     assert cells.asked == [("final", [4, 5], 300)]  # seeds that the search has not seen
     assert final.accepted
     text = (tmp_path / "winner.py").read_text()
     assert text.endswith(good())
-    assert "# search: task return 0.125 after 100 steps" in text
+    assert "# search: task return 0.125, 0.25 after 100 steps" in text
     assert "# final: task return 0.5 with the program, 0.25 without" in text
     program = RewardProgram.read(tmp_path / "winner.py")
     assert dict(program.ranges) == {"forward": (-100, 100)}
@@ -286,8 +344,55 @@ def test_a_winner_is_a_file_that_says_where_it_comes_from(tmp_path):
 def test_a_final_check_without_time_has_no_verdict(tmp_path):
     options = {"seed": 0, "seeds": 2, "steps": 100, "final_steps": 200}
     best = designs.result(good(), 0.125, steps=100)
-    assert FinalCheck(Cells(lost=1), options, tmp_path).run(best) is None
+    assert FinalCheck(Cells(lost=1), options, tmp_path).run(Finalist(best)) is None
     assert [*tmp_path.iterdir()] == []
+
+
+def made_finalists(scores, lost=0, results=None):
+    """The finalists among programs with these task returns of further seeds, by source."""
+    results = results or [designs.result(good(i), 0.5 - i / 10) for i in range(4)]
+    cells = Cells(lost)
+    cells.score = lambda source, seed: scores[source][seed - 1007]
+    options = {"seed": 7, "steps": 100, "finalists": 3, "finalist_seeds": 2}
+    return choose_finalists(results, cells, options), cells
+
+
+def test_the_best_program_is_the_best_over_all_seeds_and_not_of_the_luckiest():
+    scores = {good(0): (0.0, 0.0), good(1): (0.4, 0.5), good(2): (0.9, 0.0)}
+    finalists, cells = made_finalists(scores)
+    assert cells.asked == [("finalists", [1007, 1008], 100)]
+    assert [f.result.proposal.source for f in finalists] == [good(1), good(2), good(0)]
+    assert finalists[0].scores == [0.4, 0.4, 0.5]
+
+
+def test_a_finalist_whose_training_fails_is_the_last():
+    scores = {good(0): (None, 0.9), good(1): (0.1, 0.1), good(2): (0.2, 0.2)}
+    finalists, _ = made_finalists(scores)
+    assert [f.result.proposal.source for f in finalists] == [good(2), good(1), good(0)]
+    assert finalists[-1].error == "out of memory"
+
+
+def test_finalists_without_time_are_not_chosen_and_a_single_one_is_not_trained():
+    scores = dict.fromkeys((good(0), good(1), good(2)), (0.1, 0.1))
+    assert made_finalists(scores, lost=1)[0] is None
+    finalists, cells = made_finalists(scores, results=[designs.result(good(0), 0.2)] * 2)
+    assert [f.scores for f in finalists] == [[0.2]]
+    assert cells.asked == []
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("3", 3), ("-0.5", -0.5), ("1e-3", 1e-3), ("true", True), ("null", None), ("", "")),
+        *(("[1, 2]", [1, 2]), ("{image: a view}", {"image": "a view"}), ("'3'", "3")),
+        *(("door: open, closed", "door: open, closed"), ("3 keys # or more", "3 keys # or more")),
+        *(("[x, y] of the agent, in [0, 1]", "[x, y] of the agent, in [0, 1]"), ("12:30", "12:30")),
+        *(("- a", "- a"), ("*", "*"), ("2026-11-29", "2026-11-29"), ("a.b.C", "a.b.C")),
+    ],
+)
+def test_options_of_a_designer_are_texts_unless_they_are_clearly_values(text, value):
+    assert parse_value(text) == value
+    assert type(parse_value(text)) is type(value)
 
 
 def test_curves_are_means_over_equal_parts_of_the_training():

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from firstlight.scripts import evaluate, train
 from firstlight.scripts.errors import BadInputError
-from firstlight.scripts.programs.failed_episodes import describe_failed_episodes
+from firstlight.scripts.programs.saved_agents import describe_failed_episodes
 from firstlight.scripts.saved_run import read_config
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
@@ -102,3 +102,15 @@ def test_failed_episodes_of_a_run_with_features_are_described(trained):
     texts = describe_failed_episodes(trained / "run")
     assert texts
     assert all(text.startswith("Episode of ") and "program_place" in text for text in texts)
+
+
+def test_a_run_goes_on_with_its_program_in_another_place_but_not_with_another_one(trained, small):
+    (trained / "program.py").rename(trained / "moved.py")
+    words = ["intrinsic=[program]", "intrinsic.program.file=moved.py", "run_dir=run", "resume=auto"]
+    words += [*small, "total_steps=64", "intrinsic.program.trusted=true"]
+    done = command(train.main, *words)
+    assert done.status == 0, done.err
+    (trained / "moved.py").write_text(PROGRAM.replace("-0.01", "-0.02"))
+    done = command(train.main, *words, "total_steps=96")
+    assert done.status != 0
+    assert "it was changed" in done.err

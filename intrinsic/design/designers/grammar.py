@@ -11,15 +11,18 @@ from firstlight.intrinsic.design.sandbox_worker import MEMORY_ENTRIES
 
 MOST_COMPONENTS = 12
 """Of a program."""
+COLOURS = 6
+"""Of MiniGrid's objects."""
 
 
 @dataclass(frozen=True)
 class ProgramComponent:
     """A component of a reward: code, and how often it is rewarded.
 
-    The code of an event sets `now` [N] bool, which is paid `times` times in an episode. That of
-    another component sets `value` [N]. It may read `obs`, `next_obs`, `action` and `none`, zeros
-    [N] int64, and keep memory under its own name.
+    The code of an event sets `now` [N] bool, which is paid `times` times in an episode, or so many
+    times for each colour of the object that it is about. That of another component sets `value`
+    [N]. It may read `obs`, `next_obs`, `action` and `none`, zeros [N] int64, and keep memory under
+    its own name.
 
     Args:
         name: what it pays, an identifier.
@@ -30,6 +33,9 @@ class ProgramComponent:
         times: that an event is paid in an episode.
         after: name of an event that must have been paid before in the episode; "" for none.
         entries: of the program's memory that its code has.
+        colour: expression of the colour [N] of an event's object; "" where it has none.
+        each: whether an event is paid `times` times for each colour.
+        is_discovery: whether it pays what the episode has not had yet, such as a new cell.
     """
 
     name: str
@@ -41,22 +47,34 @@ class ProgramComponent:
     times: int = 1
     after: str = ""
     entries: int = 1
+    colour: str = ""
+    each: bool = False
+    is_discovery: bool = False
 
     def code(self) -> list[str]:
         """Return its part of the function's body, which fills ``rewards[name]``."""
-        gate = f'memory.get("{self.after}", none) > 0'
+        gate = f'memory.get("{self.after}", none).reshape(len(action), -1).any(1)'
         lines = [f"# {self.name}", *self.lines]
-        if self.is_event:
-            lines += [f"now = now & ({gate})"] if self.after else []
+        if not self.is_event:
+            lines += [f"value = np.where({gate}, value, 0.0)"] if self.after else []
+            return [*lines, f'rewards["{self.name}"] = {self.weight!r} * value']
+        lines += [f"now = now & {gate}"] if self.after else []
+        if self.each:
             return [
                 *lines,
-                f'paid = memory.get("{self.name}", none)',
+                f"now = now[:, None] & ({self.colour}[:, None] == np.arange({COLOURS}))",
+                f'paid = memory.get("{self.name}", np.zeros(now.shape, np.int64))',
                 f"now = now & (paid < {self.times})",
                 f'memory["{self.name}"] = paid + now',
-                f'rewards["{self.name}"] = {self.weight!r} * now',
+                f'rewards["{self.name}"] = {self.weight!r} * now.any(1)',
             ]
-        lines += [f"value = np.where({gate}, value, 0.0)"] if self.after else []
-        return [*lines, f'rewards["{self.name}"] = {self.weight!r} * value']
+        return [
+            *lines,
+            f'paid = memory.get("{self.name}", none)',
+            f"now = now & (paid < {self.times})",
+            f'memory["{self.name}"] = paid + now',
+            f'rewards["{self.name}"] = {self.weight!r} * now',
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""

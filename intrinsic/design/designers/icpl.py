@@ -29,7 +29,7 @@ from firstlight.intrinsic.design.designers.prompt_texts import (
 from firstlight.intrinsic.design.designers.text_models import TextModel
 from firstlight.intrinsic.language.prompts import Message
 
-By = Literal["task_return", "person"]
+By = Literal["task_return", "person", "terminal"]
 _EARLIER = 3  # winners that a new one is compared with
 _HIDDEN = (RETURN,)  # a person prefers without knowing it
 
@@ -47,8 +47,10 @@ class ICPL(ModelDesigner):
         model: writes the programs.
         samples: K, programs of a round; the paper has 6.
         rounds: N; the paper has 5.
-        by: who compares: "task_return" or "person" (at the terminal), or a `Preference`.
+        by: who compares: "task_return", a "person", or a person at the "terminal".
         max_repeats: rounds in a row that may be asked again before the search ends.
+        person: asks the person; None asks at the terminal. ``firstlight-design`` gives a page with
+            videos.
 
     Raises:
         ValueError: for fewer than two samples, no rounds, or an unknown choice.
@@ -60,20 +62,19 @@ class ICPL(ModelDesigner):
         *,
         samples: int = 6,
         rounds: int = 5,
-        by: By | Preference = "task_return",
+        by: By = "task_return",
         max_repeats: int = 3,
+        person: Preference | None = None,
     ):
         super().__init__(model)
         check_at_least(2, samples=samples)
         check_at_least(1, rounds=rounds)
-        if not isinstance(by, Preference) and by not in get_args(By):
+        if by not in get_args(By):
             raise ValueError(f"by is {by!r}: choose from {', '.join(get_args(By))}")
         self.samples, self.rounds, self.max_repeats = samples, rounds, max_repeats
-        self.preference: Preference
-        if isinstance(by, Preference):
-            self.preference = by
-        else:
-            self.preference = AskedPerson() if by == "person" else TaskReturn()
+        self.preference: Preference = TaskReturn()
+        if by != "task_return":
+            self.preference = person if person and by == "person" else AskedPerson()
         self.repeats = 0
         self.winners: list[ProgramResult] = []  # of each round
         self.worst: ProgramResult | None = None  # of the last round

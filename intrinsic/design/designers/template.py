@@ -22,7 +22,8 @@ from firstlight.intrinsic.design.designers.vocabulary import vocabulary
 
 WEIGHTS = (0.03, 0.1, 0.3, 1.0)
 TIMES = (1, 3, 10)
-_START = (2, 8)  # components of a random program, at least and at most
+_START = (1, 5)  # components of a random program, at least and at most
+_EACH = 0.5  # probability that an event is paid for each colour
 _GATED = 0.3  # probability that a component of a random program waits for an event
 _TRIES = 100  # to draw a program that is new
 
@@ -30,10 +31,11 @@ _TRIES = 100  # to draw a program that is new
 class Template(Designer):
     """Combines components of a small grammar, and evolves the best combinations.
 
-    The first round is random, but for one program that pays every event once in an episode. Later
-    ones are mutations of elites, crossovers of two, and some random programs; elites are those
-    whose training had the highest task return. All randomness follows from the seed and the number
-    of the round.
+    The first round is random, but for two programs: one pays every event once in an episode, the
+    other pays discoveries, such as cells in which the agent is for the first time. Later rounds are
+    mutations of elites, crossovers of two, and some random programs; elites are the programs whose
+    training had the highest task return. All randomness follows from the seed and the number of the
+    round.
 
     Args:
         samples: programs of a round.
@@ -70,11 +72,13 @@ class Template(Designer):
         self.proposed += 1
         words, elites = vocabulary(state.task), self.elites()
         found: list[Proposal] = []
-        for attempt in range(_TRIES * self.samples):
+        openings = opening_genomes(words) if self.proposed == 1 else {}
+        for _ in range(_TRIES * self.samples):
             if len(found) == self.samples:
                 break
-            if self.proposed == 1 and attempt == 0 and any(word.is_event for word in words):
-                how, parent, genome = "every event", None, every_event_genome(words)
+            if openings:
+                how, parent = next(iter(openings)), None
+                genome = openings.pop(how)
             else:
                 how, parent, genome = self._draw(generator, words, elites)
             proposal = Proposal(write_program(genome), how, parent)
@@ -133,9 +137,16 @@ class Template(Designer):
         return "mutation", parent, mutate(generator, self.genomes[parent], words)
 
 
-def every_event_genome(words: Sequence[ProgramComponent]) -> list[ProgramComponent]:
-    """Return a genome that rewards each event once, as many events as a program may have."""
-    return tidy([word for word in words if word.is_event])
+def opening_genomes(words: Sequence[ProgramComponent]) -> dict[str, list[ProgramComponent]]:
+    """Return the genomes of the first round that are not random, by how they are made.
+
+    One rewards each event once, one each discovery, as many of them as a program may have.
+    """
+    made = {
+        "every event": [word for word in words if word.is_event],
+        "discoveries": [replace(word, weight=0.3) for word in words if word.is_discovery],
+    }
+    return {how: tidy(genome) for how, genome in made.items() if genome}
 
 
 def random_genome(
@@ -187,12 +198,13 @@ def cross(
 def _varied(
     generator: np.random.Generator, component: ProgramComponent, before: Sequence[ProgramComponent]
 ) -> ProgramComponent:
-    """Draw weight, number of payments and condition of a component anew."""
+    """Draw weight, number of payments, for each colour or not, and condition of a component."""
     events = [other.name for other in before if other.is_event]
     gated = bool(events) and generator.random() < _GATED
     return replace(
         component,
         weight=float(generator.choice(WEIGHTS)),
         times=int(generator.choice(TIMES)) if component.is_event else 1,
+        each=bool(component.colour) and generator.random() < _EACH,
         after=events[int(generator.integers(len(events)))] if gated else "",
     )

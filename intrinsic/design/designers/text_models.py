@@ -231,8 +231,13 @@ class ChatModel(TextModel):
         )
 
     def metrics(self) -> dict[str, float]:
-        """Return the service's counts."""
-        return {} if self._service is None else self._service.metrics()
+        """Return the service's counts; without one what was spent before, if anything was."""
+        if self._service is not None:
+            return self._service.metrics()
+        if self._spent is None:
+            return {}
+        cost = self.limits.price(self._spent["input_tokens"], self._spent["output_tokens"])
+        return {"calls": self._spent["calls"], "tokens": self._spent["tokens"], "cost": cost}
 
     def state_dict(self) -> dict[str, Any]:
         """Return requests and tokens so far."""

@@ -9,18 +9,30 @@ import numpy as np
 from gymnasium import spaces
 
 from firstlight.envs.fields import is_symbolic
-from firstlight.envs.minigrid.cells import BALL, BOX, DOOR, GOAL, KEY, LAVA, OBJECTS, VIEW
+from firstlight.envs.minigrid.cells import (
+    BALL,
+    BOX,
+    DOOR,
+    EMPTY,
+    FLOOR,
+    GOAL,
+    KEY,
+    LAVA,
+    OBJECTS,
+    VIEW,
+)
 from firstlight.intrinsic.design.designers.base import DesignTask
-from firstlight.intrinsic.design.designers.grammar import ProgramComponent
+from firstlight.intrinsic.design.designers.grammar import COLOURS, ProgramComponent
 
 _MARKS = {KEY, BALL, BOX, DOOR, GOAL, LAVA}  # objects that a task may be about
 _CARRIED = {KEY, BALL, BOX}
 _VERBS = (
     *("carries", "unlocks", "opens", "faces", "sees", "puts", "approaches", "finds"),
-    *("closes", "loses"),
+    *("closes", "loses", "visits"),
 )
 """First words of names for grids, in the order in which a program of limited size takes them."""
 _FARTHEST = 99
+_SIDE = 32  # cells of the square in which visits are recorded
 LARGEST_VECTOR = 64
 """Coordinates of a vector field that components are made of."""
 _QUANTILES = (0.9, 0.99)
@@ -62,7 +74,7 @@ def grid_components(task: DesignTask, field: str) -> Iterator[ProgramComponent]:
     """Yield events and distances of a grid of MiniGrid's codes.
 
     Of the objects that random play has met, or that the goal names. What the agent carries or faces
-    is known in MiniGrid's view of 7 x 7 cells alone, where its cell is [3, 6].
+    is known in MiniGrid's view of 7 x 7 cells alone, where its cell is [3, 6]; so are its steps.
     """
     shape = task.obs_space[field].shape
     assert shape is not None
@@ -72,8 +84,10 @@ def grid_components(task: DesignTask, field: str) -> Iterator[ProgramComponent]:
     kinds = sorted(_MARKS & {*np.unique(seen[..., 0]).tolist()} | named)
     before, after = f"obs[{field!r}]", f"next_obs[{field!r}]"
     is_view = shape[:2] == (VIEW, VIEW)
-    own, front = f"[:, {VIEW // 2}, {VIEW - 1}, 0]", f"[:, {VIEW // 2}, {VIEW - 2}, 0]"
-    front_state = f"[:, {VIEW // 2}, {VIEW - 2}, 2]"
+    own, own_colour, _ = (f"[:, {VIEW // 2}, {VIEW - 1}, {part}]" for part in range(3))
+    front, front_colour, front_state = (
+        f"[:, {VIEW // 2}, {VIEW - 2}, {part}]" for part in range(3)
+    )
     for kind in kinds:
         name = OBJECTS[kind]
         there = f"({{}}[..., 0] == {kind}).any((1, 2))"
@@ -83,15 +97,20 @@ def grid_components(task: DesignTask, field: str) -> Iterator[ProgramComponent]:
         )
         if not is_view:
             continue
-        yield ProgramComponent(f"faces_{name}", (f"now = {after}{front} == {kind}",))
+        yield ProgramComponent(
+            f"faces_{name}", (f"now = {after}{front} == {kind}",), colour=after + front_colour
+        )
         yield ProgramComponent(
             f"approaches_{name}", _approach(f"approaches_{name}", after, kind), is_event=False
         )
         if kind in _CARRIED:
-            yield ProgramComponent(f"carries_{name}", (f"now = {after}{own} == {kind}",))
+            yield ProgramComponent(
+                f"carries_{name}", (f"now = {after}{own} == {kind}",), colour=after + own_colour
+            )
             yield ProgramComponent(
                 f"puts_down_{name}",
                 (f"now = ({before}{own} == {kind}) & ({after}{own} != {kind})",),
+                colour=before + own_colour,
             )
     if is_view and DOOR in kinds:
         for name, old, new in (
@@ -101,8 +120,12 @@ def grid_components(task: DesignTask, field: str) -> Iterator[ProgramComponent]:
         ):
             both = f"now = ({before}{front} == {DOOR}) & ({after}{front} == {DOOR})"
             states = f"now &= ({before}{front_state} {old}) & ({after}{front_state} {new})"
-            yield ProgramComponent(name, (both, states))
-    yield ProgramComponent("finds_objects", _finds(after, kinds), is_event=False)
+            yield ProgramComponent(name, (both, states), colour=after + front_colour)
+    if is_view and isinstance(task.act_space, spaces.Discrete):
+        yield ProgramComponent(
+            "visits_cells", _visits(before), is_event=False, entries=3, is_discovery=True
+        )
+    yield ProgramComponent("finds_objects", _finds(after, kinds), is_event=False, is_discovery=True)
 
 
 def _place(component: ProgramComponent) -> int:
@@ -122,12 +145,34 @@ def _approach(name: str, after: str, kind: int) -> tuple[str, ...]:
     )
 
 
+def _visits(before: str) -> tuple[str, ...]:
+    """Tenth of each cell in which the agent is for the first time in the episode.
+
+    Its place follows from its actions and from what was before it.
+    """
+    front = f"{before}[:, {VIEW // 2}, {VIEW - 2}]"
+    return (
+        f"ahead, rows = {front}, np.arange(len(action))",
+        f"open_door = (ahead[:, 0] == {DOOR}) & (ahead[:, 2] == 0)",
+        f"is_free = np.isin(ahead[:, 0], {[EMPTY, FLOOR, GOAL]}) | open_door",
+        'heading, cell = memory.get("visits_heading", none), memory.get("visits_place", none)',
+        f'known = memory.get("visits_cells", np.zeros((len(action), {_SIDE**2}), bool))',
+        "known[rows, cell] = True",
+        f"step = np.array([1, {_SIDE}, -1, -{_SIDE}])[heading] * (is_free & (action == 2))",
+        f"cell = (cell + step) % {_SIDE**2}  # the grid is smaller, so no two cells are confused",
+        "value = ~known[rows, cell] / 10.0",
+        "known[rows, cell] = True",
+        'memory["visits_cells"], memory["visits_place"] = known, cell',
+        'memory["visits_heading"] = (heading + (action == 1) - (action == 0)) % 4',
+    )
+
+
 def _finds(after: str, kinds: list[int]) -> tuple[str, ...]:
     """Share of four of the objects, told apart by colour, that are seen for the first time."""
     return (
         f"kinds = np.array({kinds})[:, None]",
         f"codes = {after}[..., 0].astype(np.int64) * 8 + {after}[..., 1]",
-        "wanted = (kinds * 8 + np.arange(6)[None]).reshape(-1)",
+        f"wanted = (kinds * 8 + np.arange({COLOURS})[None]).reshape(-1)",
         "here = (codes.reshape(len(action), -1, 1) == wanted).any(1)",
         'known = memory.get("finds_objects", np.zeros(here.shape, bool))',
         'memory["finds_objects"] = known | here',
@@ -162,6 +207,7 @@ def vector_components(task: DesignTask, field: str) -> Iterator[ProgramComponent
                 _record(f"farthest_{word}_{label}", f"{sign / width!r} * {{}}", new, old),
                 is_event=False,
                 entries=2,
+                is_discovery=True,
             )
             for quantile in _QUANTILES:
                 bound = float(np.quantile(sign * values, quantile))

@@ -86,9 +86,8 @@ def test_a_person_chooses_by_number_and_is_asked_again_for_what_is_none():
 
 
 def test_a_persons_choice_outranks_the_return():
-    designer = ICPL(
-        ReplayModel([answer(i) for i in range(4)]), samples=2, by=AskedPerson(lambda _: "1 2")
-    )
+    model, person = ReplayModel([answer(i) for i in range(4)]), AskedPerson(lambda _: "1 2")
+    designer = ICPL(model, samples=2, by="person", person=person)
     first = designer.propose(SearchState(TASK))
     designer.observe(judged(first, [0.0, 1.0]))
     assert {p.parent for p in designer.propose(SearchState(TASK, 1))} == {first[0].hash}

@@ -122,6 +122,49 @@ def test_an_event_is_paid_so_many_times_in_an_episode(times, doorkey):
     assert paid > times
 
 
+def test_an_event_may_be_paid_for_each_colour(doorkey):
+    """Door after door; the same one, and another of its colour, are paid no more than `times`."""
+    task, _ = doorkey
+    closed, opened = np.full((1, 7, 7, 3), 1, np.uint8), np.full((1, 7, 7, 3), 1, np.uint8)
+    for times, expected in ((1, [1, 1, 0, 1, 0]), (2, [1, 1, 1, 1, 0])):
+        source = write_program([word(task, "opens_door", each=True, times=times)])
+        reward, memory, paid = define(source, "reward"), {}, []
+        for colour in (2, 5, 2, 0, 2):
+            closed[0, 3, 5], opened[0, 3, 5] = (4, colour, 1), (4, colour, 0)
+            before, after = {"image": closed}, {"image": opened}
+            paid.append(int(reward(before, np.array([5]), after, {}, memory)["opens_door"][0]))
+        assert paid == expected
+
+
+def test_a_condition_may_be_an_event_for_each_colour(doorkey):
+    task, rollout = doorkey
+    second = word(task, "faces_door", times=10, after="faces_key")
+    found = [
+        values_of([word(task, "faces_key", each=each), second], rollout)[0][1]
+        for each in (False, True)
+    ]
+    np.testing.assert_array_equal(*found)
+    assert found[0].any()
+
+
+def test_visits_pay_each_cell_once_in_an_episode():
+    """Against the places that the environment itself reports."""
+    task, rollout = record(make("MiniGrid-MultiRoom-N2-S4-v0", num_envs=8), steps=400)
+    (values,), _ = values_of([word(task, "visits_cells")], rollout)
+    places, ended = rollout.info["agent_pos"].tolist(), rollout.terminated | rollout.truncated
+    paid = 0
+    for n in range(8):
+        visited = []
+        for t in range(rollout.num_steps):
+            visited = [] if rollout.is_first[t, n] else visited
+            visited.append(places[t][n])
+            if not ended[t, n]:
+                is_new = places[t + 1][n] not in visited
+                assert values[t, n] == pytest.approx(0.1 if is_new else 0.0)
+                paid += is_new
+    assert paid > 50
+
+
 def test_a_condition_waits_for_its_event(doorkey):
     task, rollout = doorkey
     first = word(task, "carries_key")
@@ -276,10 +319,21 @@ def test_without_a_difference_there_are_no_elites(doorkey):
     proposals = designer.propose(state)
     designer.ranks = {p.hash: (0.0, 0.0) for p in proposals}
     assert designer.elites() == []
-    assert {p.how for p in proposals} == {"every event", "random"}
+    assert [p.how for p in proposals] == ["every event", "discoveries", "random", "random"]
     assert {p.how for p in designer.propose(state)} == {"random"}
     designer.ranks[proposals[2].hash] = (0.0, 0.1)
     assert designer.elites() == [proposals[2].hash]
+
+
+def test_the_second_program_pays_what_an_episode_has_not_had_yet(doorkey):
+    task, _ = doorkey
+    second = Template(samples=2).propose(SearchState(task))[1]
+    assert [*RewardProgram.parse(second.source).ranges] == ["finds_objects", "visits_cells"]
+    task, _ = record(Curling(4), steps=20)
+    second = Template(samples=2).propose(SearchState(task))[1]
+    ranges = RewardProgram.parse(second.source).ranges
+    assert ranges
+    assert all(name.startswith("farthest_") for name in ranges)
 
 
 def test_a_designer_that_loads_a_state_goes_on_in_the_same_way(doorkey):

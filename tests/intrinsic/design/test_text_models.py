@@ -77,6 +77,10 @@ def test_limits_stop_a_question_and_count_what_was_spent_before(limits, server):
         later.ask(MESSAGES, 1, start=9)
     assert len(server.bodies) == 2
     assert state["spent"]["calls"] == 2
+    price = 4.0 if "cost" in limits else 0.0
+    for each in (model, later):  # both have ended, and a report still tells what was spent
+        spent = each.metrics()
+        assert (spent["calls"], spent["tokens"], spent["cost"]) == (2, 30, price)
 
 
 def test_a_failure_is_repeated_and_a_key_that_is_refused_is_not(server):
