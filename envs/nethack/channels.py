@@ -14,7 +14,7 @@ from nle.env.base import NLE_SPACE_ITEMS
 from firstlight.envs.nethack.tasks import DEPTH, DUNGEON, EXPERIENCE, GOLD, LEVEL, TIME, X, Y
 
 KEYS = ("keys_held", "closed_doors")
-_CLOSED_DOORS = (nethack.GLYPH_CMAP_OFF + 15, nethack.GLYPH_CMAP_OFF + 16)
+_CLOSED_DOOR = nethack.GLYPH_CMAP_OFF + 15  # and the next one: vertical and horizontal
 _KILLS = (b"You kill ", b"You destroy ")
 _STATISTICS = {
     "depth": DEPTH,
@@ -68,10 +68,15 @@ def key_glyph() -> int:
     return nethack.GLYPH_OBJ_OFF + names.index("skeleton key")
 
 
+def is_closed_door(glyphs: np.ndarray) -> np.ndarray:
+    """Whether glyphs are those of closed doors."""
+    return (glyphs == _CLOSED_DOOR) | (glyphs == _CLOSED_DOOR + 1)
+
+
 def key_channels(glyphs: np.ndarray, inventory: np.ndarray) -> dict[str, int]:
     """Channels `KEYS` from the map's glyphs [21, 79] and those of the inventory [55]."""
     held = int(np.count_nonzero(inventory == key_glyph()))
-    return {"keys_held": held, "closed_doors": int(np.isin(glyphs, _CLOSED_DOORS).sum())}
+    return {"keys_held": held, "closed_doors": int(np.count_nonzero(is_closed_door(glyphs)))}
 
 
 class EpisodeProgress:

@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 
 from firstlight.envs.nethack.base_env import SCREEN, BaseNetHackEnv, NetHackObs, nethack_seeds
-from firstlight.envs.nethack.channels import key_channels
+from firstlight.envs.nethack.channels import is_closed_door, key_channels
 from firstlight.envs.nethack.game import (
     AGENT_QUESTIONS,
     ESCAPE,
@@ -26,6 +26,7 @@ from firstlight.envs.nethack.game import (
     SPACE,
     WAITS,
 )
+from firstlight.envs.nethack.tasks import X, Y
 from firstlight.envs.seeding import derive
 
 with warnings.catch_warnings():
@@ -38,6 +39,9 @@ with warnings.catch_warnings():
 logging.getLogger("nle.env.base").setLevel(logging.WARNING)  # it logs each game
 _ENDLESS = 2**62
 _ALWAYS = ("glyphs", "blstats", "message", "program_state", "internal")
+_INVENTORY = ("inv_glyphs", "inv_letters", "inv_strs")
+_DIRECTIONS = b"ykuh.lbjn"  # keys, by rows of the cells around the hero
+_ATTEMPTS = 50
 
 
 @contextlib.contextmanager
@@ -111,6 +115,8 @@ class MiniHackLevel(BaseNetHackEnv):
         level._quit_game = _do_not_quit
         level._perform_known_steps = functools.partial(_answer_prompts, level)
         level._get_time_penalty = functools.partial(_penalty, level, level._get_time_penalty)
+        if isinstance(level, MiniHackKeyDoor):
+            level.get_object_direction = DoorFinder(level)
         self.observation_space = level.observation_space
         self.action_space = level.action_space
         self._disable_unused_buffers()
@@ -163,16 +169,54 @@ class MiniHackLevel(BaseNetHackEnv):
     def _disable_unused_buffers(self) -> None:
         """Spare NetHack 133 kB of descriptions in each step if nothing reads them."""
         level = self.level
-        if isinstance(level, MiniHackKeyDoor) or level.reward_manager is not None:
+        if level.reward_manager is not None:
             return
+        inventory = _INVENTORY if isinstance(level, MiniHackKeyDoor) else ()
         shown = {key.removesuffix("_crop") for key in self.keys}
         if any(key.startswith("pixel") for key in shown):
             return
         game = level.nethack
-        used = {name: game._obs_buffers[name] for name in {*_ALWAYS, *SCREEN, *shown}}
+        used = {name: game._obs_buffers[name] for name in {*_ALWAYS, *SCREEN, *inventory, *shown}}
         game._pynethack.set_buffers(**used)
         empty = np.zeros(0, np.uint8)
         game._obs = tuple(used.get(name, empty) for name in level._observation_keys)
+
+
+class DoorFinder:
+    """Finds the closed door beside the hero by glyphs, for MiniHack's action `apply`.
+
+    MiniHack compares descriptions of the screen, 133 kB that NetHack would write in each step. It
+    also walks against the door until it is open, without end if unlocking was interrupted: after
+    `_ATTEMPTS` looks in one action none is found.
+
+    Args:
+        level: an environment of KeyRoom.
+    """
+
+    def __init__(self, level: Any):
+        self._level, self._looks = level, 0
+
+    def __call__(self, name: str, observation: Sequence[np.ndarray] | None = None) -> int | None:
+        """Key of the direction of the first closed door around the hero; None if there is none.
+
+        Args:
+            name: what MiniHack looks for, which is always "closed door".
+            observation: of the game; default the last one, where an action begins.
+        """
+        self._looks = 0 if observation is None else self._looks + 1
+        seen = self._level.last_observation if observation is None else observation
+        if self._looks > _ATTEMPTS:
+            return None
+        keys = self._level._observation_keys
+        glyphs, line = seen[keys.index("glyphs")], seen[keys.index("blstats")]
+        x, y = int(line[X]), int(line[Y])
+        rows, columns = range(y - 1, y + 2), range(x - 1, x + 2)
+        cells = [(row, column) for row in rows for column in columns]
+        for key, (row, column) in zip(_DIRECTIONS, cells, strict=True):
+            inside = 0 <= row < glyphs.shape[0] and 0 <= column < glyphs.shape[1]
+            if inside and is_closed_door(glyphs[row, column]):
+                return key
+        return None
 
 
 def _answer_prompts(

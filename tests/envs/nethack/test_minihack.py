@@ -52,6 +52,30 @@ def test_an_episode_depends_only_on_its_seed_and_actions(task):
     used.close()
 
 
+def test_closed_doors_are_found_where_minihack_finds_them():
+    env = MiniHackLevel(TASKS["keyroom_s5"], keys=(*KEYS, "screen_descriptions"))
+    found = []
+    for seed in range(4):
+        for _ in play(env, seed, 60):
+            found.append(env.level.get_object_direction("closed door"))
+            assert found[-1] == type(env.level).get_object_direction(env.level, "closed door")
+    assert len({*found}) > 3
+    env.close()
+
+
+def test_a_door_that_stays_locked_is_given_up():
+    env = MiniHackLevel(TASKS["keyroom_s5"])
+    find = env.level.get_object_direction
+    steps = play(env, 0, 200)
+    next(answer for answer in steps if find("closed door") is not None)
+    now = env.level.last_observation
+    answers = [find("closed door", now) for _ in range(60)]
+    assert None not in answers[:50]
+    assert {*answers[50:]} == {None}
+    assert find("closed door") is not None
+    env.close()
+
+
 def test_the_states_of_shared_generators_are_restored():
     before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
     with shared_generators(3):
