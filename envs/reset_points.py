@@ -19,6 +19,9 @@ from firstlight.envs.wrapper import MemoryWrapper
 RESET_POINT = "reset_point"
 """Side channel: 1 in episodes that began at a reset point, whose statistics are kept apart."""
 
+RESET_POINTS = "reset_points"
+"""Key of the points in the persistent state of environments."""
+
 
 class ResetPoints(MemoryWrapper):
     """Begins a share of the episodes at reset points, for training.
@@ -64,17 +67,27 @@ class ResetPoints(MemoryWrapper):
         return self._begin(torch.ones(self.num_envs, dtype=torch.bool), obs, info)
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the environments, the points, and the random state of choices."""
-        return super().state_dict() | {
-            "points": [dataclasses.asdict(point) for point in self.points],
-            "generator": self._generator.get_state(),
-        }
+        """State of the environments, and the random state of choices."""
+        return super().state_dict() | {"generator": self._generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> tuple[Obs, Obs, Tensor]:
         """Load what `state_dict` returned."""
-        self.points = [Snapshot(**fields) for fields in state["points"]]
+        if "points" in state:  # of older versions
+            self.points = load_points(state["points"])
         self._generator.set_state(state["generator"])
         return super().load_state_dict(state)
+
+    def persistent_state(self) -> dict[str, Any]:
+        """The points: a resumed run need not collect them again."""
+        fields = [field.name for field in dataclasses.fields(Snapshot)]
+        points = [{name: getattr(point, name) for name in fields} for point in self.points]
+        return {**super().persistent_state(), RESET_POINTS: points}
+
+    def load_persistent_state(self, state: dict[str, Any]) -> None:
+        """Load what `persistent_state` returned."""
+        super().load_persistent_state(state)
+        if RESET_POINTS in state:  # else of older versions
+            self.points = load_points(state[RESET_POINTS])
 
     def _transform_step(self, step: Step, action: Tensor) -> Step:
         final_info = {**step.final_info, RESET_POINT: self._from_point[step.final_ids]}
@@ -111,6 +124,11 @@ class ResetPoints(MemoryWrapper):
         flags = torch.where(restarted, 0, flags).to(torch.int8)
         self._from_point = _with_rows(self._from_point, env_ids, flags)
         return obs, {**info, RESET_POINT: flags}, restarted
+
+
+def load_points(saved: Sequence[Mapping[str, Any]]) -> list[Snapshot]:
+    """Return the points in the persistent state of environments."""
+    return [Snapshot(**fields) for fields in saved]
 
 
 def check_restorable(vec: VecEnv) -> None:

@@ -39,8 +39,9 @@ def collect_reset_points(
         run: run directory of a search, or one of its checkpoints.
         vec: environments of the kind that was searched, that can be restored. They are reset.
         max_episodes: genomes that are run.
-        points_per_episode: snapshots of an episode, at least, and at most twice as many; at equal
-            distances after its start.
+        points_per_episode: snapshots of an episode at equal distances, at least, and at most twice
+            as many. Before the first of them are more, after 1, 2, 4, 8, … steps: an agent that
+            succeeds from one of them has only half of its steps to add.
         seed: of the episodes.
 
     Raises:
@@ -99,7 +100,7 @@ def _run(
     filled[:count] = genomes
     obs, _ = vec.reset(seed)
     running, ret = np.arange(size) < count, np.zeros(size)
-    taken: list[list[Snapshot]] = [[] for _ in range(size)]
+    taken: list[dict[int, Snapshot]] = [{} for _ in range(size)]  # by step
     every = 1
     for t in range(1, MAX_STEPS + 1):
         with torch.inference_mode():
@@ -111,10 +112,17 @@ def _run(
         running[step.crashed_ids.numpy()] = False
         if not running.any():
             break
-        if t % every == 0:
-            snapshots = vec.snapshots()
-            for n in np.flatnonzero(running).tolist():
-                taken[n].append(snapshots[n])
-            if max(map(len, taken)) >= 2 * wanted:  # the length is not known: take half as many
-                taken, every = [kept[1::2] for kept in taken], 2 * every
-    return [point for n in range(count) if ret[n] > 0 for point in taken[n]]
+        if not _is_taken(t, every):
+            continue
+        snapshots = vec.snapshots()
+        for n in np.flatnonzero(running).tolist():
+            taken[n][t] = snapshots[n]
+        if t == 2 * wanted * every:  # the length is not known: keep half as many
+            every *= 2
+            taken = [{t: s for t, s in kept.items() if _is_taken(t, every)} for kept in taken]
+    return [point for n in range(count) if ret[n] > 0 for point in taken[n].values()]
+
+
+def _is_taken(t: int, every: int) -> bool:
+    """Whether an episode has a point after step `t`: a multiple of `every`, or a power of two."""
+    return t % every == 0 or t & (t - 1) == 0

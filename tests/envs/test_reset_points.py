@@ -109,14 +109,16 @@ def test_statistics_count_such_episodes_apart():
 def test_a_saved_wrapper_continues_identically():
     vec = Chain(4, length=3)
     vec.reset()
+    first = vec.snapshots()[:1]
     vec.step(vec.combination[:1].expand(4))
-    points = vec.snapshots()
-    one, two = (ResetPoints(Chain(4, length=3), given, share=0.5) for given in (points, points[:1]))
+    points = [*first, *vec.snapshots()[:1]]
+    one, two = (ResetPoints(Chain(4, length=3), given, share=0.5) for given in (points, first))
     one.reset(0)
     taken = actions(vec, 60)
     for t in range(20):
         one.step(taken[t])
     two.reset(1)
+    two.load_persistent_state(one.persistent_state())
     _, info, lost = two.load_state_dict(one.state_dict())
     assert not lost.any()
     assert RESET_POINT in info
