@@ -166,26 +166,26 @@ def with_reset_points(cfg: DictConfig, vec: VecEnv) -> VecEnv:
     from firstlight.envs.seeding import derive
 
     try:
-        points = saved_reset_points(cfg)
-        if not points:
+        trajectories = saved_reset_points(cfg)
+        if not trajectories:
             seed = derive(cfg.seed, "reset_points")
-            points = collect_reset_points(cfg.reset_points, vec, seed=seed)
-        return ResetPoints(vec, points, share=cfg.reset_share)
+            trajectories = collect_reset_points(cfg.reset_points, vec, seed=seed)
+        return ResetPoints(vec, trajectories, share=cfg.reset_share)
     except (ValueError, OSError) as error:
         raise BadInputError(f"reset_points={cfg.reset_points}: {error}") from error
 
 
-def saved_reset_points(cfg: DictConfig) -> list[Snapshot]:
+def saved_reset_points(cfg: DictConfig) -> list[list[Snapshot]]:
     """Return the reset points of the run that is resumed; none of a run that begins."""
     from firstlight.agents.session.run_directory import checkpoint
-    from firstlight.envs.reset_points import RESET_POINTS, load_points
+    from firstlight.envs.reset_points import RESET_POINTS, load_trajectories
     from firstlight.networks import collective
 
     own = None
     if collective.rank() == 0 and (path := resumed_checkpoint(cfg)) is not None:
-        own = {RESET_POINTS: checkpoint.load(path)["runner"].get("kept", {}).get(RESET_POINTS, [])}
-    saved = checkpoint.broadcast(own) or {RESET_POINTS: []}
-    return load_points(saved[RESET_POINTS])
+        own = {RESET_POINTS: checkpoint.load(path)["runner"]["kept"].get(RESET_POINTS, [])}
+    saved = checkpoint.broadcast(own)
+    return [] if saved is None else load_trajectories(saved[RESET_POINTS])
 
 
 def _stack_frames(vec: VecEnv, frames: Any) -> VecEnv:

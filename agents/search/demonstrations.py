@@ -28,7 +28,7 @@ def collect_reset_points(
     max_episodes: int = 32,
     points_per_episode: int = 8,
     seed: int = 0,
-) -> list[Snapshot]:
+) -> list[list[Snapshot]]:
     """Run the rewarded genomes of a search again, and take snapshots on the way to the reward.
 
     They are those of the reward archive where the search has one, else of what it keeps, highest
@@ -59,17 +59,17 @@ def collect_reset_points(
             f"this one has {vec.obs_space} and {vec.act_space}: give the same env"
         )
     genomes = rewarded_genomes(state["search"])[:max_episodes]
-    points: list[Snapshot] = []
+    trajectories: list[list[Snapshot]] = []
     for first in range(0, len(genomes), vec.num_envs):
         batch = genomes[first : first + vec.num_envs]
         episodes_seed = derive(seed, "demonstrations", first)
-        points += _run(vec, policy, batch, points_per_episode, episodes_seed)
-    if not points:
+        trajectories += _run(vec, policy, batch, points_per_episode, episodes_seed)
+    if not trajectories:
         raise ValueError(
             f"{run} has {len(genomes)} genomes with a reward, and none got one again, expected "
             "at least one: search longer"
         )
-    return points
+    return trajectories
 
 
 def rewarded_genomes(state: dict[str, Any]) -> np.ndarray:
@@ -93,7 +93,7 @@ def rewarded_genomes(state: dict[str, Any]) -> np.ndarray:
 
 def _run(
     vec: VecEnv, policy: GenomePolicy, genomes: np.ndarray, wanted: int, seed: int
-) -> list[Snapshot]:
+) -> list[list[Snapshot]]:
     """Run an episode of each of at most `num_envs` genomes; return the points of rewarded ones."""
     count, size = len(genomes), vec.num_envs
     filled = np.zeros((size, genomes.shape[1]))
@@ -120,7 +120,7 @@ def _run(
         if t == 2 * wanted * every:  # the length is not known: keep half as many
             every *= 2
             taken = [{t: s for t, s in kept.items() if _is_taken(t, every)} for kept in taken]
-    return [point for n in range(count) if ret[n] > 0 for point in taken[n].values()]
+    return [[*taken[n].values()] for n in range(count) if ret[n] > 0 and taken[n]]
 
 
 def _is_taken(t: int, every: int) -> bool:

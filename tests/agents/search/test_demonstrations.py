@@ -44,15 +44,16 @@ def save_search(folder, returns):
 )
 def test_points_are_at_equal_distances_and_denser_after_the_start(tmp_path, wanted, steps):
     save_search(tmp_path, [0.5])
-    points = collect_reset_points(tmp_path, maze(3), points_per_episode=wanted)
+    (points,) = collect_reset_points(tmp_path, maze(3), points_per_episode=wanted)
     elapsed = [int(point.arrays["elapsed"]) for point in points]
     assert elapsed == steps
 
 
 def test_every_rewarded_genome_has_points_and_is_rewarded_from_each(tmp_path):
     policy, genomes = save_search(tmp_path, [0.5, 0.0, 0.7])
-    points = collect_reset_points(tmp_path, maze(2), points_per_episode=2)
-    assert len(points) == 2 * 6  # after 1, 2, 4, 8, 16 and 32 steps of two episodes
+    trajectories = collect_reset_points(tmp_path, maze(2), points_per_episode=2)
+    points = [point for way in trajectories for point in way]
+    assert [*map(len, trajectories)] == [6, 6]  # after 1, 2, 4, 8, 16 and 32 steps
     vec = maze(len(points))
     obs, _, lost = vec.restore(torch.arange(len(points)), points)
     assert not lost.any()
