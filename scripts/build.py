@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from firstlight.agents.learner import Learner
     from firstlight.agents.policy import Policy
     from firstlight.agents.trainer import Trainer
+    from firstlight.envs.types import Snapshot
     from firstlight.envs.vec import VecEnv
     from firstlight.intrinsic.base import IntrinsicModule
     from firstlight.intrinsic.mixer import RewardMixer
@@ -165,10 +166,26 @@ def with_reset_points(cfg: DictConfig, vec: VecEnv) -> VecEnv:
     from firstlight.envs.seeding import derive
 
     try:
-        points = collect_reset_points(cfg.reset_points, vec, seed=derive(cfg.seed, "reset_points"))
-        return ResetPoints(vec, points, share=cfg.reset_share)
+        trajectories = saved_reset_points(cfg)
+        if not trajectories:
+            seed = derive(cfg.seed, "reset_points")
+            trajectories = collect_reset_points(cfg.reset_points, vec, seed=seed)
+        return ResetPoints(vec, trajectories, share=cfg.reset_share)
     except (ValueError, OSError) as error:
         raise BadInputError(f"reset_points={cfg.reset_points}: {error}") from error
+
+
+def saved_reset_points(cfg: DictConfig) -> list[list[Snapshot]]:
+    """Return the reset points of the run that is resumed; none of a run that begins."""
+    from firstlight.agents.session.run_directory import checkpoint
+    from firstlight.envs.reset_points import RESET_POINTS, load_trajectories
+    from firstlight.networks import collective
+
+    own = None
+    if collective.rank() == 0 and (path := resumed_checkpoint(cfg)) is not None:
+        own = {RESET_POINTS: checkpoint.load(path)["runner"]["kept"].get(RESET_POINTS, [])}
+    saved = checkpoint.broadcast(own)
+    return [] if saved is None else load_trajectories(saved[RESET_POINTS])
 
 
 def _stack_frames(vec: VecEnv, frames: Any) -> VecEnv:
@@ -358,11 +375,18 @@ def saved_policy(cfg: DictConfig) -> dict[str, Any]:
     """Return the arguments in the description of the policy that a run is resumed with; or none."""
     from firstlight.agents.session.run_directory import checkpoint
 
-    if cfg.resume != "auto" or cfg.run_dir is None:
-        return {}
-    path = checkpoint.newest(Path(cfg.run_dir) / "checkpoints")
+    path = resumed_checkpoint(cfg)
     spec = None if path is None else checkpoint.policy_spec(path)
     return {} if spec is None else spec["kwargs"]
+
+
+def resumed_checkpoint(cfg: DictConfig) -> Path | None:
+    """Return the checkpoint that the run is resumed from; None for a run that begins."""
+    from firstlight.agents.session.run_directory import checkpoint
+
+    if cfg.resume != "auto" or cfg.run_dir is None:
+        return None
+    return checkpoint.newest(Path(cfg.run_dir) / "checkpoints")
 
 
 def make_encoder(config: Any, saved: dict[str, Any] | None, **spaces: Any) -> Any:

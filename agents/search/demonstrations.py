@@ -28,7 +28,7 @@ def collect_reset_points(
     max_episodes: int = 32,
     points_per_episode: int = 8,
     seed: int = 0,
-) -> list[Snapshot]:
+) -> list[list[Snapshot]]:
     """Run the rewarded genomes of a search again, and take snapshots on the way to the reward.
 
     They are those of the reward archive where the search has one, else of what it keeps, highest
@@ -39,8 +39,9 @@ def collect_reset_points(
         run: run directory of a search, or one of its checkpoints.
         vec: environments of the kind that was searched, that can be restored. They are reset.
         max_episodes: genomes that are run.
-        points_per_episode: snapshots of an episode, at least, and at most twice as many; at equal
-            distances after its start.
+        points_per_episode: snapshots of an episode at equal distances, at least, and at most twice
+            as many. Before the first of them are more, after 1, 2, 4, 8, … steps: an agent that
+            succeeds from one of them has only half of its steps to add.
         seed: of the episodes.
 
     Raises:
@@ -58,17 +59,17 @@ def collect_reset_points(
             f"this one has {vec.obs_space} and {vec.act_space}: give the same env"
         )
     genomes = rewarded_genomes(state["search"])[:max_episodes]
-    points: list[Snapshot] = []
+    trajectories: list[list[Snapshot]] = []
     for first in range(0, len(genomes), vec.num_envs):
         batch = genomes[first : first + vec.num_envs]
         episodes_seed = derive(seed, "demonstrations", first)
-        points += _run(vec, policy, batch, points_per_episode, episodes_seed)
-    if not points:
+        trajectories += _run(vec, policy, batch, points_per_episode, episodes_seed)
+    if not trajectories:
         raise ValueError(
             f"{run} has {len(genomes)} genomes with a reward, and none got one again, expected "
             "at least one: search longer"
         )
-    return points
+    return trajectories
 
 
 def rewarded_genomes(state: dict[str, Any]) -> np.ndarray:
@@ -92,14 +93,14 @@ def rewarded_genomes(state: dict[str, Any]) -> np.ndarray:
 
 def _run(
     vec: VecEnv, policy: GenomePolicy, genomes: np.ndarray, wanted: int, seed: int
-) -> list[Snapshot]:
+) -> list[list[Snapshot]]:
     """Run an episode of each of at most `num_envs` genomes; return the points of rewarded ones."""
     count, size = len(genomes), vec.num_envs
     filled = np.zeros((size, genomes.shape[1]))
     filled[:count] = genomes
     obs, _ = vec.reset(seed)
     running, ret = np.arange(size) < count, np.zeros(size)
-    taken: list[list[Snapshot]] = [[] for _ in range(size)]
+    taken: list[dict[int, Snapshot]] = [{} for _ in range(size)]  # by step
     every = 1
     for t in range(1, MAX_STEPS + 1):
         with torch.inference_mode():
@@ -111,10 +112,17 @@ def _run(
         running[step.crashed_ids.numpy()] = False
         if not running.any():
             break
-        if t % every == 0:
-            snapshots = vec.snapshots()
-            for n in np.flatnonzero(running).tolist():
-                taken[n].append(snapshots[n])
-            if max(map(len, taken)) >= 2 * wanted:  # the length is not known: take half as many
-                taken, every = [kept[1::2] for kept in taken], 2 * every
-    return [point for n in range(count) if ret[n] > 0 for point in taken[n]]
+        if not _is_taken(t, every):
+            continue
+        snapshots = vec.snapshots()
+        for n in np.flatnonzero(running).tolist():
+            taken[n][t] = snapshots[n]
+        if t == 2 * wanted * every:  # the length is not known: keep half as many
+            every *= 2
+            taken = [{t: s for t, s in kept.items() if _is_taken(t, every)} for kept in taken]
+    return [[*taken[n].values()] for n in range(count) if ret[n] > 0 and taken[n]]
+
+
+def _is_taken(t: int, every: int) -> bool:
+    """Whether an episode has a point after step `t`: a multiple of `every`, or a power of two."""
+    return t % every == 0 or t & (t - 1) == 0

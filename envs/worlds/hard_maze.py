@@ -33,7 +33,8 @@ class HardMaze(ArrayBacked):
     A policy sees `sensors`: the distances along lasers at +45, 0 and -45 degrees (positive angles
     are to the right), at most 100 units and divided by `laser_unit`, and whether the left and the
     right bumper touched a wall. Side channels: `position`, x and y in units; `area`, 1 + the number
-    of the goal that the robot is in, or 0; `success`, whether it is in one.
+    of the goal that the robot is in, or 0; `success`, whether it is in one. With `observe_pose` a
+    policy also sees `pose`: x and y in shares of the maze, cosine and sine of the heading.
 
     Published code (SERENE's copy of fastsim_gym) rewards the position before the last move, and
     shows in the first observation the sensors of the last episode; both are options. Distances
@@ -45,6 +46,7 @@ class HardMaze(ArrayBacked):
         max_travel: units that a wheel travels in a step at most, at most 4.
         laser_unit: by which distances are divided; 1 as published, 100 gives shares of the range.
         goals: x, y and radius of each.
+        observe_pose: whether policies see the pose of the robot.
         reward_previous_position: reward the position before the last move.
         keep_sensors_at_reset: show the sensors of the last episode in the first observation.
         autoreset: "same_step" resets in the step that ends an episode, "next_step" in the next one.
@@ -71,6 +73,7 @@ class HardMaze(ArrayBacked):
         max_travel: float = 1.0,
         laser_unit: float = 1.0,
         goals: Sequence[Sequence[float]] = GOALS,
+        observe_pose: bool = False,
         reward_previous_position: bool = False,
         keep_sensors_at_reset: bool = False,
         autoreset: Autoreset = "same_step",
@@ -90,6 +93,9 @@ class HardMaze(ArrayBacked):
         self.obs_space = spaces.Dict(
             {"sensors": spaces.Box(0, max(LASER_RANGE / laser_unit, 1.0), (5,))}
         )
+        self.observe_pose = observe_pose
+        if observe_pose:
+            self.obs_space["pose"] = spaces.Box(-1, 1, (4,))
         self.info_space = spaces.Dict(
             {
                 "position": spaces.Box(0, np.float32(SIZE), (2,)),
@@ -142,6 +148,10 @@ class HardMaze(ArrayBacked):
     def _observe(self, ids: Tensor) -> tuple[Obs, Obs]:
         area = self.areas(self._pose[:, :2])[1]
         obs = {"sensors": torch.from_numpy((self._sensors / self._units).astype(np.float32))}
+        if self.observe_pose:
+            x, y, heading = self._pose.T
+            pose = np.stack([x / SIZE, y / SIZE, np.cos(heading), np.sin(heading)], 1)
+            obs["pose"] = torch.from_numpy(pose.astype(np.float32))
         fields = {
             "position": self._pose[:, :2].astype(np.float32),
             "area": area,

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import random
+import shutil
 import signal
 import time
 
@@ -158,9 +159,14 @@ def test_ppo_begins_where_a_search_was_rewarded_and_is_evaluated_at_true_starts(
     assert done.status == 0, done.err
     last = lines(run)[-1]
     ended = last["rollout/episodes"]
-    assert 0.5 * ended < last["rollout/reset_point_episodes"] < ended
+    assert 10 < last["rollout/reset_point_episodes"] < ended
     assert last["rollout/length_mean"] == last["eval/length_mean"] == 20  # a true start's
-    assert 2560 / ended < 17  # episodes from points have fewer steps left
+    assert 2560 / ended < 20  # episodes from points have fewer steps left
+    shutil.move(search, tmp_path / "moved")  # a resumed run has the points
+    again = [*words, f"run_dir={run}", "resume=auto", "reset_share=0.75"]
+    done = command(train.main, *again, "total_steps=3840")
+    assert done.status == 0, done.err
+    assert lines(run)[-1]["rollout/reset_point_episodes"] > last["rollout/reset_point_episodes"]
     refused = command(train.main, *words, "alternate=true", f"run_dir={tmp_path / 'no'}")
     assert (refused.status, "alternate=true and reset_points" in refused.err) == (2, True)
     empty = f"reset_points={run}"

@@ -38,7 +38,7 @@ def make_evaluator(
         pictures: see `VecEvaluator`; our own worlds always have some.
     """
     if channel is None and bounds is None and max_steps is None:
-        if type(vec) is HardMaze and not vec.keep_sensors_at_reset:
+        if type(vec) is HardMaze and not (vec.keep_sensors_at_reset or vec.observe_pose):
             return MazeEvaluator(vec, policy, num_threads)
         if type(vec) is Curling:
             return CurlingEvaluator(vec, policy, num_threads)

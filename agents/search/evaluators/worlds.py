@@ -80,13 +80,16 @@ class MazeEvaluator(WorldEvaluator):
     """Evaluates genomes in `HardMaze`.
 
     Raises:
-        ValueError: for a maze that keeps sensors at resets: there an episode depends on the last.
+        ValueError: for a maze that keeps sensors at resets: there an episode depends on the last;
+            or one that shows the pose.
     """
 
     def __init__(self, maze: HardMaze, policy: GenomePolicy, num_threads: int | None = None):
         super().__init__(policy, num_threads)
         if maze.keep_sensors_at_reset:
             raise ValueError("keep_sensors_at_reset is True: episodes depend on each other")
+        if maze.observe_pose:
+            raise ValueError("observe_pose is True: the compiled loop knows the sensors alone")
         self.maze, self.scene = maze, MazeScene(maze)
         self.low, self.high, self.num_areas = np.zeros(2), np.full(2, SIZE), len(maze.goals)
 

@@ -207,6 +207,11 @@ def test_a_position_without_bounds_and_samples_without_a_length_are_refused():
     assert isinstance(make_evaluator(kept, policy), VecEvaluator)
     with pytest.raises(ValueError, match="depend on each other"):
         MazeEvaluator(kept, policy)
+    posed = HardMaze(1, observe_pose=True)
+    policy = GenomePolicy(posed.obs_space, posed.act_space)
+    assert isinstance(make_evaluator(posed, policy), VecEvaluator)
+    with pytest.raises(ValueError, match="the sensors alone"):
+        MazeEvaluator(posed, policy)
 
 
 def test_parts_have_the_seeds_that_they_have_in_one_process():

@@ -195,6 +195,16 @@ def test_render_shows_walls_goals_and_robot():
     assert green.min(0).tolist() == [10, 10]
 
 
+def test_the_pose_is_seen_in_shares_of_the_maze_and_beside_the_sensors():
+    maze = HardMaze(2, observe_pose=True, max_steps=40)
+    obs, _, _ = put(maze, pose=[150.0, 300.0, math.pi / 2])
+    assert obs["pose"][1].tolist() == pytest.approx([0.25, 0.5, 0.0, 1.0], abs=1e-6)
+    plain = HardMaze(2)
+    assert torch.equal(put(plain, pose=[150.0, 300.0, math.pi / 2])[0]["sensors"], obs["sensors"])
+    assert "pose" not in plain.obs_space.spaces
+    check_vec(maze)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
