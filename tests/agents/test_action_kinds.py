@@ -253,7 +253,7 @@ def test_the_line_at_the_start_says_that_a_normal_distribution_is_squashed():
 def test_older_policies_are_neither_squashed_nor_given_deviations_of_states():
     kwargs = describe(make(BOX)[0].policy)["kwargs"]
     new = ("scale_actions", "squash", "state_dependent_std")
-    since = (*new, "normalize_value", "core", "critic_core")
+    since = (*new, "normalize_value", "core", "critic_core", "bfloat16")
     old = {"target": "x.Y", "kwargs": {k: v for k, v in kwargs.items() if k not in since}}
     done = checkpoint.upgraded({"policy_spec": old}, 2)["policy_spec"]["kwargs"]
     assert [done[name] for name in new] == [False] * 3

@@ -1,6 +1,7 @@
 """Chromium without a window, driven over its debugging pipe: no package beside the browser."""
 
 import base64
+import contextlib
 import itertools
 import json
 import os
@@ -69,6 +70,18 @@ class Browser:
         """Go to an address."""
         self.send("Page.navigate", url=url)
         self.wait(f"location.href === {json.dumps(url)}")
+
+    @contextlib.contextmanager
+    def offline(self):
+        """Let every request of the page fail, also on connections that are open already."""
+        rates = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        self.send("Network.enable")
+        self.send("Network.emulateNetworkConditions", offline=True, **rates)
+        try:
+            yield
+        finally:
+            self.send("Network.emulateNetworkConditions", offline=False, **rates)
+            self.send("Network.disable")
 
     def run(self, code):
         """Evaluate JavaScript, also with `await`, and return its value."""
