@@ -16,7 +16,7 @@ from firstlight.envs.worlds.array_backed import ArrayBacked
 from firstlight.intrinsic.design.program import RewardProgram
 from firstlight.intrinsic.design.recording import UNFINISHED, Recording, record_transitions
 from firstlight.intrinsic.design.screening import screen
-from firstlight.scripts.build import make_vec
+from firstlight.scripts.build_env import make_vec
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
 N = 8

@@ -10,7 +10,8 @@ from hydra import compose, initialize_config_module
 from firstlight.envs.minigrid.gridworld import GridWorld
 from firstlight.intrinsic import Beacons, check_module
 from firstlight.scripts import evaluate as evaluate_command
-from firstlight.scripts.build import build, make_vec, needed_options
+from firstlight.scripts.build import build
+from firstlight.scripts.build_env import make_vec, needed_options
 from firstlight.scripts.errors import BadInputError
 from firstlight.scripts.train import train
 
