@@ -17,6 +17,7 @@ from firstlight.envs.text import TextTable
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.language.annotation import AnnotationService, requests_at_once
+from firstlight.intrinsic.language.choices import check_endpoint, need_text
 from firstlight.intrinsic.language.judge import Judge
 from firstlight.intrinsic.language.limits import Limits
 from firstlight.intrinsic.language.prompts import Prompt
@@ -147,18 +148,14 @@ class CALM(IntrinsicModule):
         seed: int = 0,
     ):
         super().__init__()
-        if text_table is None or "text_id" not in info_space.spaces:
-            raise ValueError(
-                "this environment has no text to judge: expected MiniGrid, NetHack, MiniHack, or a "
-                "VecEnv with text_table and the side channel text_id"
-            )
+        texts = need_text(info_space, text_table)
         for name, value, choices in (
             ("verdicts", verdicts, get_args(Source)),
             ("pay", pay, get_args(Pay)),
         ):
             if value not in choices:
                 raise ValueError(f"{name} is {value!r}: choose from {', '.join(choices)}")
-        self.transitions = TransitionReader(obs_space, StepTexts(text_table, with_mission=False))
+        self.transitions = TransitionReader(obs_space, StepTexts(texts, with_mission=False))
         rule: Verdicts
         if KEYS_HELD in info_space.spaces and subgoals is None:
             rule = KeyRoomVerdicts()
@@ -200,7 +197,7 @@ class CALM(IntrinsicModule):
         TransitionPrompt(rule.subgoals, **self._variants)  # refuses unknown ones
         self._endpoint = llm, url
         if verdicts == "llm":
-            _check_judge(llm, url)
+            check_endpoint(url, llm, 1.0)
         limits = Limits(max_calls, max_tokens, calls_per_minute)
         self._options: dict[str, Any] = {
             "batch_size": request_size,
@@ -423,12 +420,3 @@ class CALM(IntrinsicModule):
     def default_term(cls) -> Term:
         """Weight 0.3 in an episodic stream."""
         return Term(weight=0.3, gamma=0.99, episodic=True)
-
-
-def _check_judge(llm: str | None, url: str | None) -> None:
-    from firstlight.intrinsic.language.local_server import check_installed
-
-    if llm is None and url is not None:
-        raise ValueError(f"url is {url}, but llm, the name of a model there, is missing")
-    if llm is None:
-        check_installed()
