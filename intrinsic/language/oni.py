@@ -25,13 +25,14 @@ from firstlight.intrinsic.language.choices import (
     need_package,
     need_text,
 )
+from firstlight.intrinsic.language.completion_judge import CompletionJudge
 from firstlight.intrinsic.language.corrections import Corrections
 from firstlight.intrinsic.language.embedding_judge import EmbeddingJudge, read_examples
 from firstlight.intrinsic.language.judge import Judge
 from firstlight.intrinsic.language.limits import Limits
 from firstlight.intrinsic.language.llm_judge import ANSWER_TOKENS, LLMJudge
 from firstlight.intrinsic.language.preview import describe_requests
-from firstlight.intrinsic.language.prompts import Prompt
+from firstlight.intrinsic.language.prompts import CompletionPrompt, Prompt
 from firstlight.intrinsic.language.reward_models import (
     Classification,
     Ranking,
@@ -76,8 +77,8 @@ class ONI(IntrinsicModule):
             the first two.
         goal: for "llm": the name of one of the prompt's goals, or a sentence.
         examples: for "embedding", and to calibrate "llm": pairs of text and label, 1 or 0; default
-            those of the family.
-        calibrate: for "llm": ask for the examples first, and calibrate ratings by their labels.
+            those of the family. The small model is shown half of them.
+        calibrate: for "llm": ask for examples first, and calibrate ratings by their labels.
         url: for "llm": of an endpoint that speaks OpenAI's interface; the key is in the environment
             variable OPENAI_API_KEY.
         llm: for "llm": the model's name there; without name and url a small model is started here.
@@ -271,24 +272,36 @@ class ONI(IntrinsicModule):
         options = self.judge_options
         if options["judge"] != "llm":
             return ""
-        pairs = options["pairs"]
+        pairs, asks_small = options["pairs"], options["llm"] is None
         ids = self.texts.ids(rollout)[1][rollout.valid.cpu()]
         sentences = [self.texts.sentences.text(i) for i in counts_of(ids) if i]
         items: list[Item] = [(text,) for text in sentences]
-        if pairs:
+        if pairs and not asks_small:
             items = [*self._pairs(ids[ids != 0])]
+        common = {
+            "what": "pairs" if pairs and not asks_small else "sentences",
+            "seen": len(items),
+            "steps": rollout.reward.numel(),
+            "limits": self.service_options["limits"],
+        }
+        if asks_small:
+            judge = make_judge(**options)
+            assert isinstance(judge, CompletionJudge)
+            content = judge.text(sentences[0] if sentences else "")
+            message = {"role": "the text to continue", "content": content}
+            before = len(judge.others)
+            return describe_requests(
+                [message], batch_size=1, answer_tokens=1, before=before, **common
+            )
         size = self.service_options["batch_size"]
         shown = {f"id{k}": item for k, item in enumerate(items[:size])}
         prompt = Prompt.load(options["family"], options["goal"], pairs=pairs)
         return describe_requests(
             prompt.messages(shown),
-            what="pairs" if pairs else "sentences",
-            seen=len(items),
-            steps=rollout.reward.numel(),
             batch_size=size,
             answer_tokens=ANSWER_TOKENS,
-            limits=self.service_options["limits"],
             before=len(calibration_examples(**options)),
+            **common,
         )
 
     def reset(self, env_ids: Tensor | None = None) -> None:
@@ -386,10 +399,16 @@ def make_judge(
         return RuleJudge(family)
     if judge in TEACHERS:
         return SimulatedTeacher.of(judge, RuleJudge(family), seed=seed)
+    if llm is None:
+        return CompletionJudge(
+            prompt=CompletionPrompt.load(family, goal),
+            examples=labelled_examples(family, goal, examples),
+            calibrate=calibrate,
+            cpu_share=cpu_share,
+        )
     return LLMJudge(
         model=llm,
         url=url,
-        cpu_share=cpu_share,
         examples=calibration_examples(judge, family, goal, examples, calibrate, pairs),
         prompt=Prompt.load(family, goal),
         pair_prompt=Prompt.load(family, goal, pairs=True) if pairs else None,
@@ -405,12 +424,19 @@ def calibration_examples(
     pairs: bool,
     **others: Any,
 ) -> Sequence[tuple[str, float]]:
-    """Return the labelled texts by which ratings of "llm" are calibrated, maybe none.
+    """Return the labelled texts by which ratings of "llm" are calibrated, maybe none."""
+    if judge != "llm" or not calibrate or pairs:
+        return ()
+    return labelled_examples(family, goal, examples)
+
+
+def labelled_examples(
+    family: str, goal: str, examples: Sequence[tuple[str, float]] | None
+) -> Sequence[tuple[str, float]]:
+    """Return the labelled texts that a language model is shown or calibrated by, maybe none.
 
     The examples of a family hold for its default goal only.
     """
-    if judge != "llm" or not calibrate or pairs:
-        return ()
     if examples is None and family in ("minigrid", "nethack") and goal == "default":
         return read_examples(family)
     return examples or ()
