@@ -43,6 +43,7 @@ from firstlight.intrinsic.norm import RecentScale, ReturnScale, RewardScale
 from firstlight.intrinsic.subgoals.amigo import AMIGo
 from firstlight.intrinsic.subgoals.beacons import Beacons
 from firstlight.intrinsic.subgoals.calm import CALM
+from firstlight.intrinsic.subgoals.lamigo import LAMIGo
 
 __all__ = [
     "AGAC",
@@ -66,6 +67,7 @@ __all__ = [
     "HashCount",
     "Heads",
     "IntrinsicModule",
+    "LAMIGo",
     "Linear",
     "MapChange",
     "Motif",

@@ -13,6 +13,7 @@ from firstlight.scripts.saved_run import (
     ProgramRights,
     copy_for_evaluation,
     load_persistent_state,
+    load_teachers,
     read_config,
 )
 
@@ -70,6 +71,7 @@ def main(cfg: DictConfig) -> None:
             "the policy saw features of a reward program in training: their fallback values stand "
             "in their place; programs=sandboxed runs the program"
         )
+    load_teachers(run, cfg.which, modules)
     load_persistent_state(run, cfg.which, vec)
     if not cfg.added_fields:
         vec = DefaultFields(vec)

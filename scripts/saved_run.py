@@ -105,6 +105,35 @@ def load_rewards(
         raise BadInputError(f"{path} does not fit the run's config: {error}") from error
 
 
+def load_teachers(run: Path, which: str, modules: Mapping[str, IntrinsicModule]) -> None:
+    """Load the modules whose teacher has learnt what the policy sees as its goal.
+
+    Prints that goals are those of an untrained teacher if the checkpoint holds no reward modules.
+
+    Args:
+        run: the run directory.
+        which: "best" or "newest" checkpoint.
+        modules: modules to load into.
+
+    Raises:
+        BadInputError: if there is no checkpoint, or it does not fit.
+    """
+    from firstlight.intrinsic.subgoals.adversarial_goals import AdversarialGoals
+
+    taught = {name: m for name, m in modules.items() if isinstance(m, AdversarialGoals)}
+    if not taught:
+        return
+    path, state = _load_checkpoint(run, which)
+    if "modules" not in state:
+        print(f"{path} holds no reward modules: the goals are those of an untrained teacher")
+        return
+    try:
+        for name, module in taught.items():
+            module.load_state_dict(state["modules"][name])
+    except (KeyError, RuntimeError) as error:
+        raise BadInputError(f"{path} does not fit the run's config: {error}") from error
+
+
 def load_persistent_state(run: Path, which: str, vec: VecEnv) -> None:
     """Load what outlives the episodes of a run's environments, such as its table of texts.
 

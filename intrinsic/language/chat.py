@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ from firstlight.intrinsic.language.local_server import NAME, LocalServer
 
 KEY = "OPENAI_API_KEY"
 """Environment variable with the key; read at the first request, and written nowhere."""
+
+TOP_LOGPROBS = 20
+"""Tokens in each place whose log-probabilities are asked for; OpenAI gives no more."""
 
 _PERMANENT = (401, 403, 404)
 _NOT_KNOWN = (400, 415, 422, 501)
@@ -143,23 +146,67 @@ class ChatJudge(Judge):
         sent = {name: x for name, x in optional.items() if name not in _LEFT_OUT[level]}
         with self._lock:
             self.calls += 1
-        try:
-            with self._share():
-                answer = client.chat.completions.create(
-                    model=self.model,
-                    messages=list(messages),
-                    temperature=self.temperature,
-                    max_tokens=max_tokens,
-                    **sent,
-                )
-        except openai.APIStatusError as error:
-            if sent and error.status_code in _NOT_KNOWN:
+        with self._judge_errors():
+            try:
+                with self._share():
+                    answer = client.chat.completions.create(
+                        model=self.model,
+                        messages=list(messages),
+                        temperature=self.temperature,
+                        max_tokens=max_tokens,
+                        **sent,
+                    )
+            except openai.APIStatusError as error:
+                if not sent or error.status_code not in _NOT_KNOWN:
+                    raise
                 while optional.keys() - _LEFT_OUT[level] == sent.keys():
                     level += 1
                 self._level = max(self._level, level)
                 return self.send(
                     messages, schema=schema, max_tokens=max_tokens, top_logprobs=top_logprobs
                 )
+        try:
+            content = answer.choices[0].message.content
+            reply = Reply(content if isinstance(content, str) else "", _tokens(answer.choices[0]))
+            self._count(answer.usage, sum(len(m["content"]) for m in messages), len(reply.text))
+        except (AttributeError, TypeError, LookupError):
+            raise JudgeError("the endpoint's answer has another form than OpenAI's") from None
+        return reply
+
+    def next_token(self, text: str) -> dict[str, float]:
+        """Ask how a text goes on: log-probabilities of the likeliest next tokens.
+
+        Needs an endpoint for completions that gives log-probabilities.
+
+        Raises:
+            JudgeError: for whatever goes wrong, as in `send`.
+        """
+        client = self._connect()
+        with self._lock:
+            self.calls += 1
+        with self._judge_errors(), self._share():
+            answer = client.completions.create(
+                model=self.model,
+                prompt=text,
+                temperature=self.temperature,
+                max_tokens=1,
+                logprobs=TOP_LOGPROBS,
+            )
+        try:
+            first = answer.choices[0].logprobs.content[0]  # llama.cpp's form of it
+            found = {each["token"]: float(each["logprob"]) for each in first["top_logprobs"]}
+            self._count(answer.usage, len(text), 1)
+        except (AttributeError, TypeError, LookupError, ValueError):
+            raise JudgeError("the endpoint gave no log-probabilities of the next token") from None
+        return found
+
+    @contextmanager
+    def _judge_errors(self) -> Iterator[None]:
+        """Turn the client's errors into JudgeError, with the status and no more."""
+        openai = self._openai
+        try:
+            yield
+        except openai.APIStatusError as error:
             raise JudgeError(
                 f"the endpoint answered with status {error.status_code}",
                 retry_after=_retry_after(error.response.headers),
@@ -169,13 +216,6 @@ class ChatJudge(Judge):
             raise JudgeError(f"no answer from the endpoint: {type(error).__name__}") from None
         except ValueError as error:  # a body that is no JSON
             raise JudgeError(f"no readable answer: {type(error).__name__}") from None
-        try:
-            content = answer.choices[0].message.content
-            reply = Reply(content if isinstance(content, str) else "", _tokens(answer.choices[0]))
-            self._count(answer.usage, sum(len(m["content"]) for m in messages), len(reply.text))
-        except (AttributeError, TypeError, LookupError):
-            raise JudgeError("the endpoint's answer has another form than OpenAI's") from None
-        return reply
 
     def _share(self) -> AbstractContextManager[None]:
         """Wait until the small model may use the processor again; other endpoints need not."""

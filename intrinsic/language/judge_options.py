@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from firstlight.intrinsic.language.choices import check_choice, check_endpoint, need_package
+from firstlight.intrinsic.language.completion_judge import CompletionJudge
 from firstlight.intrinsic.language.embedding_judge import EmbeddingJudge, read_examples
 from firstlight.intrinsic.language.judge import Judge
 from firstlight.intrinsic.language.llm_judge import LLMJudge
-from firstlight.intrinsic.language.prompts import Prompt
+from firstlight.intrinsic.language.prompts import CompletionPrompt, Prompt
 from firstlight.intrinsic.language.rule_judge import RuleJudge
 from firstlight.intrinsic.language.teachers import TEACHERS, SimulatedTeacher
 
@@ -79,22 +80,32 @@ class JudgeOptions:
             return RuleJudge(self.family)
         if self.judge in TEACHERS:
             return SimulatedTeacher.of(self.judge, RuleJudge(self.family), seed=self.seed)
+        if self.llm is None:
+            return CompletionJudge(
+                prompt=CompletionPrompt.load(self.family, self.goal),
+                examples=self.labelled_examples(),
+                calibrate=self.calibrate,
+                cpu_share=self.cpu_share,
+            )
         return LLMJudge(
             model=self.llm,
             url=self.url,
-            cpu_share=self.cpu_share,
             examples=self.calibration_examples(),
             prompt=Prompt.load(self.family, self.goal),
             pair_prompt=Prompt.load(self.family, self.goal, pairs=True) if self.pairs else None,
         )
 
     def calibration_examples(self) -> Sequence[tuple[str, float]]:
-        """Return the labelled texts by which ratings of "llm" are calibrated, maybe none.
+        """Return the labelled texts by which ratings of "llm" are calibrated, maybe none."""
+        if self.judge != "llm" or not self.calibrate or self.pairs:
+            return ()
+        return self.labelled_examples()
+
+    def labelled_examples(self) -> Sequence[tuple[str, float]]:
+        """Return the labelled texts that a language model is shown or calibrated by, maybe none.
 
         The examples of a family hold for its default goal only.
         """
-        if self.judge != "llm" or not self.calibrate or self.pairs:
-            return ()
         if self.examples is None and self.family in _WITH_EXAMPLES and self.goal == "default":
             return read_examples(self.family)
         return self.examples or ()

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from firstlight.intrinsic.language.chat import KEY, ChatJudge
+from firstlight.intrinsic.language.chat import KEY, TOP_LOGPROBS, ChatJudge
 from firstlight.intrinsic.language.judge import JudgeError, digest
 from firstlight.intrinsic.language.label_scores import Calibration, label_scores
 from firstlight.intrinsic.language.prompts import Prompt
@@ -21,8 +21,6 @@ log = logging.getLogger(__name__)
 
 ANSWER_TOKENS = 12
 """Tokens of the answer to one text, roughly: an id, a label and JSON's signs."""
-_ALTERNATIVES = 20
-"""Tokens in each place whose log-probabilities are asked for; OpenAI gives no more."""
 _BATCH = 8  # examples of a request
 
 
@@ -76,7 +74,7 @@ class LLMJudge(ChatJudge):
         )
         self._prompt, self._pair_prompt = prompt, pair_prompt
         self.examples, self.margin, self.max_tokens = list(examples), margin, max_tokens
-        self._top_logprobs = _ALTERNATIVES if with_logprobs else 0
+        self._top_logprobs = TOP_LOGPROBS if with_logprobs else 0
         pair = "" if pair_prompt is None else pair_prompt.digest
         scoring = [margin, with_logprobs, *self.examples]
         self.prompt = digest(prompt.digest, pair, str(temperature), json.dumps(scoring))

@@ -23,6 +23,7 @@ from firstlight.intrinsic.language.choices import (
     family_of,
     need_text,
 )
+from firstlight.intrinsic.language.completion_judge import CompletionJudge
 from firstlight.intrinsic.language.corrections import Corrections
 from firstlight.intrinsic.language.judge import Judge
 from firstlight.intrinsic.language.judge_options import JudgeName, JudgeOptions
@@ -69,8 +70,8 @@ class ONI(IntrinsicModule):
             the first two.
         goal: for "llm": the name of one of the prompt's goals, or a sentence.
         examples: for "embedding", and to calibrate "llm": pairs of text and label, 1 or 0; default
-            those of the family.
-        calibrate: for "llm": ask for the examples first, and calibrate ratings by their labels.
+            those of the family. The small model is shown half of them.
+        calibrate: for "llm": ask for examples first, and calibrate ratings by their labels.
         url: for "llm": of an endpoint that speaks OpenAI's interface; the key is in the environment
             variable OPENAI_API_KEY.
         llm: for "llm": the model's name there; without name and url a small model is started here.
@@ -263,24 +264,36 @@ class ONI(IntrinsicModule):
         options = self.judge_options
         if options.judge != "llm":
             return ""
-        pairs = options.pairs
+        pairs, asks_small = options.pairs, options.llm is None
         ids = self.texts.ids(rollout)[1][rollout.valid.cpu()]
         sentences = [self.texts.sentences.text(i) for i in counts_of(ids) if i]
         items: list[Item] = [(text,) for text in sentences]
-        if pairs:
+        if pairs and not asks_small:
             items = [*self._pairs(ids[ids != 0])]
+        common = {
+            "what": "pairs" if pairs and not asks_small else "sentences",
+            "seen": len(items),
+            "steps": rollout.reward.numel(),
+            "limits": self.service_options["limits"],
+        }
+        if asks_small:
+            judge = options.make()
+            assert isinstance(judge, CompletionJudge)
+            content = judge.text(sentences[0] if sentences else "")
+            message = {"role": "the text to continue", "content": content}
+            before = len(judge.others)
+            return describe_requests(
+                [message], batch_size=1, answer_tokens=1, before=before, **common
+            )
         size = self.service_options["batch_size"]
         shown = {f"id{k}": item for k, item in enumerate(items[:size])}
         prompt = Prompt.load(options.family, options.goal, pairs=pairs)
         return describe_requests(
             prompt.messages(shown),
-            what="pairs" if pairs else "sentences",
-            seen=len(items),
-            steps=rollout.reward.numel(),
             batch_size=size,
             answer_tokens=ANSWER_TOKENS,
-            limits=self.service_options["limits"],
             before=len(options.calibration_examples()),
+            **common,
         )
 
     def reset(self, env_ids: Tensor | None = None) -> None:

@@ -106,6 +106,50 @@ class Prompt:
         return {i: self.labels[x] for i, x in known.items()}
 
 
+@dataclass(frozen=True)
+class CompletionPrompt:
+    """A list of labelled texts that a language model continues, for one that knows no conversation.
+
+    Args:
+        start: world, goal and task.
+        good, bad: words for the labels 1 and 0.
+        examples: labelled texts of the prompt file, for where there are no others.
+    """
+
+    start: str
+    good: str
+    bad: str
+    examples: Sequence[tuple[str, float]]
+
+    @classmethod
+    def load(cls, family: str = "generic", goal: str = "default") -> CompletionPrompt:
+        """Read the prompt of an environment family, as `Prompt.load`."""
+        own, common = read_prompts(family)
+        goals, words = own["goals"], common["completion"]
+        kind = common["classification"]["labels"]
+        own_examples = own["classification"].get("examples", {})
+        examples = own_examples.get(goal if goal in goals else "default", [])
+        parts = [own["world"], goal_sentence(own, goal), words["task"]]
+        return cls(
+            "\n".join(part.strip() for part in parts if part),
+            words["good"],
+            words["bad"],
+            [(x["text"], float(kind[x["label"]])) for x in examples],
+        )
+
+    def text(self, texts: Sequence[tuple[str, float]], asked: str) -> str:
+        """Build the text to continue: labelled texts, one a line, and the one that is asked.
+
+        Texts are JSON strings, so none can end its line.
+        """
+        lines = [f"{self._line(x)} {self.good if y else self.bad}" for x, y in texts]
+        return "\n".join([self.start, "", *lines, self._line(asked)])
+
+    @staticmethod
+    def _line(text: str) -> str:
+        return f"{show(text[:LONGEST])} ->"
+
+
 def read_prompts(family: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the prompt file of a family, and the parts that all families share.
 

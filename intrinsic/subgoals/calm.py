@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -17,14 +17,17 @@ from firstlight.envs.text import TextTable
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.language.annotation import AnnotationService, requests_at_once
+from firstlight.intrinsic.language.choices import check_endpoint, need_text
 from firstlight.intrinsic.language.judge import Judge
 from firstlight.intrinsic.language.limits import Limits
+from firstlight.intrinsic.language.prompts import Prompt
 from firstlight.intrinsic.language.store import Item, LabelStore
 from firstlight.intrinsic.language.texts import StepTexts
 from firstlight.intrinsic.memory import VisitTable
 from firstlight.intrinsic.mixer.terms import Term
 from firstlight.intrinsic.shaping import checklist, potential_shaping
 from firstlight.intrinsic.state import GrowingBuffers, read_rows, write_rows
+from firstlight.intrinsic.subgoals.subgoal_prompt import MOST_SUBGOALS, SubgoalPrompt, read_task
 from firstlight.intrinsic.subgoals.transition_classifier import TransitionClassifier
 from firstlight.intrinsic.subgoals.transitions import TransitionReader
 from firstlight.intrinsic.subgoals.verdicts import (
@@ -36,12 +39,15 @@ from firstlight.intrinsic.subgoals.verdicts import (
     Verdicts,
 )
 
+log = logging.getLogger(__name__)
+
 Source = Literal["rule", "llm"]
 Pay = Literal["once", "potential", "always", "table"]
 STORE = "verdicts.sqlite"
 """File of the language model's verdicts in the run directory."""
 
-_TOKENS = 24  # of an answer for one transition
+_TOKENS = 12, 4  # of an answer for one transition: its id, and each subgoal
+_TOKENS_OF_NAMES = 256  # of an answer that lists subgoals
 _CANDIDATES = 4  # transitions looked at for each that may be asked about
 
 
@@ -73,6 +79,9 @@ class CALM(IntrinsicModule):
                 γΦ' − Φ, where Φ is the number of subgoals achieved. "always": 1 each time, which
                 can be farmed by dropping and picking up again. "table": the published prototype,
                 the number of times that screen and action were flagged, normalised to [0, 1]
+    identify    with "llm": the language model also names the subgoals, from `task`. It is asked in
+                the background, once for a task, prompt and model; until it answers nothing is
+                rewarded. If two answers cannot be read, `subgoals` are used, and a warning says so
     ==========  ==================================================================================
 
     Args:
@@ -81,6 +90,9 @@ class CALM(IntrinsicModule):
         text_table: the environments' sentences.
         subgoals: names of subgoals; default those of KeyRoom or MiniGrid. With rules on sentences,
             a sentence that has all words of a subgoal achieves it.
+        identify: see above.
+        task: what the player has to do, in words, for `identify`; default a description of KeyRoom
+            or MiniGrid.
         verdicts: see above.
         classifier: see above.
         pay: see above.
@@ -94,7 +106,10 @@ class CALM(IntrinsicModule):
         seed: of the classifier and of the choice of transitions.
 
     Raises:
-        ValueError: for environments without text, an unknown choice, or no subgoals.
+        ValueError: for environments without text, an unknown choice, no subgoals, or no task.
+
+    Attributes:
+        subgoals: their names; empty as long as the language model has not answered.
     """
 
     novelty = False
@@ -107,6 +122,8 @@ class CALM(IntrinsicModule):
         info_space: spaces.Dict,
         text_table: TextTable | None,
         subgoals: Sequence[str] | None = None,
+        identify: bool = False,
+        task: str | None = None,
         verdicts: Source = "rule",
         classifier: bool = False,
         pay: Pay = "once",
@@ -131,18 +148,14 @@ class CALM(IntrinsicModule):
         seed: int = 0,
     ):
         super().__init__()
-        if text_table is None or "text_id" not in info_space.spaces:
-            raise ValueError(
-                "this environment has no text to judge: expected MiniGrid, NetHack, MiniHack, or a "
-                "VecEnv with text_table and the side channel text_id"
-            )
+        texts = need_text(info_space, text_table)
         for name, value, choices in (
             ("verdicts", verdicts, get_args(Source)),
             ("pay", pay, get_args(Pay)),
         ):
             if value not in choices:
                 raise ValueError(f"{name} is {value!r}: choose from {', '.join(choices)}")
-        self.transitions = TransitionReader(obs_space, StepTexts(text_table, with_mission=False))
+        self.transitions = TransitionReader(obs_space, StepTexts(texts, with_mission=False))
         rule: Verdicts
         if KEYS_HELD in info_space.spaces and subgoals is None:
             rule = KeyRoomVerdicts()
@@ -155,26 +168,36 @@ class CALM(IntrinsicModule):
                     "subgoals is empty: name what is to be achieved, as in its sentence"
                 )
             rule = SentenceVerdicts(chosen, self.transitions)
-        self.rule, self.subgoals = rule, rule.subgoals
+        self.rule, self.identify = rule, identify
+        self.subgoals: tuple[str, ...] = () if identify else rule.subgoals
+        number = max(MOST_SUBGOALS, len(rule.subgoals)) if identify else len(rule.subgoals)
+        if identify and verdicts != "llm":
+            raise ValueError("identify=true needs the language model's verdicts: set verdicts=llm")
+        if identify and task is None:
+            if KEYS_HELD not in info_space.spaces and "mission_id" not in info_space.spaces:
+                raise ValueError("task is missing: say in words what the player has to do")
+            task = read_task("keyroom" if KEYS_HELD in info_space.spaces else "minigrid")
+        self.task = task or ""
         self.verdicts, self.pay, self.gamma = verdicts, pay, gamma
         self.distilled = classifier or verdicts == "llm"
         if pay == "table" and verdicts == "llm":
             raise ValueError('pay="table" stores verdicts of rules: set verdicts="rule"')
         self.num_asked, self.wait, self.store_path = num_asked, wait, store
-        self.achieved = Achieved(len(self.subgoals))
+        self.achieved = Achieved(number)
         self.table = VisitTable()
         self.classifier = TransitionClassifier(
-            len(self.subgoals),
+            number,
             hidden=hidden,
             capacity=capacity,
             lr=lr,
             num_epochs=num_epochs,
             seed=seed,
         )
-        prompt = TransitionPrompt(self.subgoals, role=role, legend=legend, remark=remark)
-        self._make_judge = functools.partial(_make_judge, llm, url, prompt)
+        self._variants = {"role": role, "legend": legend, "remark": remark}
+        TransitionPrompt(rule.subgoals, **self._variants)  # refuses unknown ones
+        self._endpoint = llm, url
         if verdicts == "llm":
-            _check_judge(llm, url)
+            check_endpoint(url, llm, 1.0)
         limits = Limits(max_calls, max_tokens, calls_per_minute)
         self._options: dict[str, Any] = {
             "batch_size": request_size,
@@ -191,8 +214,7 @@ class CALM(IntrinsicModule):
         """Start the annotation service, if a language model gives the verdicts."""
         if self.verdicts == "llm":
             path = self.store_path or (None if run_dir is None else run_dir / STORE)
-            self.service = AnnotationService(self._make_judge(), LabelStore(path), **self._options)
-            self.service.start()
+            self._serve(self._make_judge(), LabelStore(path))
 
     def close(self) -> None:
         """End the annotation service."""
@@ -200,6 +222,22 @@ class CALM(IntrinsicModule):
             self.service.close()
             self.service.store.close()
             self.service = None
+
+    def _serve(self, judge: Judge, store: LabelStore) -> None:
+        self.service = AnnotationService(judge, store, **self._options)
+        self.service.start()
+
+    def _make_judge(self) -> Judge:
+        """Make what is asked for verdicts or, as long as there are no subgoals, for these."""
+        from firstlight.intrinsic.subgoals.json_judge import JsonJudge
+
+        model, url = self._endpoint
+        prompt: Prompt = SubgoalPrompt()
+        tokens = _TOKENS_OF_NAMES
+        if self.subgoals:
+            prompt = TransitionPrompt(self.subgoals, **self._variants)
+            tokens = _TOKENS[0] + _TOKENS[1] * len(self.subgoals)
+        return JsonJudge(model=model, url=url, prompt=prompt, max_tokens=tokens)
 
     @torch.no_grad()
     def compute(self, rollout: Rollout) -> Tensor:
@@ -213,7 +251,7 @@ class CALM(IntrinsicModule):
         env_ids, valid = rollout.env_ids.cpu(), rollout.valid.cpu()
         is_first = rollout.is_first.cpu()
         before = read_rows(self.achieved.done, env_ids)  # [N, S]
-        weights = [1.0] * len(self.subgoals)
+        weights = [1.0] * before.shape[1]
         once, counts = torch.zeros(T, N), torch.zeros(T + 1, N)
         shaped = torch.zeros(T, N)
         over = rollout.terminated.cpu()
@@ -256,7 +294,8 @@ class CALM(IntrinsicModule):
         if not self.distilled:
             return self.rule.judge(rollout)
         at = rollout.valid.cpu().nonzero()
-        out = torch.zeros(rollout.num_steps, rollout.num_envs, len(self.subgoals), dtype=torch.bool)
+        number = self.classifier.num_subgoals
+        out = torch.zeros(rollout.num_steps, rollout.num_envs, number, dtype=torch.bool)
         if len(at) and self.classifier.is_ready:
             tokens = self.transitions.tokens(rollout, at)
             out[at[:, 0], at[:, 1]] = self.classifier.verdicts(tokens)
@@ -292,6 +331,8 @@ class CALM(IntrinsicModule):
         """Hand in transitions that were not judged yet, and learn from what arrived."""
         if self.service is None:
             return {}
+        if not self.subgoals and not self._identify(self.service):
+            return {"subgoals": 0.0, **self._service_metrics(self.service)}
         at = rollout.valid.cpu().nonzero()
         order = torch.randperm(len(at), generator=self._numbers)
         sentences = self.transitions.sentences(rollout)[at[:, 0], at[:, 1]]
@@ -318,14 +359,49 @@ class CALM(IntrinsicModule):
         loss = 0.0
         if learnt:
             rows, verdicts = zip(*learnt, strict=True)
-            self.classifier.add(torch.stack(rows), torch.tensor(verdicts))
+            empty = self.classifier.num_subgoals - len(self.subgoals)
+            targets = torch.nn.functional.pad(torch.tensor(verdicts), (0, empty))
+            self.classifier.add(torch.stack(rows), targets)
             loss = self.classifier.learn()
-        logs = {f"llm/{name}": value for name, value in self.service.metrics().items()}
-        return logs | {"classifier_loss": loss, "judged": float(len(self._known))}
+        logs = {"classifier_loss": loss, "judged": float(len(self._known))}
+        if self.identify:
+            logs["subgoals"] = float(len(self.subgoals))
+        return logs | self._service_metrics(self.service)
+
+    @staticmethod
+    def _service_metrics(service: AnnotationService) -> dict[str, float]:
+        return {f"llm/{name}": value for name, value in service.metrics().items()}
+
+    def _identify(self, service: AnnotationService) -> bool:
+        """Ask for the subgoals; whether they are known, and verdicts can be asked for."""
+        item = (self.task,)
+        service.submit({item: 1})
+        if self.wait or service.cached_only:
+            service.wait()
+        answers = cast("dict[Item, Any]", service.take())
+        if item not in answers and not service.cached_only:
+            return False
+        answer = answers.get(item)
+        if isinstance(answer, str):
+            self.subgoals = tuple(json.loads(answer))
+            log.info("the subgoals of %s: %s", service.judge.model, "; ".join(self.subgoals))
+        else:
+            self.subgoals = self.rule.subgoals
+            log.warning(
+                "%s gave no readable list of subgoals: used are %s",
+                service.judge.model,
+                "; ".join(self.subgoals),
+            )
+        service.close()
+        judge = self._make_judge()
+        judge.load_state_dict(service.judge.state_dict())  # limits count all requests
+        self._serve(judge, service.store)
+        return True
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return sentences, the generator's state and what the language model judged."""
+        """Return subgoals, sentences, the generator's state and what the model judged."""
         return {
+            "subgoals": [*self.subgoals],
             "texts": self.transitions.texts.state_dict(),
             "generator": self._numbers.get_state(),
             "known": json.dumps(self._known),
@@ -337,23 +413,10 @@ class CALM(IntrinsicModule):
         self.transitions.forget_words()
         self._numbers.set_state(state["generator"].cpu())
         self._known = json.loads(state["known"])
+        if self.identify:
+            self.subgoals = tuple(state["subgoals"]) or self.subgoals
 
     @classmethod
     def default_term(cls) -> Term:
         """Weight 0.3 in an episodic stream."""
         return Term(weight=0.3, gamma=0.99, episodic=True)
-
-
-def _check_judge(llm: str | None, url: str | None) -> None:
-    from firstlight.intrinsic.language.local_server import check_installed
-
-    if llm is None and url is not None:
-        raise ValueError(f"url is {url}, but llm, the name of a model there, is missing")
-    if llm is None:
-        check_installed()
-
-
-def _make_judge(llm: str | None, url: str | None, prompt: TransitionPrompt) -> Judge:
-    from firstlight.intrinsic.subgoals.json_judge import JsonJudge
-
-    return JsonJudge(model=llm, url=url, prompt=prompt, max_tokens=_TOKENS)

@@ -137,6 +137,20 @@ def measure_llm(model: str | None, url: str | None, family: str) -> None:
         judge.close()
 
 
+def measure_completion(family: str) -> None:
+    """Print a line for the embedded model, which continues a list of labelled texts."""
+    from firstlight.intrinsic.language.completion_judge import CompletionJudge
+    from firstlight.intrinsic.language.prompts import CompletionPrompt
+
+    judge = CompletionJudge(
+        prompt=CompletionPrompt.load(family), examples=read_examples(family), margin=MARGIN
+    )
+    judge.rate(["a text"])  # starts it, and calibrates
+    found = measure(judge, read_examples(family, "held_back"))
+    print(family, f"{judge.model}, continuing a list", _show(found), flush=True)
+    judge.close()
+
+
 def main(words: Sequence[str]) -> None:
     """Print one line for each judge and family."""
     options = dict(word.split("=", 1) for word in words if "=" in word)
@@ -164,6 +178,8 @@ def main(words: Sequence[str]) -> None:
             print(family, "embedding, calibrated", _show(found))
         if "rule" in names:
             print(family, "rule", _show(measure(RuleJudge(family), rows)))
+        if options.get("llm") == "local":
+            measure_completion(family)
         if "llm" in options:
             model = None if options["llm"] == "local" else options["llm"]
             measure_llm(model, options.get("url"), family)

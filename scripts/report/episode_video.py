@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from firstlight.scripts.errors import BadInputError
-from firstlight.scripts.saved_run import load_persistent_state, load_rewards
+from firstlight.scripts.saved_run import load_persistent_state, load_rewards, load_teachers
 
 if TYPE_CHECKING:
     from firstlight.agents.policy import Policy
@@ -39,6 +39,7 @@ def record_episode(
     vec = make_vec(config.env, num_envs=1, **needed_options(config))
     try:
         modules, vec = make_modules(config.intrinsic, vec, config.get("seed", cfg.seed))
+        load_teachers(Path(cfg.run), cfg.which, modules)
         load_persistent_state(Path(cfg.run), cfg.which, vec)
         options: dict[str, Any] = {"seed": seed, "deterministic": cfg.deterministic}
         if not cfg.rewards:

