@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from firstlight.scripts.build import instantiate, locate, make_vec
+from firstlight.scripts.build_env import make_vec
 from firstlight.scripts.errors import BadInputError
+from firstlight.scripts.instantiate import instantiate, locate
 
 if TYPE_CHECKING:
     from firstlight.agents.search.evaluators.base import Evaluator

@@ -48,7 +48,8 @@ def main(cfg: DictConfig) -> None:
     from firstlight.envs.default_fields import DefaultFields
     from firstlight.envs.seeding import derive
     from firstlight.intrinsic import ProgramReward
-    from firstlight.scripts.build import make_modules, make_vec, needed_options
+    from firstlight.scripts.build import make_modules
+    from firstlight.scripts.build_env import make_vec, needed_options
     from firstlight.scripts.report.episode_video import record_episode
 
     check_options(cfg)

@@ -165,7 +165,7 @@ def changed_options(cfg: DictConfig, run_dir: Path, overrides: Sequence[str] = (
     path = run_dir / "config.yaml"
     if not path.exists():
         return []
-    from firstlight.scripts.build import to_dict
+    from firstlight.scripts.instantiate import to_dict
 
     before, now = (dict(leaves(to_dict(config))) for config in (OmegaConf.load(path), cfg))
     for old, new in _RENAMED.items():

@@ -41,7 +41,7 @@ def read_config(
     Raises:
         BadInputError: if there is no config, or it names something else.
     """
-    from firstlight.scripts.build import check_targets
+    from firstlight.scripts.instantiate import check_targets
 
     if not (run / "config.yaml").is_file():
         raise BadInputError(f"run={run} is no run directory: it holds no config.yaml")
@@ -59,7 +59,7 @@ def read_config(
 def _restrict_programs(node: Any, programs: ProgramRights) -> Any:
     """Return a config in which reward programs have the given rights and no others."""
     from firstlight.intrinsic import ProgramReward
-    from firstlight.scripts.build import is_within, locate
+    from firstlight.scripts.instantiate import is_within, locate
 
     if isinstance(node, list):
         return [_restrict_programs(item, programs) for item in node]
@@ -194,3 +194,12 @@ def _load_checkpoint(run: Path, which: str) -> tuple[Path, dict[str, Any]]:
     if path is None:
         raise BadInputError(f"{run} has no complete checkpoint")
     return path, checkpoint.load(path)
+
+
+def resumed_checkpoint(cfg: DictConfig) -> Path | None:
+    """Return the checkpoint that the run is resumed from; None for a run that begins."""
+    from firstlight.agents.session.run_directory import checkpoint
+
+    if cfg.resume != "auto" or cfg.run_dir is None:
+        return None
+    return checkpoint.newest(Path(cfg.run_dir) / "checkpoints")

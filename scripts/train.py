@@ -54,11 +54,11 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> Any:
     from firstlight.agents.session.summary import summary
     from firstlight.envs.seeding import derive, seed_process
     from firstlight.networks import collective
-    from firstlight.scripts.build import (
+    from firstlight.scripts.build import pick_device
+    from firstlight.scripts.build_env import (
         make_training_vec,
         make_vec,
         needed_options,
-        pick_device,
         with_reset_points,
     )
     from firstlight.scripts.build_search import check_search, is_search
@@ -145,7 +145,7 @@ def config_of_rank_0(cfg: DictConfig) -> DictConfig:
 
 def add_trackers(cfg: DictConfig, session: RunSession) -> None:
     """Make the trackers that ``tracker=`` chose, and let the run log to them."""
-    from firstlight.scripts.build import instantiate, to_dict
+    from firstlight.scripts.instantiate import instantiate, to_dict
 
     options = to_dict(cfg)
     for name, node in cfg.tracker.items():

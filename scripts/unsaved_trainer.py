@@ -24,7 +24,8 @@ def unsaved_trainer(cfg: DictConfig, title: str) -> Iterator[Trainer]:
     """
     from firstlight.agents.session.summary import summary
     from firstlight.envs.seeding import derive, seed_process
-    from firstlight.scripts.build import build, make_vec, needed_options
+    from firstlight.scripts.build import build
+    from firstlight.scripts.build_env import make_vec, needed_options
     from firstlight.scripts.threads import set_threads
 
     set_threads(cfg)

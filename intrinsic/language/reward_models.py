@@ -159,13 +159,13 @@ class _Learnt(RewardModel):
     def __init__(
         self,
         *,
-        width: int,
-        length: int,
-        hidden: int,
-        lr: float,
-        steps: int,
-        batch_size: int,
-        seed: int,
+        width: int = 32,
+        length: int = 128,
+        hidden: int = 128,
+        lr: float = 1e-3,
+        steps: int = 32,
+        batch_size: int = 64,
+        seed: int = 0,
     ):
         super().__init__()
         self.steps, self.batch_size = steps, batch_size
@@ -227,33 +227,13 @@ class Classification(_Learnt):
     Args:
         threshold: η, in [0, 1).
         min_labels: K, labels of each class before the first reward, at least 1.
-        width, length, hidden, lr, steps, batch_size, seed: see `_Learnt`.
+        **network: width, length, hidden, lr, steps, batch_size and seed, see `_Learnt`.
     """
 
-    def __init__(
-        self,
-        *,
-        threshold: float = 0.5,
-        min_labels: int = 3,
-        width: int = 32,
-        length: int = 128,
-        hidden: int = 128,
-        lr: float = 1e-3,
-        steps: int = 32,
-        batch_size: int = 64,
-        seed: int = 0,
-    ):
+    def __init__(self, *, threshold: float = 0.5, min_labels: int = 3, **network: Any):
         if min_labels < 1:
             raise ValueError(f"min_labels is {min_labels}, expected at least 1")
-        super().__init__(
-            width=width,
-            length=length,
-            hidden=hidden,
-            lr=lr,
-            steps=steps,
-            batch_size=batch_size,
-            seed=seed,
-        )
+        super().__init__(**network)
         self.threshold, self.min_labels = threshold, min_labels
 
     def can_learn(self, known: Sequence[tuple[Item, float]]) -> bool:
@@ -285,32 +265,13 @@ class Ranking(_Learnt):
 
     Args:
         z_threshold: ε.
-        width, length, hidden, lr, steps, batch_size, seed: see `_Learnt`.
+        **network: width, length, hidden, lr, steps, batch_size and seed, see `_Learnt`.
     """
 
     learns_from_pairs = True
 
-    def __init__(
-        self,
-        *,
-        z_threshold: float = 0.0,
-        width: int = 32,
-        length: int = 128,
-        hidden: int = 128,
-        lr: float = 1e-3,
-        steps: int = 32,
-        batch_size: int = 64,
-        seed: int = 0,
-    ):
-        super().__init__(
-            width=width,
-            length=length,
-            hidden=hidden,
-            lr=lr,
-            steps=steps,
-            batch_size=batch_size,
-            seed=seed,
-        )
+    def __init__(self, *, z_threshold: float = 0.0, **network: Any):
+        super().__init__(**network)
         self.z_threshold = z_threshold
         self.moments = RunningMoments(prior=0)
 

@@ -12,7 +12,8 @@ import torch
 from firstlight.agents import RunSession, Trainer
 from firstlight.scripts.benchmarks.results import append, commit, hardware
 from firstlight.scripts.benchmarks.slow_endpoint import started
-from firstlight.scripts.build import build, make_vec, needed_options
+from firstlight.scripts.build import build
+from firstlight.scripts.build_env import make_vec, needed_options
 
 MINIGRID, NETHACK = "minigrid/doorkey_8x8", "nethack/score"
 LATENCY = 5.0

@@ -16,7 +16,8 @@ from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.types import Rollout
 from firstlight.envs.vec import VecEnv
 from firstlight.intrinsic.language.texts import StepTexts
-from firstlight.scripts.build import build, make_vec
+from firstlight.scripts.build import build
+from firstlight.scripts.build_env import make_vec
 
 RANDOM_STEPS = 12_000
 PLAY = {  # environment, and environment steps of PPO after those of a random policy

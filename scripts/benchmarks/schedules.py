@@ -10,7 +10,8 @@ import torch
 
 from firstlight.agents import RunSession, Trainer
 from firstlight.scripts.benchmarks.results import append, commit, hardware
-from firstlight.scripts.build import build, make_training_vec
+from firstlight.scripts.build import build
+from firstlight.scripts.build_env import make_training_vec
 
 ENVIRONMENTS = ("minigrid/doorkey_8x8", "nethack/score")
 SCHEDULES = {

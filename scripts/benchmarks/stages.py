@@ -19,7 +19,8 @@ from firstlight.agents import Trainer
 from firstlight.envs.vec import VecEnv
 from firstlight.scripts.benchmarks.peers import ours_ppo
 from firstlight.scripts.benchmarks.results import append, commit, hardware
-from firstlight.scripts.build import build, make_vec
+from firstlight.scripts.build import build
+from firstlight.scripts.build_env import make_vec
 
 STAGES = ("collect", "intrinsic", "learn", "module_update")
 SETTLED = 3

@@ -32,7 +32,8 @@ def load_for_evaluation(run: Path, episodes: int, seed: int) -> tuple[VecEnv, Po
     """
     from firstlight.agents.agent import load
     from firstlight.intrinsic import Submodular
-    from firstlight.scripts.build import make_modules, make_vec
+    from firstlight.scripts.build import make_modules
+    from firstlight.scripts.build_env import make_vec
     from firstlight.scripts.saved_run import load_persistent_state, read_config
 
     if episodes < 1:

@@ -22,7 +22,8 @@ from firstlight.envs.vec import VecEnv
 from firstlight.intrinsic.language.caption_counts import Caption, CaptionCounts
 from firstlight.intrinsic.language.choices import family_of
 from firstlight.intrinsic.language.texts import StepTexts
-from firstlight.scripts.build import make_modules, make_vec, taken_options
+from firstlight.scripts.build import make_modules
+from firstlight.scripts.build_env import make_vec, taken_options
 from firstlight.scripts.errors import BadInputError
 from firstlight.scripts.saved_run import load_persistent_state, read_config
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from firstlight.intrinsic.language.judge import Judge
-from firstlight.intrinsic.language.oni import check_judge, make_judge
+from firstlight.intrinsic.language.judge_options import JudgeOptions
 from firstlight.scripts.errors import BadInputError
 
 
@@ -16,17 +16,14 @@ def judge_of(options: Mapping[str, Any], family: str, *, pairs: bool) -> Judge:
     Raises:
         BadInputError: if it cannot be made.
     """
-    described = {
-        "judge": options["judge"],
-        "family": family,
-        "goal": options["goal"],
-        "examples": None,
-        "url": options["url"] or None,
-        "llm": options["llm"] or None,
-        "pairs": pairs,
-    }
     try:
-        check_judge(**described)
-        return make_judge(**described)
+        return JudgeOptions(
+            options["judge"],
+            family,
+            options["goal"],
+            url=options["url"] or None,
+            llm=options["llm"] or None,
+            pairs=pairs,
+        ).make()
     except (ValueError, ImportError) as error:
         raise BadInputError(str(error)) from error

@@ -16,7 +16,8 @@ from firstlight.envs.seeding import derive
 from firstlight.envs.vec import VecEnv
 from firstlight.intrinsic.design.episode_records import describe_failures
 from firstlight.intrinsic.design.recording import record_transitions
-from firstlight.scripts.build import make_modules, make_vec, needed_options
+from firstlight.scripts.build import make_modules
+from firstlight.scripts.build_env import make_vec, needed_options
 from firstlight.scripts.saved_run import load_persistent_state
 
 _ENVS, _LONGEST, _UNKNOWN_LIMIT = 8, 1000, 500

@@ -28,8 +28,8 @@ from firstlight.intrinsic.language.choices import check_endpoint
 from firstlight.intrinsic.language.judge import JudgeError
 from firstlight.intrinsic.language.limits import Limits
 from firstlight.intrinsic.language.local_server import NAME
-from firstlight.scripts.build import instantiate, locate
 from firstlight.scripts.errors import CONF, BadInputError, print_line, suggestion
+from firstlight.scripts.instantiate import instantiate, locate
 from firstlight.scripts.programs.final_check import FinalCheck
 from firstlight.scripts.programs.finalists import choose_finalists
 from firstlight.scripts.programs.preference_page import PreferencePage

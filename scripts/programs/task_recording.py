@@ -13,7 +13,7 @@ from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.seeding import derive
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic.design.designers.base import DesignTask
-from firstlight.scripts.build import make_vec, needed_options
+from firstlight.scripts.build_env import make_vec, needed_options
 
 _KEPT = 4096  # values of a field that a task holds
 _LONGEST = 1000  # steps of each environment, if these are more than were asked for

@@ -32,7 +32,8 @@ def record_episode(
     from firstlight.agents.diagnostics.reward_video import record_rewards
     from firstlight.agents.evaluation import record
     from firstlight.intrinsic.design.lint import ProgramError
-    from firstlight.scripts.build import make_mixer, make_modules, make_vec, needed_options
+    from firstlight.scripts.build import make_mixer, make_modules
+    from firstlight.scripts.build_env import make_vec, needed_options
 
     folder, suffix = Path(cfg.run) / "videos", "mp4" if cfg.video == "mp4" else "gif"
     vec = make_vec(config.env, num_envs=1, **needed_options(config))

@@ -122,7 +122,7 @@ class CellWork(Work):
         run_dir = self.folder / cell.name
         measured = {}
         if "measure" in self.table:
-            from firstlight.scripts.build import locate  # imports torch
+            from firstlight.scripts.instantiate import locate  # imports torch
 
             measured = locate(self.table.measure)(run_dir)
         return {

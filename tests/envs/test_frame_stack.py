@@ -18,7 +18,7 @@ from firstlight.envs.fields import picture_axes
 from firstlight.envs.types import check
 from firstlight.envs.worlds.chain import Chain
 from firstlight.networks.encoders import Impala, MultiInput, Pixel, auto
-from firstlight.scripts.build import make_vec
+from firstlight.scripts.build_env import make_vec
 from firstlight.scripts.errors import BadInputError
 
 LAYOUTS = {"last": (8, 9, 3), "first": (3, 8, 9), "grey": (8, 9), "stacked": (2, 3, 9, 10)}

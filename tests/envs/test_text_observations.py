@@ -15,7 +15,7 @@ from firstlight.envs import GymVec, PoolVec, check_vec
 from firstlight.envs.faults import EnvironmentFaultError
 from firstlight.envs.minigrid import make
 from firstlight.envs.text import TEXT_BYTES, TextBytes, encode_text, text_bytes
-from firstlight.scripts.build import make_vec
+from firstlight.scripts.build_env import make_vec
 
 
 def sentences(field):

@@ -16,7 +16,8 @@ import torch
 from hydra import compose, initialize_config_module
 
 from firstlight.scripts.benchmarks.results import hardware
-from firstlight.scripts.build import build, make_vec
+from firstlight.scripts.build import build
+from firstlight.scripts.build_env import make_vec
 from firstlight.scripts.evaluate import main as evaluate
 from firstlight.scripts.train import main as train
 

@@ -80,8 +80,3 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Contents of every file below `folder`, by relative path."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-def file_names(folder: Path) -> set[str]:
-    """Names in `folder`, without Python's caches."""
-    return {path.name for path in folder.iterdir()} - {"__pycache__"}

@@ -1,5 +1,6 @@
 """Random walks over states that look like vectors, for tests of bonuses with an embedding."""
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ import torch
 from gymnasium import spaces
 
 from firstlight.envs.types import Rollout, map_obs
+from firstlight.intrinsic.base import IntrinsicModule
 
 SIZE, NUM_STATES = 5, 12
 OBS_SPACE = spaces.Dict({"obs": spaces.Box(-9, 9, (SIZE,), np.float32)})
@@ -41,3 +43,15 @@ def walk(*states: int, is_first: Sequence[int] | None = None) -> Rollout:
     """Make one environment's walk through numbered states."""
     first = None if is_first is None else torch.tensor(is_first).bool()[:, None]
     return with_vectors(hand_made.rollout({"obs": torch.tensor(states)[:, None]}, is_first=first))
+
+
+def check_saved(kept: IntrinsicModule, loaded: IntrinsicModule) -> None:
+    """Check that a module of another seed gives what the one gives whose state it loads."""
+    one, two, three = rollouts()
+    kept.warmup(three)
+    kept.compute(one)
+    kept.update(one)
+    loaded.load_state_dict(copy.deepcopy(kept.state_dict()))
+    for rollout in (two, three):
+        assert torch.equal(kept.compute(rollout), loaded.compute(rollout))
+        assert kept.update(rollout) == loaded.update(rollout)

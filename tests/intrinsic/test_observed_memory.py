@@ -16,7 +16,8 @@ from firstlight.intrinsic import E3B, HashCount, check_module
 from firstlight.intrinsic.memory import VisitTable
 from firstlight.networks.encoders import MLP
 from firstlight.networks.spec import describe, rebuild
-from firstlight.scripts.build import build, make_vec
+from firstlight.scripts.build import build
+from firstlight.scripts.build_env import make_vec
 
 N = 3
 MODES = ("same_step", "next_step")

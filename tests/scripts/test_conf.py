@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 from firstlight.intrinsic import Term
 from firstlight.intrinsic.language.motif_training import MotifReward
 from firstlight.intrinsic.language.reward_models import Ranking
-from firstlight.scripts.build import make_learner, make_vec
+from firstlight.scripts.build import make_learner
+from firstlight.scripts.build_env import make_vec
 from firstlight.scripts.errors import BadInputError
 from firstlight.scripts.train import train
 

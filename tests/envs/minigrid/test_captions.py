@@ -27,7 +27,7 @@ from firstlight.envs.minigrid.cells import (
 from firstlight.envs.minigrid.gridworld import GridWorld
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.types import Snapshot
-from firstlight.scripts.build import make_vec
+from firstlight.scripts.build_env import make_vec
 
 FORWARD, PICKUP, DROP, TOGGLE, DONE = 2, 3, 4, 5, 6
 NOTHING = (EMPTY, 0, 0)

@@ -32,7 +32,7 @@ from gymnasium.vector import AutoresetMode
 from firstlight.envs import Chain, GymVec, Isolated, check_vec
 from firstlight.envs.types import take
 from firstlight.envs.vector.envpool import EnvPoolVec
-from firstlight.scripts.build import make_vec
+from firstlight.scripts.build_env import make_vec
 from firstlight.scripts.errors import BadInputError
 
 

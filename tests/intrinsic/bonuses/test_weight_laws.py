@@ -4,7 +4,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 
-from firstlight.scripts.build import build, make_vec
+from firstlight.scripts.build import build
+from firstlight.scripts.build_env import make_vec
 
 SMALL = (
     *("env=minigrid/doorkey_5x5", "env.num_envs=4", "trainer.num_steps=16", "mixer=sum"),

@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_module
 from firstlight.envs import Chain
 from firstlight.intrinsic.design.episode_records import describe_failures
 from firstlight.intrinsic.design.recording import record_transitions
-from firstlight.scripts.build import make_vec
+from firstlight.scripts.build_env import make_vec
 
 
 def test_the_last_steps_of_failed_episodes_are_told_with_their_numbers():

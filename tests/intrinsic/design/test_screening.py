@@ -16,7 +16,7 @@ from firstlight.envs.worlds.array_backed import ArrayBacked
 from firstlight.intrinsic.design.program import RewardProgram
 from firstlight.intrinsic.design.recording import UNFINISHED, Recording, record_transitions
 from firstlight.intrinsic.design.screening import screen
-from firstlight.scripts.build import make_vec
+from firstlight.scripts.build_env import make_vec
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
 N = 8
@@ -109,7 +109,6 @@ GOAL = (  # distance to the goal in the agent's view, 99 where it is not seen
 )
 DISTANCE = f"def distance(x):\n    {GOAL}\n"
 HOVERS = program('return {"a": 0.1 * (distance(next_obs) < 4)}', before=DISTANCE)
-HOVERS_A_LITTLE = program('return {"a": 0.02 * (distance(next_obs) < 4)}', before=DISTANCE)
 COMES_NEARER = program(
     'best = memory.get("best", np.zeros(len(action)))\n'
     "    now = 10.0 - np.minimum(distance(next_obs), 10)\n"

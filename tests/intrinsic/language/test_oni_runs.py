@@ -7,7 +7,8 @@ import torch
 from hydra import compose, initialize_config_module
 
 from firstlight.intrinsic.language.store import LabelStore
-from firstlight.scripts.build import build, make_vec, needed_options
+from firstlight.scripts.build import build
+from firstlight.scripts.build_env import make_vec, needed_options
 from firstlight.scripts.errors import BadInputError
 from firstlight.scripts.train import train
 

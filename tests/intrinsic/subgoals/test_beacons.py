@@ -11,7 +11,8 @@ from firstlight.agents.session.run_directory import checkpoint
 from firstlight.envs.minigrid.gridworld import GridWorld
 from firstlight.intrinsic import Beacons, check_module
 from firstlight.scripts import evaluate as evaluate_command
-from firstlight.scripts.build import build, make_modules, make_vec, needed_options
+from firstlight.scripts.build import build, make_modules
+from firstlight.scripts.build_env import make_vec, needed_options
 from firstlight.scripts.errors import BadInputError
 from firstlight.scripts.saved_run import copy_for_evaluation, load_teachers
 from firstlight.scripts.train import train

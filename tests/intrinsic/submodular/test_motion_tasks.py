@@ -18,7 +18,8 @@ from firstlight.scripts.benchmarks.submodular_evaluation import (
     measure,
 )
 from firstlight.scripts.benchmarks.walk_evaluation import measure as walks_measure
-from firstlight.scripts.build import make_modules, make_vec
+from firstlight.scripts.build import make_modules
+from firstlight.scripts.build_env import make_vec
 from firstlight.scripts.errors import BadInputError
 from firstlight.scripts.report.paths import draw_bodies, draw_paths
 from firstlight.scripts.train import train

@@ -12,7 +12,8 @@ from firstlight.envs.worlds.race import CELL, Race
 from firstlight.intrinsic.submodular import check_set_function
 from firstlight.scripts.benchmarks import submodular_tasks as tasks
 from firstlight.scripts.benchmarks.submodular_evaluation import measure
-from firstlight.scripts.build import make_modules, make_vec
+from firstlight.scripts.build import make_modules
+from firstlight.scripts.build_env import make_vec
 from firstlight.scripts.report.paths import draw_paths
 from firstlight.scripts.train import train
 

@@ -39,7 +39,8 @@ from firstlight.intrinsic.submodular import (
     SeenCells,
 )
 from firstlight.networks.encoders import MLP, Grid
-from firstlight.scripts.build import make_modules, make_vec
+from firstlight.scripts.build import make_modules
+from firstlight.scripts.build_env import make_vec
 
 TASK = "MiniGrid-DoorKey-5x5-v0"
 DOCS = (Path(__file__).parents[3] / "docs/submodular.md").read_text(encoding="utf-8")

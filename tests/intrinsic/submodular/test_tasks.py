@@ -26,7 +26,8 @@ from firstlight.intrinsic.submodular import (
     greedy_walk,
 )
 from firstlight.scripts.benchmarks import submodular_tasks as tasks
-from firstlight.scripts.build import build, make_modules, make_vec
+from firstlight.scripts.build import build, make_modules
+from firstlight.scripts.build_env import make_vec
 from firstlight.scripts.errors import BadInputError
 from firstlight.scripts.report.paths import draw_paths
 from firstlight.scripts.train import train

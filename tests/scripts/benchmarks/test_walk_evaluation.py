@@ -7,7 +7,8 @@ from benchmarks_document import ORIGIN, rows, section
 
 from firstlight.intrinsic.submodular import check_set_function
 from firstlight.scripts.benchmarks import learning, results, walk_evaluation
-from firstlight.scripts.build import make_modules, make_vec
+from firstlight.scripts.build import make_modules
+from firstlight.scripts.build_env import make_vec
 from firstlight.scripts.errors import BadInputError
 from firstlight.scripts.sweeps.table import best_trial
 from firstlight.scripts.train import train

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_module
 from llm_server import Server, questions, right_answer
 
 from firstlight.agents.session.run_directory import checkpoint
-from firstlight.intrinsic.language import oni
+from firstlight.intrinsic.language import judge_options
 from firstlight.intrinsic.language.caption_counts import CaptionCounts
 from firstlight.intrinsic.language.motif_training import MotifReward
 from firstlight.intrinsic.language.rule_judge import RuleJudge
@@ -31,7 +31,7 @@ RUN = (
 )
 SLOW = """
 import sys, time
-from firstlight.intrinsic.language import oni
+from firstlight.intrinsic.language import judge_options
 from firstlight.intrinsic.language.rule_judge import RuleJudge
 from firstlight.scripts import motif
 class Slow(RuleJudge):
@@ -41,7 +41,7 @@ class Slow(RuleJudge):
             print("asked", *pair, sep="|", flush=True)
         time.sleep(0.05)
         return answers
-oni.RuleJudge = Slow
+judge_options.RuleJudge = Slow
 sys.argv = ["firstlight-motif", *sys.argv[1:]]
 motif.main()
 """
@@ -153,7 +153,7 @@ def test_annotating_goes_on_after_sigkill_and_asks_for_nothing_answered_again(
     before = labels(folder)
     assert len(before) >= 3
     assert len(asked - before.keys()) <= 1  # the one under way
-    monkeypatch.setattr(oni, "RuleJudge", Recording)
+    monkeypatch.setattr(judge_options, "RuleJudge", Recording)
     Recording.asked.clear()
     assert run(*words).status == 0
     again = [*Recording.asked]

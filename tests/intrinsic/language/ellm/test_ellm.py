@@ -13,7 +13,8 @@ from firstlight.envs.runner import RandomActor, Runner
 from firstlight.intrinsic import ELLM, check_module
 from firstlight.intrinsic.language.ellm.goals import minigrid_goals
 from firstlight.intrinsic.language.ellm.state_captions import StateCaptions
-from firstlight.scripts.build import build, make_vec, needed_options
+from firstlight.scripts.build import build
+from firstlight.scripts.build_env import make_vec, needed_options
 from firstlight.scripts.errors import BadInputError
 from firstlight.scripts.train import train
 
