@@ -12,7 +12,11 @@ from firstlight.scripts.report.search_report import search_report
 from firstlight.scripts.report.submodular_report import submodular_report
 
 DOCUMENT = Path("docs/benchmarks.md")
-_REPORTS = {"": learning_report, "search_evaluation": search_report}
+_REPORTS = {
+    "": learning_report,
+    "annotation_evaluation": learning_report,
+    "search_evaluation": search_report,
+}
 """Report by the module of a table's `measure`; others measure set functions."""
 HEAD = """# Benchmarks
 

@@ -20,6 +20,9 @@ def search_report(table: str, lines: list[dict[str, Any]]) -> str:
     rows = []
     for (task, method, _), runs in groups.items():
         first = [run["first_reward"] for run in runs if run["first_reward"] is not None]
+        best = [
+            [run["areas"][area]["best"] for run in runs if area in run["areas"]] for area in areas
+        ]
         cover = [
             [run["coverage_at"][point] for run in runs if point in run["coverage_at"]]
             for point in _POINTS
@@ -34,7 +37,7 @@ def search_report(table: str, lines: list[dict[str, Any]]) -> str:
                 *(span(found, "{:.3f}") if found else "" for found in cover),
                 span([run["uniformity"] for run in runs], "{:.2f}"),
                 span(first, "{:,.0f}") if first else "never",
-                *(span([run["areas"][area]["best"] for run in runs], "{:.2f}") for area in areas),
+                *(span(found, "{:.2f}") if found else "" for found in best),
             ]
         )
     missing = {cell.key for cell in cells(table)} - {key_of(line) for line in lines}
