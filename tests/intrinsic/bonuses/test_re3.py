@@ -67,7 +67,7 @@ def test_the_memory_is_a_ring_of_states_drawn_from_rollouts():
         assert len(module.states) == min(20 * (i + 1), 50)
         new = module.states[[j % 50 for j in range(20 * i, 20 * (i + 1))]]
         states = module.encoder({"obs": rollout.next_obs()["obs"][rollout.valid]})
-        distance = torch.cdist(new, states).amin(1)
+        distance = (new[:, None] - states).norm(dim=-1).amin(1)  # cdist may lose half of the digits
         assert distance.max() < 1e-4  # each is a state of the rollout
         kept = [
             j for j in range(len(before)) if j not in {m % 50 for m in range(20 * i, 20 * i + 20)}
