@@ -173,8 +173,8 @@ class ChatJudge(Judge):
             raise JudgeError("the endpoint's answer has another form than OpenAI's") from None
         return reply
 
-    def next_token(self, text: str) -> dict[str, float]:
-        """Ask how a text goes on: log-probabilities of the likeliest next tokens.
+    def next_token_logprobs(self, text: str) -> dict[str, float]:
+        """Ask for the log-probabilities of the likeliest tokens that continue a text.
 
         Needs an endpoint for completions that gives log-probabilities.
 

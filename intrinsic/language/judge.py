@@ -62,9 +62,7 @@ class Judge(ABC):
 
         By default from their ratings: equal ones are a tie, other pairs go to the higher rating.
         """
-        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-        ratings = dict(zip(texts, self.rate(texts), strict=True))
-        return [_compare(ratings[first], ratings[second]) for first, second in pairs]
+        return compare_by(self.rate, pairs)
 
     def answer(self, items: Sequence[Item]) -> list[float | None]:
         """Rate single texts or compare pairs, whichever the items are."""
@@ -85,10 +83,31 @@ class Judge(ABC):
         """End what the judge started, such as a server. Default: nothing."""
 
 
-def _compare(first: float | None, second: float | None) -> float | None:
-    if first is None or second is None:
-        return None
-    return 0.5 if first == second else float(second > first)
+def compare_by(
+    rate: Callable[[Sequence[str]], Sequence[float | None]],
+    pairs: Sequence[tuple[str, str]],
+    margin: float = 0.0,
+) -> list[float | None]:
+    """Compare pairs by ratings: equal ones, and those less than `margin` apart, are ties.
+
+    Args:
+        rate: rates texts; called once, with each text once.
+        pairs: of texts.
+        margin: see above.
+
+    Returns:
+        0 if the first is better, 1 the second, 0.5 a tie; None where a rating is.
+    """
+    texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+    ratings = dict(zip(texts, rate(texts), strict=True))
+    answers: list[float | None] = []
+    for first, second in ((ratings[a], ratings[b]) for a, b in pairs):
+        if first is None or second is None:
+            answers.append(None)
+        else:
+            tie = first == second or abs(first - second) < margin
+            answers.append(0.5 if tie else float(second > first))
+    return answers
 
 
 def digest(*parts: str) -> str:

@@ -23,7 +23,7 @@ _WITH_EXAMPLES = ("minigrid", "nethack")  # families that have labelled texts
 
 @dataclass(frozen=True)
 class JudgeOptions:
-    """Describe a judge.
+    """Options that choose and configure a judge.
 
     Args:
         judge, goal, examples, calibrate, url, llm, cpu_share: see `ONI`.

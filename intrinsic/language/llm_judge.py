@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import json
-import logging
 import secrets
-import threading
 from collections.abc import Sequence
-from typing import Any
 
-from firstlight.intrinsic.language.chat import KEY, TOP_LOGPROBS, ChatJudge
+from firstlight.intrinsic.language.calibrated_judge import CalibratedJudge
+from firstlight.intrinsic.language.chat import KEY, TOP_LOGPROBS
 from firstlight.intrinsic.language.judge import JudgeError, digest
-from firstlight.intrinsic.language.label_scores import Calibration, label_scores
+from firstlight.intrinsic.language.label_scores import label_scores
 from firstlight.intrinsic.language.prompts import Prompt
 from firstlight.intrinsic.language.store import Item
 
 __all__ = ["ANSWER_TOKENS", "KEY", "LLMJudge"]
-
-log = logging.getLogger(__name__)
 
 ANSWER_TOKENS = 12
 """Tokens of the answer to one text, roughly: an id, a label and JSON's signs."""
 _BATCH = 8  # examples of a request
 
 
-class LLMJudge(ChatJudge):
+class LLMJudge(CalibratedJudge):
     """Asks a language model, several texts in a request, and reads its answer strictly.
 
     Each text has a random id of its request, so an answer to another question, or one that repeats
@@ -33,9 +29,8 @@ class LLMJudge(ChatJudge):
     more, and then has no label.
 
     Where the server gives the log-probabilities of tokens, a score is the mean over the labels'
-    probabilities instead of the one label that was drawn. With `examples` ratings are calibrated
-    (Platt 1999): the model rates the examples first, and a logistic function from its scores to
-    their labels is fitted. A rating within `margin` of 0.5 is no label.
+    probabilities instead of the one label that was drawn. `examples` calibrate them, see
+    `CalibratedJudge`.
 
     Args:
         prompt: for single texts.
@@ -67,26 +62,20 @@ class LLMJudge(ChatJudge):
     ):
         super().__init__(
             model=model,
+            examples=examples,
+            margin=margin,
+            request_size=_BATCH,
             url=url,
             temperature=temperature,
             timeout_seconds=timeout_seconds,
             cpu_share=cpu_share,
         )
         self._prompt, self._pair_prompt = prompt, pair_prompt
-        self.examples, self.margin, self.max_tokens = list(examples), margin, max_tokens
+        self.max_tokens = max_tokens
         self._top_logprobs = TOP_LOGPROBS if with_logprobs else 0
         pair = "" if pair_prompt is None else pair_prompt.digest
         scoring = [margin, with_logprobs, *self.examples]
         self.prompt = digest(prompt.digest, pair, str(temperature), json.dumps(scoring))
-        self._calibration: Calibration | None = None
-        self._calibrating = threading.Lock()
-
-    def rate(self, texts: Sequence[str]) -> list[float | None]:
-        """Rate texts; None where the model abstained or gave no readable answer, or in doubt."""
-        calibration = self._calibrated()
-        scores = self._ask(self._prompt, [(text,) for text in texts])
-        ratings = [None if x is None else calibration(x) for x in scores]
-        return [None if x is None or abs(x - 0.5) < self.margin else x for x in ratings]
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[float | None]:
         """Compare pairs. Pairs of equal texts are ties, and are not asked."""
@@ -96,34 +85,8 @@ class LLMJudge(ChatJudge):
         answers = iter(self._ask(self._pair_prompt, open_pairs) if open_pairs else [])
         return [0.5 if first == second else next(answers) for first, second in pairs]
 
-    def state_dict(self) -> dict[str, Any]:
-        """Requests and tokens so far, and the calibration."""
-        fitted = self._calibration
-        return super().state_dict() | {"calibration": None if fitted is None else [*fitted]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        super().load_state_dict(state)
-        fitted = state.get("calibration")
-        self._calibration = None if fitted is None else Calibration(*fitted)
-
-    def _calibrated(self) -> Calibration:
-        """Fit the calibration to the examples, the first time."""
-        with self._calibrating:
-            if self._calibration is None:
-                scores = []
-                for start in range(0, len(self.examples), _BATCH):
-                    part = self.examples[start : start + _BATCH]
-                    self.permit()
-                    scores += self._ask(self._prompt, [(text,) for text, _ in part])
-                self._calibration = Calibration.fit(scores, [y for _, y in self.examples])
-                if self._calibration.slope == 0.0:
-                    log.warning(
-                        "labels: %s does not tell the helpful examples from the others, so it "
-                        "gives no labels",
-                        self.model,
-                    )
-            return self._calibration
+    def _scores(self, texts: Sequence[str]) -> list[float | None]:
+        return self._ask(self._prompt, [(text,) for text in texts])
 
     def _ask(self, prompt: Prompt, items: Sequence[Item]) -> list[float | None]:
         """Ask for all, then once more for those without an answer."""

@@ -279,9 +279,9 @@ class ONI(IntrinsicModule):
         if asks_small:
             judge = options.make()
             assert isinstance(judge, CompletionJudge)
-            content = judge.text(sentences[0] if sentences else "")
+            content = judge.request(sentences[0] if sentences else "")
             message = {"role": "the text to continue", "content": content}
-            before = len(judge.others)
+            before = len(judge.examples)
             return describe_requests(
                 [message], batch_size=1, answer_tokens=1, before=before, **common
             )

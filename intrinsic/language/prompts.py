@@ -108,7 +108,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class CompletionPrompt:
-    """A list of labelled texts that a language model continues, for one that knows no conversation.
+    """A list of labelled texts, to be continued by a language model that knows no conversation.
 
     Args:
         start: world, goal and task.
@@ -138,7 +138,7 @@ class CompletionPrompt:
         )
 
     def text(self, texts: Sequence[tuple[str, float]], asked: str) -> str:
-        """Build the text to continue: labelled texts, one a line, and the one that is asked.
+        """Build the text to continue: a line for each labelled text, and a last one for `asked`.
 
         Texts are JSON strings, so none can end its line.
         """

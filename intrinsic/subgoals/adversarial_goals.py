@@ -17,7 +17,7 @@ from firstlight.intrinsic.subgoals.goal_fields import GOAL, GOAL_IS_NEW, GOAL_ST
 from firstlight.networks import collective
 
 Goal = dict[str, Tensor]
-"""What the teacher saw when it proposed a goal, its `goal` and, at its end, `steps` and `won`."""
+"""A proposed goal: its number `goal`, what the teacher saw, and once it ended `steps` and `won`."""
 
 
 class AdversarialGoals(IntrinsicModule):
@@ -165,7 +165,7 @@ class AdversarialGoals(IntrinsicModule):
         return batch["goal"]
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return open goals, and those not learnt from."""
+        """Return the goals being pursued, and ended ones that the teacher has not learnt from."""
         return {"open": {str(env): goal for env, goal in self._open.items()}, "ended": self._ended}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from firstlight.scripts.sweeps.outcome import read_metrics
 
 
 def measure(run_dir: Path) -> dict[str, Any]:
-    """Return entries of a result line; both are None in a run without a judge.
+    """Return `labels` and `label_coverage` at the end of a run; None where there is no judge.
 
     Args:
         run_dir: of a run.
