@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import nn
 
 from firstlight.agents.session.episodes import Episode, EpisodeAccumulator, reported_means
 from firstlight.envs.finite import nan_to_zero
+from firstlight.envs.optional_box import OptionalBox
 from firstlight.envs.runner import Actor
 from firstlight.envs.seeding import generator
 from firstlight.envs.types import Obs, Step, map_obs
@@ -70,9 +72,18 @@ class Evaluation:
 
 
 class SeedCheck:
-    """Warn once if a second reset with the same seed gives other observations than the first."""
+    """Warn once if a second reset with the same seed gives other observations than the first.
 
-    def __init__(self) -> None:
+    Fields that reward modules added are left out: what a module shows changes while it learns.
+
+    Args:
+        obs_space: of the environments.
+    """
+
+    def __init__(self, obs_space: spaces.Dict) -> None:
+        self._names = [
+            name for name, space in obs_space.items() if not isinstance(space, OptionalBox)
+        ]
         self._first: Obs | None = None
         self._is_done = False
 
@@ -82,8 +93,8 @@ class SeedCheck:
         if first is None or self._is_done:
             return
         self._is_done = True
-        for name, seen in obs.items():
-            if not np.array_equal(seen.numpy(), first[name].numpy(), equal_nan=True):
+        for name in self._names:
+            if not np.array_equal(obs[name].numpy(), first[name].numpy(), equal_nan=True):
                 log.warning(
                     "the environments ignore their seed: the observation %r differs after two "
                     "resets with the same one, so evaluations play different levels and the run "

@@ -35,7 +35,7 @@ class Evaluate:
         self.max_steps = max_steps
         self.best = float("-inf")
         self.last: Evaluation | None = None
-        self._check_seed = SeedCheck()
+        self._check_seed = SeedCheck(vec.obs_space)
 
     def __call__(self, run: RunSession, metrics: dict[str, float]) -> None:
         """Evaluate if it is due and at the end, and add ``eval/...`` to the metrics."""

@@ -9,7 +9,8 @@ from gymnasium import spaces
 from PIL import Image
 from torch import nn
 
-from firstlight.agents.evaluation import evaluate, record
+from firstlight.agents.evaluation import SeedCheck, evaluate, record
+from firstlight.envs.optional_box import OptionalBox
 from firstlight.envs.runner import RandomActor
 from firstlight.envs.types import Step
 from firstlight.envs.vec import VecEnv
@@ -252,3 +253,18 @@ def test_an_evaluation_ends_at_the_step_in_which_its_check_raises():
     with pytest.raises(KeyboardInterrupt):
         evaluate(RandomActor(vec.act_space), vec, episodes=6, seed=0, check=check)
     assert len(vec.actions) == 3
+
+
+def test_a_field_that_a_reward_module_added_may_differ_after_equal_seeds(caplog):
+    space = spaces.Dict(
+        {"obs": spaces.Box(0, 1, (2,)), "goal": OptionalBox(0, 1, (2,), default=0.0)}
+    )
+    zeros, ones = torch.zeros(3, 2), torch.ones(3, 2)
+    check = SeedCheck(space)
+    check({"obs": zeros, "goal": zeros})
+    check({"obs": zeros, "goal": ones})
+    assert not caplog.records
+    check = SeedCheck(space)
+    check({"obs": zeros, "goal": zeros})
+    check({"obs": ones, "goal": zeros})
+    assert "the observation 'obs' differs" in caplog.text
