@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.vector.async_vector_env import AsyncState
+from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 from gymnasium.vector.utils import iterate
 from torch import Tensor
 
@@ -210,7 +210,10 @@ class _SyncVector(SyncVectorEnv):
 
 
 class _AsyncVector(AsyncVectorEnv):
-    """Gymnasium's vector, which raises an environment's error without logging its traceback."""
+    """Gymnasium's vector, whose errors are raised once, without tracebacks from the workers."""
+
+    def __init__(self, factories: Sequence[RecorderFactory], **options: Any):
+        super().__init__(factories, worker=_work, **options)
 
     def _raise_if_errors(self, successes: Sequence[bool]) -> None:
         failed = [self.error_queue.get() for succeeded in successes if not succeeded]
@@ -222,6 +225,12 @@ class _AsyncVector(AsyncVectorEnv):
             self._state = AsyncState.DEFAULT
             _, kind, error, _ = min(failed, key=lambda one: one[0])
             raise error if isinstance(error, kind) else kind(error)
+
+
+def _work(*args: Any) -> None:
+    """Gymnasium's worker, which ends in silence if its parent did not wait for the answer."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        _async_worker(*args)
 
 
 def _vector(factories: Sequence[RecorderFactory], asynchronous: bool) -> Any:

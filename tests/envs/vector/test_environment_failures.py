@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import os
 import signal
+import time
 from pathlib import Path
 
 import envpool
@@ -213,6 +214,30 @@ def test_a_worker_that_was_killed_does_not_hang_what_comes_after():
         vec.step(torch.zeros(2, dtype=torch.int64))
     vec.close()
     vec.close()
+
+
+class Slow(Walk):
+    """A step lasts a fifth of a second."""
+
+    def step(self, action):
+        time.sleep(0.2)
+        return super().step(action)
+
+
+@pytest.mark.parametrize("working", [False, True])
+def test_workers_whose_parent_is_gone_end_in_silence(capfd, working):
+    """Gymnasium's print two tracebacks each, wherever a signal ended the parent."""
+    vec = GymVec([Slow] * 2, asynchronous=True)
+    vec.reset(0)
+    if working:
+        vec._vec.step_async(np.zeros(2, np.int64))
+    for pipe in vec._vec.parent_pipes:
+        pipe.close()
+    for worker in vec._vec.processes:
+        worker.join(20)
+        assert worker.exitcode == 0
+    vec._vec.closed = True
+    assert capfd.readouterr().err == ""
 
 
 class Careless(EnvPoolVec):
