@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from firstlight.intrinsic.language.judge import Judge, JudgeError
+from firstlight.intrinsic.language.judges.judge import Judge, JudgeError
 from firstlight.intrinsic.language.limits import CircuitBreaker, Limits, RateLimiter
 from firstlight.intrinsic.language.store import Item, Label, LabelStore
 

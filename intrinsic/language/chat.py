@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from firstlight.intrinsic.language.judge import Judge, JudgeError
+from firstlight.intrinsic.language.judges.judge import Judge, JudgeError
 from firstlight.intrinsic.language.limits import CHARACTERS_OF_A_TOKEN
 from firstlight.intrinsic.language.local_server import NAME, LocalServer
 

@@ -23,12 +23,12 @@ from firstlight.intrinsic.language.choices import (
     family_of,
     need_text,
 )
-from firstlight.intrinsic.language.completion_judge import CompletionJudge
 from firstlight.intrinsic.language.corrections import Corrections
-from firstlight.intrinsic.language.judge import Judge
-from firstlight.intrinsic.language.judge_options import JudgeName, JudgeOptions
+from firstlight.intrinsic.language.judges.completion_judge import CompletionJudge
+from firstlight.intrinsic.language.judges.judge import Judge
+from firstlight.intrinsic.language.judges.judge_options import JudgeName, JudgeOptions
+from firstlight.intrinsic.language.judges.llm_judge import ANSWER_TOKENS
 from firstlight.intrinsic.language.limits import Limits
-from firstlight.intrinsic.language.llm_judge import ANSWER_TOKENS
 from firstlight.intrinsic.language.preview import describe_requests
 from firstlight.intrinsic.language.prompts import Prompt
 from firstlight.intrinsic.language.reward_models import (

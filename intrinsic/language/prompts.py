@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from firstlight.intrinsic.language.judge import digest
+from firstlight.intrinsic.language.judges.judge import digest
 from firstlight.intrinsic.language.store import Item
 
 FOLDER = Path(__file__).parent / "prompts"

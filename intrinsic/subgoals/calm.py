@@ -18,7 +18,7 @@ from firstlight.envs.types import Rollout
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.language.annotation import AnnotationService, requests_at_once
 from firstlight.intrinsic.language.choices import check_endpoint, need_text
-from firstlight.intrinsic.language.judge import Judge
+from firstlight.intrinsic.language.judges.judge import Judge
 from firstlight.intrinsic.language.limits import Limits
 from firstlight.intrinsic.language.prompts import Prompt
 from firstlight.intrinsic.language.store import Item, LabelStore

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from firstlight.intrinsic.language.chat import ChatJudge
-from firstlight.intrinsic.language.judge import digest
+from firstlight.intrinsic.language.judges.judge import digest
 from firstlight.intrinsic.language.prompts import Prompt
 
 

@@ -14,7 +14,7 @@ from firstlight.envs.types import Obs, Rollout
 from firstlight.envs.vec import VecEnv
 from firstlight.intrinsic.embedding import MakeEncoder
 from firstlight.intrinsic.language.choices import need_package, need_text
-from firstlight.intrinsic.language.embedding_judge import Embed
+from firstlight.intrinsic.language.judges.embedding_judge import Embed
 from firstlight.intrinsic.subgoals.adversarial_goals import AdversarialGoals, Goal
 from firstlight.intrinsic.subgoals.goal_fields import GOAL, SentenceGoals
 from firstlight.intrinsic.subgoals.sentence_teacher import SentenceTeacher

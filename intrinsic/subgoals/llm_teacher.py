@@ -12,7 +12,7 @@ import numpy as np
 
 from firstlight.envs.minigrid.cells import LAVA, WALL
 from firstlight.intrinsic.language.annotation import AnnotationService
-from firstlight.intrinsic.language.judge import Judge, digest
+from firstlight.intrinsic.language.judges.judge import Judge, digest
 from firstlight.intrinsic.language.limits import Limits
 from firstlight.intrinsic.language.prompts import Message, Prompt
 from firstlight.intrinsic.language.store import Item, LabelStore

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from firstlight.envs.types import Obs
 from firstlight.intrinsic.embedding import MakeEncoder, default_fields, make_encoder
-from firstlight.intrinsic.language.embedding_judge import Embed, SentenceEmbedding
+from firstlight.intrinsic.language.judges.embedding_judge import Embed, SentenceEmbedding
 from firstlight.intrinsic.state import GrowingBuffers, isolated_rng
 
 WIDTH = 384

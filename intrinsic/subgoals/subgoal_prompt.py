@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from firstlight.intrinsic.language.judge import digest
+from firstlight.intrinsic.language.judges.judge import digest
 from firstlight.intrinsic.language.prompts import Message, Prompt, as_messages
 from firstlight.intrinsic.language.store import Item
 from firstlight.intrinsic.subgoals.llm_teacher import PROMPTS, read_object

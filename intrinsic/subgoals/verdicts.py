@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from firstlight.envs.types import Rollout
-from firstlight.intrinsic.language.judge import digest
+from firstlight.intrinsic.language.judges.judge import digest
 from firstlight.intrinsic.language.prompts import Message, Prompt
 from firstlight.intrinsic.language.store import Item
 from firstlight.intrinsic.subgoals.llm_teacher import PROMPTS, read_object

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from firstlight.intrinsic.language.embedding_judge import SentenceEmbedding
+from firstlight.intrinsic.language.judges.embedding_judge import SentenceEmbedding
 from firstlight.intrinsic.subgoals.beacons import DATA
 from firstlight.intrinsic.subgoals.plans import PHRASES
 

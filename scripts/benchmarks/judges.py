@@ -15,14 +15,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from firstlight.intrinsic.language.embedding_judge import (
+from firstlight.intrinsic.language.judges.embedding_judge import (
     EmbeddingJudge,
     SentenceEmbedding,
     read_examples,
 )
-from firstlight.intrinsic.language.judge import Judge
-from firstlight.intrinsic.language.label_scores import Calibration
-from firstlight.intrinsic.language.rule_judge import RuleJudge
+from firstlight.intrinsic.language.judges.judge import Judge
+from firstlight.intrinsic.language.judges.label_scores import Calibration
+from firstlight.intrinsic.language.judges.rule_judge import RuleJudge
 
 MARGIN = 0.05
 """Half the width of the ratings that are no label."""
@@ -112,7 +112,7 @@ def rate(judge: Judge, rows: Sequence[tuple[str, float]]) -> list[float | None]:
 
 def measure_llm(model: str | None, url: str | None, family: str) -> None:
     """Print lines for a language model: its labels, its scores, and its calibrated scores."""
-    from firstlight.intrinsic.language.llm_judge import LLMJudge
+    from firstlight.intrinsic.language.judges.llm_judge import LLMJudge
     from firstlight.intrinsic.language.prompts import Prompt
 
     train, rows = read_examples(family), read_examples(family, "held_back")
@@ -139,7 +139,7 @@ def measure_llm(model: str | None, url: str | None, family: str) -> None:
 
 def measure_completion(family: str) -> None:
     """Print a line for the embedded model, which continues a list of labelled texts."""
-    from firstlight.intrinsic.language.completion_judge import CompletionJudge
+    from firstlight.intrinsic.language.judges.completion_judge import CompletionJudge
     from firstlight.intrinsic.language.prompts import CompletionPrompt
 
     judge = CompletionJudge(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from firstlight.intrinsic.language.judge import Judge
-from firstlight.intrinsic.language.judge_options import JudgeOptions
+from firstlight.intrinsic.language.judges.judge import Judge
+from firstlight.intrinsic.language.judges.judge_options import JudgeOptions
 from firstlight.scripts.errors import BadInputError
 
 

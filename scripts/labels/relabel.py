@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from firstlight.intrinsic.language.judge import Judge, JudgeError
+from firstlight.intrinsic.language.judges.judge import Judge, JudgeError
 from firstlight.intrinsic.language.label_listing import LabelFilter, find_entries
 from firstlight.intrinsic.language.limits import CircuitBreaker
 from firstlight.intrinsic.language.store import Item, Label, LabelStore

@@ -25,7 +25,7 @@ from firstlight.intrinsic.design.designers.text_models import (
 from firstlight.intrinsic.design.program import RewardProgram
 from firstlight.intrinsic.design.trial_run import trial_run
 from firstlight.intrinsic.language.choices import check_endpoint
-from firstlight.intrinsic.language.judge import JudgeError
+from firstlight.intrinsic.language.judges.judge import JudgeError
 from firstlight.intrinsic.language.limits import Limits
 from firstlight.intrinsic.language.local_server import NAME
 from firstlight.scripts.errors import CONF, BadInputError, print_line, suggestion

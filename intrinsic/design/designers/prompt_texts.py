@@ -13,7 +13,7 @@ from gymnasium import spaces
 from firstlight.envs.fields import is_symbolic
 from firstlight.intrinsic.design.designers.base import DesignTask
 from firstlight.intrinsic.design.designers.text_models import Messages
-from firstlight.intrinsic.language.judge import digest
+from firstlight.intrinsic.language.judges.judge import digest
 
 PROMPTS = Path(__file__).parents[1] / "prompts"
 COMMON = "common"

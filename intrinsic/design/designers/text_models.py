@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from firstlight.intrinsic.language.annotation import AnnotationService
 from firstlight.intrinsic.language.chat import ChatJudge
-from firstlight.intrinsic.language.judge import JudgeError, digest
+from firstlight.intrinsic.language.judges.judge import JudgeError, digest
 from firstlight.intrinsic.language.limits import CHARACTERS_OF_A_TOKEN, Limits
 from firstlight.intrinsic.language.store import Item, LabelStore
 

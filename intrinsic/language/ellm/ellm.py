@@ -37,7 +37,7 @@ from firstlight.intrinsic.language.ellm.similarity import (
     word_similarity,
 )
 from firstlight.intrinsic.language.ellm.state_captions import StateCaptions, describes_grid
-from firstlight.intrinsic.language.embedding_judge import SentenceEmbedding
+from firstlight.intrinsic.language.judges.embedding_judge import SentenceEmbedding
 from firstlight.intrinsic.language.limits import Limits
 from firstlight.intrinsic.language.preview import describe_requests
 from firstlight.intrinsic.language.store import LabelStore

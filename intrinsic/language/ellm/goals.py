@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from firstlight.intrinsic.language.chat import ChatJudge
-from firstlight.intrinsic.language.judge import digest
+from firstlight.intrinsic.language.judges.judge import digest
 from firstlight.intrinsic.language.prompts import (
     Message,
     as_messages,

@@ -21,7 +21,7 @@ from firstlight.intrinsic.design.designers.answers import source_of
 from firstlight.intrinsic.design.designers.base import RETURN, SearchState
 from firstlight.intrinsic.design.designers.eureka import Eureka, reflection
 from firstlight.intrinsic.design.designers.text_models import ReplayModel
-from firstlight.intrinsic.language.judge import JudgeError
+from firstlight.intrinsic.language.judges.judge import JudgeError
 
 BROKEN = [fenced(NO_PYTHON), PROSE, fenced(WRONG_SIGNATURE), fenced(IMPORTS)]
 

@@ -11,7 +11,7 @@ from firstlight.intrinsic.design.designers.base import (
 from firstlight.intrinsic.design.designers.icpl import ICPL
 from firstlight.intrinsic.design.designers.text2reward import Text2Reward
 from firstlight.intrinsic.design.designers.text_models import ReplayModel
-from firstlight.intrinsic.language.judge import JudgeError
+from firstlight.intrinsic.language.judges.judge import JudgeError
 
 
 @pytest.mark.parametrize("name", MAKE)

@@ -4,7 +4,7 @@ import pytest
 from llm_server import Server, status
 
 from firstlight.intrinsic.design.designers.text_models import AnswerJudge, ChatModel
-from firstlight.intrinsic.language.judge import JudgeError
+from firstlight.intrinsic.language.judges.judge import JudgeError
 from firstlight.intrinsic.language.limits import CircuitBreaker, Limits
 
 pytest.importorskip("openai")

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from firstlight.intrinsic.language.annotation import AnnotationService, requests_at_once
-from firstlight.intrinsic.language.judge import Judge, JudgeError
+from firstlight.intrinsic.language.judges.judge import Judge, JudgeError
 from firstlight.intrinsic.language.limits import CircuitBreaker, Limits, RateLimiter
 from firstlight.intrinsic.language.store import Label, LabelStore
 

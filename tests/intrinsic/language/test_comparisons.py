@@ -16,7 +16,7 @@ from firstlight.intrinsic.language.comparisons import (
     pair_of,
     read_pairs,
 )
-from firstlight.intrinsic.language.judge import Judge
+from firstlight.intrinsic.language.judges.judge import Judge
 from firstlight.intrinsic.language.limits import Limits
 from firstlight.intrinsic.language.store import LabelStore
 

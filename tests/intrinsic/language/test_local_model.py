@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_module
 from processes import fork, has_ended, wait_until
 
 from firstlight.intrinsic.language import local_server
-from firstlight.intrinsic.language.llm_judge import LLMJudge
+from firstlight.intrinsic.language.judges.llm_judge import LLMJudge
 from firstlight.intrinsic.language.local_server import NAME, LocalServer
 from firstlight.intrinsic.language.prompts import Prompt
 from firstlight.intrinsic.language.store import LabelStore

@@ -9,8 +9,8 @@ from firstlight.envs.minigrid import make
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.text import TextTable
 from firstlight.intrinsic import ONI, RewardMixer, Term, check_module
-from firstlight.intrinsic.language.judge import Judge
-from firstlight.intrinsic.language.rule_judge import RuleJudge
+from firstlight.intrinsic.language.judges.judge import Judge
+from firstlight.intrinsic.language.judges.rule_judge import RuleJudge
 from firstlight.intrinsic.language.store import LabelStore
 
 MODELS = ("retrieval", "classification", "ranking")

@@ -12,9 +12,9 @@ from firstlight.envs.runner import RandomActor, Runner
 from firstlight.intrinsic import ELLM, ONI
 from firstlight.intrinsic.language import local_server
 from firstlight.intrinsic.language.annotation import AnnotationService
-from firstlight.intrinsic.language.judge import JudgeError
+from firstlight.intrinsic.language.judges.judge import JudgeError
+from firstlight.intrinsic.language.judges.llm_judge import LLMJudge
 from firstlight.intrinsic.language.limits import CircuitBreaker, Limits
-from firstlight.intrinsic.language.llm_judge import LLMJudge
 from firstlight.intrinsic.language.local_server import LocalServer, threads_of
 from firstlight.intrinsic.language.preview import describe_requests
 from firstlight.intrinsic.language.prompts import Prompt

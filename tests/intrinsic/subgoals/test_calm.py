@@ -12,7 +12,7 @@ from firstlight.envs.minigrid import make
 from firstlight.envs.runner import RandomActor, Runner
 from firstlight.envs.types import Rollout
 from firstlight.intrinsic import CALM, check_module
-from firstlight.intrinsic.language.judge import Judge
+from firstlight.intrinsic.language.judges.judge import Judge
 from firstlight.intrinsic.subgoals.transition_classifier import TransitionClassifier
 from firstlight.intrinsic.subgoals.verdicts import TransitionPrompt
 

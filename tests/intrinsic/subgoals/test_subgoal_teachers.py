@@ -8,7 +8,7 @@ from llm_server import Server, questions
 
 from firstlight.envs.minigrid.cells import BALL, BLUE, DOOR, GOAL, WALL
 from firstlight.envs.minigrid.gridworld import GridWorld
-from firstlight.intrinsic.language.judge import Judge
+from firstlight.intrinsic.language.judges.judge import Judge
 from firstlight.intrinsic.subgoals.file_teacher import FileTeacher
 from firstlight.intrinsic.subgoals.json_judge import JsonJudge
 from firstlight.intrinsic.subgoals.llm_teacher import (

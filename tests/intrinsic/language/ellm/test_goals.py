@@ -20,7 +20,7 @@ from firstlight.intrinsic.language.ellm.goals import (
 )
 from firstlight.intrinsic.language.ellm.similarity import EmbeddingSimilarity, word_similarity
 from firstlight.intrinsic.language.ellm.state_captions import StateCaptions
-from firstlight.intrinsic.language.embedding_judge import SentenceEmbedding
+from firstlight.intrinsic.language.judges.embedding_judge import SentenceEmbedding
 from firstlight.intrinsic.language.prompts import FOLDER
 
 KEY = "You see: a yellow key. You carry nothing. Task: get to the goal."

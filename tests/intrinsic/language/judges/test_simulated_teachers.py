@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from firstlight.intrinsic.language.judge import JudgeError
-from firstlight.intrinsic.language.rule_judge import RuleJudge
-from firstlight.intrinsic.language.teachers import TEACHERS, SimulatedTeacher
+from firstlight.intrinsic.language.judges.judge import JudgeError
+from firstlight.intrinsic.language.judges.rule_judge import RuleJudge
+from firstlight.intrinsic.language.judges.simulated_teacher import TEACHERS, SimulatedTeacher
 
 numbers = random.Random(0)
 SEGMENTS = {f"text {i}": [numbers.random() / 3 for _ in range(3)] for i in range(80)}

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from firstlight.intrinsic.language.embedding_judge import (
+from firstlight.intrinsic.language.judges.embedding_judge import (
     EmbeddingJudge,
     SentenceEmbedding,
     fit_logistic,
     read_examples,
 )
-from firstlight.intrinsic.language.judge import Judge
-from firstlight.intrinsic.language.rule_judge import RuleJudge
+from firstlight.intrinsic.language.judges.judge import Judge
+from firstlight.intrinsic.language.judges.rule_judge import RuleJudge
 from firstlight.scripts.benchmarks.judges import area_under_curve, measure
 from firstlight.scripts.benchmarks.record_texts import sample
 

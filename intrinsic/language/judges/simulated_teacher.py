@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from firstlight.intrinsic.language.judge import Judge, JudgeError, digest
+from firstlight.intrinsic.language.judges.judge import Judge, JudgeError, digest
 
 Rewards = Callable[[str], Sequence[float] | None]
 """Rewards of the steps that a text describes, in order; None if they are not known."""

@@ -8,9 +8,9 @@ import pytest
 import torch
 from llm_server import Server, label
 
-from firstlight.intrinsic.language.judge import JudgeError
-from firstlight.intrinsic.language.label_scores import Calibration, label_scores
-from firstlight.intrinsic.language.llm_judge import LLMJudge
+from firstlight.intrinsic.language.judges.judge import JudgeError
+from firstlight.intrinsic.language.judges.label_scores import Calibration, label_scores
+from firstlight.intrinsic.language.judges.llm_judge import LLMJudge
 from firstlight.intrinsic.language.prompts import Prompt
 
 RATING = Prompt.load().labels

@@ -7,8 +7,8 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 
-from firstlight.intrinsic.language.calibrated_judge import CalibratedJudge
-from firstlight.intrinsic.language.judge import compare_by, digest
+from firstlight.intrinsic.language.judges.calibrated_judge import CalibratedJudge
+from firstlight.intrinsic.language.judges.judge import compare_by, digest
 from firstlight.intrinsic.language.prompts import CompletionPrompt
 
 SHOWN = 24

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from firstlight.intrinsic.language.logistic import fit_logistic
+from firstlight.intrinsic.language.judges.logistic import fit_logistic
 
 _EDGE = 1e-6  # scores of 0 and 1 have no logit
 

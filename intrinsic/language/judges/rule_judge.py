@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-from firstlight.intrinsic.language.judge import Judge, digest
+from firstlight.intrinsic.language.judges.judge import Judge, digest
 
 _EVENT = re.compile(r"(?P<event>.*?)(?: \(task: (?P<task>.*)\))?$", re.DOTALL)
 _DID = re.compile(r"(picked up|dropped|opened|unlocked|closed) the (\w+ (\w+))$")

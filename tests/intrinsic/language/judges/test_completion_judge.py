@@ -7,14 +7,14 @@ import llm_server
 import pytest
 
 from firstlight.intrinsic.language import local_server
-from firstlight.intrinsic.language.completion_judge import (
+from firstlight.intrinsic.language.judges.completion_judge import (
     SHOWN,
     CompletionJudge,
     label_share,
     split_examples,
 )
-from firstlight.intrinsic.language.embedding_judge import read_examples
-from firstlight.intrinsic.language.judge import JudgeError
+from firstlight.intrinsic.language.judges.embedding_judge import read_examples
+from firstlight.intrinsic.language.judges.judge import JudgeError
 from firstlight.intrinsic.language.prompts import CompletionPrompt
 
 PROMPT = CompletionPrompt("Start.", "good", "bad", [("won", 1.0), ("lost", 0.0)])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from firstlight.intrinsic.language.chat import ChatJudge
-from firstlight.intrinsic.language.label_scores import Calibration
+from firstlight.intrinsic.language.judges.label_scores import Calibration
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from firstlight.intrinsic.language.choices import check_choice, check_endpoint, need_package
-from firstlight.intrinsic.language.completion_judge import CompletionJudge
-from firstlight.intrinsic.language.embedding_judge import EmbeddingJudge, read_examples
-from firstlight.intrinsic.language.judge import Judge
-from firstlight.intrinsic.language.llm_judge import LLMJudge
+from firstlight.intrinsic.language.judges.completion_judge import CompletionJudge
+from firstlight.intrinsic.language.judges.embedding_judge import EmbeddingJudge, read_examples
+from firstlight.intrinsic.language.judges.judge import Judge
+from firstlight.intrinsic.language.judges.llm_judge import LLMJudge
+from firstlight.intrinsic.language.judges.rule_judge import RuleJudge
+from firstlight.intrinsic.language.judges.simulated_teacher import TEACHERS, SimulatedTeacher
 from firstlight.intrinsic.language.prompts import CompletionPrompt, Prompt
-from firstlight.intrinsic.language.rule_judge import RuleJudge
-from firstlight.intrinsic.language.teachers import TEACHERS, SimulatedTeacher
 
 JudgeName = Literal[
     "embedding", "rule", "llm", "oracle", "mistaken", "noisy", "skipping", "myopic", "equal"

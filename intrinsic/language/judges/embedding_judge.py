@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from firstlight.intrinsic.language.judge import Judge, digest
-from firstlight.intrinsic.language.logistic import fit_logistic, logits
+from firstlight.intrinsic.language.judges.judge import Judge, digest
+from firstlight.intrinsic.language.judges.logistic import fit_logistic, logits
 from firstlight.intrinsic.state import isolated_rng
 
 DATA = Path(__file__).parent / "data"

@@ -6,10 +6,10 @@ import json
 import secrets
 from collections.abc import Sequence
 
-from firstlight.intrinsic.language.calibrated_judge import CalibratedJudge
 from firstlight.intrinsic.language.chat import KEY, TOP_LOGPROBS
-from firstlight.intrinsic.language.judge import JudgeError, digest
-from firstlight.intrinsic.language.label_scores import label_scores
+from firstlight.intrinsic.language.judges.calibrated_judge import CalibratedJudge
+from firstlight.intrinsic.language.judges.judge import JudgeError, digest
+from firstlight.intrinsic.language.judges.label_scores import label_scores
 from firstlight.intrinsic.language.prompts import Prompt
 from firstlight.intrinsic.language.store import Item
 

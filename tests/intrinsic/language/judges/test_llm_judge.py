@@ -11,9 +11,9 @@ import pytest
 from llm_server import Server, questions
 
 from firstlight.intrinsic.language.annotation import AnnotationService
-from firstlight.intrinsic.language.judge import JudgeError
+from firstlight.intrinsic.language.judges.judge import JudgeError
+from firstlight.intrinsic.language.judges.llm_judge import KEY, LLMJudge
 from firstlight.intrinsic.language.limits import CircuitBreaker, Limits
-from firstlight.intrinsic.language.llm_judge import KEY, LLMJudge
 from firstlight.intrinsic.language.prompts import FOLDER, Prompt
 from firstlight.intrinsic.language.store import LabelStore
 
