@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cmaes import CMA
 
 EmitterKind = Literal["fitness", "novelty", "cma_es"]
+EmitterReach = Literal["distance", "gene"]
 StagnationRule = Literal["custom", "original"]
 _BASELINE = 3  # lists of values that an improvement is measured from and to
 _ENDS = 20  # lists at both ends of the window of the rule "custom"
@@ -97,10 +98,11 @@ class Emitter(ABC):
         """Keep members that are more novel than the most novel before."""
         assert self.population is not None
         novelty = self.population.novelty
-        rows = np.flatnonzero(novelty > self.most_novel.novelty[0])
+        own = self.population.id != self.ancestor.id[0]
+        rows = np.flatnonzero(own & (novelty > self.most_novel.novelty[0]))
         if len(rows):
             self.novel = join([self.novel, self.population.take(rows)])
-            self.most_novel = self.population.take([int(novelty.argmax())])
+            self.most_novel = self.population.take([int(rows[novelty[rows].argmax()])])
 
     def is_stagnant(self, rule: StagnationRule) -> bool:
         """Whether rewards do not grow any more over a window of steps.
@@ -164,14 +166,24 @@ class ElitistEmitter(Emitter):
     Args:
         by_novelty: the best are the most novel, else those with the highest reward. Of equals the
             newer ones are kept, so that a population drifts over a plateau.
+        keep_ancestor: choose the first population of the ancestor too.
         ancestor, sigma, size, bound: see `Emitter`.
     """
 
     def __init__(
-        self, ancestor: Individuals, sigma: float, size: int, bound: float, *, by_novelty: bool
+        self,
+        ancestor: Individuals,
+        sigma: float,
+        size: int,
+        bound: float,
+        *,
+        by_novelty: bool,
+        keep_ancestor: bool = False,
     ):
         super().__init__(ancestor, sigma, size, bound)
-        self.by_novelty = by_novelty
+        self.by_novelty, self.keep_ancestor = by_novelty, keep_ancestor
+        if keep_ancestor:  # the reward archive holds it already
+            self.archived = float(ancestor.ret[0])
 
     def ask(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return neighbours of the ancestor, then children of the population."""
@@ -183,7 +195,10 @@ class ElitistEmitter(Emitter):
 
     def select(self, told: Individuals) -> Individuals:
         """Keep the best."""
-        both = told if self.population is None else join([self.population, told])
+        parents = self.population
+        if parents is None:
+            parents = self.ancestor if self.keep_ancestor else self.ancestor.take([])
+        both = join([parents, told])
         values = both.novelty if self.by_novelty else both.ret
         return both.take(np.lexsort((-both.id, -values))[: self.size])
 
@@ -242,9 +257,19 @@ def make_cma(mean: np.ndarray, sigma: float, bound: float, size: int, seed: int)
 
 
 def make_emitter(
-    kind: EmitterKind, ancestor: Individuals, sigma: float, size: int, bound: float, seed: int
+    kind: EmitterKind,
+    ancestor: Individuals,
+    sigma: float,
+    size: int,
+    bound: float,
+    seed: int,
+    *,
+    keep_ancestor: bool = True,
 ) -> Emitter:
-    """Make an emitter; `seed` is used by CMA-ES alone."""
+    """Make an emitter; CMA-ES alone uses `seed` and does without `keep_ancestor`."""
     if kind == "cma_es":
         return CMAESEmitter(ancestor, sigma, size, bound, seed=seed)
-    return ElitistEmitter(ancestor, sigma, size, bound, by_novelty=kind == "novelty")
+    by_novelty = kind == "novelty"
+    return ElitistEmitter(
+        ancestor, sigma, size, bound, by_novelty=by_novelty, keep_ancestor=keep_ancestor
+    )

@@ -7,7 +7,13 @@ from typing import Any, get_args
 import numpy as np
 
 from firstlight.agents.search.descriptors import PathDescriptor
-from firstlight.agents.search.emitters import Emitter, EmitterKind, StagnationRule, make_emitter
+from firstlight.agents.search.emitters import (
+    Emitter,
+    EmitterKind,
+    EmitterReach,
+    StagnationRule,
+    make_emitter,
+)
 from firstlight.agents.search.evaluators.base import Evaluator
 from firstlight.agents.search.individuals import Individuals, join
 from firstlight.agents.search.novelty_search import ArchiveChoice, NoveltySearch
@@ -37,6 +43,11 @@ class Serene(NoveltySearch):
         emitter: "fitness", the best of parents and children by reward; "novelty", by novelty;
             "cma_es", CMA-ES on the reward.
         emitter_size: population of an emitter.
+        emitter_reach: "distance": an emitter's mutations are a third as long as the way from its
+            ancestor to the nearest other genome. "gene", as released: that is the deviation of each
+            single gene, so mutations of G genes are √G times as long.
+        keep_ancestor: the ancestor is among those of which the first population is chosen; not as
+            released.
         bootstrap_steps: steps of a candidate after its first population, at least 3: improvement
             compares three lists of rewards with three later ones.
         scheduler: "alternating", or as in STAX "fixed", "time" or "ucb", see `ChunkScheduler`.
@@ -74,6 +85,8 @@ class Serene(NoveltySearch):
         chunk: int = 1000,
         emitter: EmitterKind = "fitness",
         emitter_size: int = 6,
+        emitter_reach: EmitterReach = "distance",
+        keep_ancestor: bool = True,
         bootstrap_steps: int = 5,
         scheduler: SchedulerKind = "alternating",
         budget: int = 500_000,
@@ -104,6 +117,7 @@ class Serene(NoveltySearch):
                 raise ValueError(f"{name} is {number}, expected at least {least}")
         for name, value, kinds in (
             ("emitter", emitter, EmitterKind),
+            ("emitter_reach", emitter_reach, EmitterReach),
             ("stagnation", stagnation, StagnationRule),
         ):
             if value not in get_args(kinds):
@@ -111,6 +125,7 @@ class Serene(NoveltySearch):
                     f"{name} is {value!r}, expected one of {', '.join(get_args(kinds))}"
                 )
         self.chunk, self.emitter, self.emitter_size = chunk, emitter, emitter_size
+        self.emitter_reach, self.keep_ancestor = emitter_reach, keep_ancestor
         self.bootstrap_steps, self.stagnation = bootstrap_steps, stagnation
         self.max_emitter_steps, self.local_improvement = max_emitter_steps, local_improvement
         self.scheduler = ChunkScheduler(scheduler, budget=budget)
@@ -204,11 +219,14 @@ class Serene(NoveltySearch):
         """Make the emitter of one member or child; three sigmas reach its nearest neighbour."""
         others = np.delete(both.genome, row, 0)
         nearest = float(np.sqrt(((others - both.genome[row]) ** 2).sum(1)).min())
-        sigma = nearest / 3 or self.sigma
+        if self.emitter_reach == "distance":
+            nearest /= np.sqrt(others.shape[1])  # the expected length of a mutation is sigma √G
         seed = int(self.random.integers(2**31))
-        return make_emitter(
-            self.emitter, both.take([row]), sigma, self.emitter_size, self.bound, seed
-        )
+        return self._emitter(both.take([row]), nearest / 3 or self.sigma, seed)
+
+    def _emitter(self, ancestor: Individuals, sigma: float, seed: int) -> Emitter:
+        size, bound, kept = self.emitter_size, self.bound, self.keep_ancestor
+        return make_emitter(self.emitter, ancestor, sigma, size, bound, seed, keep_ancestor=kept)
 
     def _begin_chunk(self) -> None:
         self.left = self.chunk
@@ -333,8 +351,7 @@ class Serene(NoveltySearch):
         self._running = None if state["running"] is None else self.emitters[state["running"]]
 
     def _restored(self, state: dict[str, Any]) -> Emitter:
-        ancestor, sigma = Individuals(**state["ancestor"]), state["sigma"]
-        emitter = make_emitter(self.emitter, ancestor, sigma, self.emitter_size, self.bound, 0)
+        emitter = self._emitter(Individuals(**state["ancestor"]), state["sigma"], 0)
         emitter.load_state_dict(state)
         return emitter
 

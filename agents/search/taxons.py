@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 
 from firstlight.agents.search.autoencoder import PictureDescriptor
-from firstlight.agents.search.emitters import EmitterKind, StagnationRule
+from firstlight.agents.search.emitters import EmitterKind, EmitterReach, StagnationRule
 from firstlight.agents.search.evaluators.base import Evaluator
 from firstlight.agents.search.individuals import Individuals, join
 from firstlight.agents.search.novelty_search import ArchiveChoice, Criterion, NoveltySearch
@@ -185,8 +185,9 @@ class Stax(LearnsFromPictures, Serene):
 
     Args:
         evaluator, seed, population_size, num_children, sigma, mutation_rate, bound, num_neighbors,
-            num_archived, archive_choice, samples, chunk, emitter, emitter_size, bootstrap_steps,
-            scheduler, budget, stagnation, max_emitter_steps, local_improvement: see `Serene`.
+            num_archived, archive_choice, samples, chunk, emitter, emitter_size, emitter_reach,
+            keep_ancestor, bootstrap_steps, scheduler, budget, stagnation, max_emitter_steps,
+            local_improvement: see `Serene`.
         selection, trained, latent, learning_rate, batch_size, max_epochs, max_pictures, restart,
             last_only: see `Taxons`. "pareto" is STAX-P, `trained` False with "novelty" is STAX-NT.
     """
@@ -208,6 +209,8 @@ class Stax(LearnsFromPictures, Serene):
         chunk: int = 1000,
         emitter: EmitterKind = "fitness",
         emitter_size: int = 6,
+        emitter_reach: EmitterReach = "distance",
+        keep_ancestor: bool = True,
         bootstrap_steps: int = 5,
         scheduler: SchedulerKind = "alternating",
         budget: int = 500_000,
@@ -240,6 +243,8 @@ class Stax(LearnsFromPictures, Serene):
             chunk=chunk,
             emitter=emitter,
             emitter_size=emitter_size,
+            emitter_reach=emitter_reach,
+            keep_ancestor=keep_ancestor,
             bootstrap_steps=bootstrap_steps,
             scheduler=scheduler,
             budget=budget,

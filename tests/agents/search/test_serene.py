@@ -88,15 +88,44 @@ def test_ids_are_unique_also_of_what_emitters_make():
     assert search.ended + len(search.emitters) > 0
 
 
-def test_three_sigmas_reach_the_nearest_other_genome():
-    search = advance(Serene(Toy(), **SMALL), 100)
+@pytest.mark.parametrize(("reach", "by"), [("gene", 1), ("distance", 2)])
+def test_three_sigmas_reach_the_nearest_other_genome(reach, by):
+    search = advance(Serene(Toy(), emitter_reach=reach, **SMALL), 100)
     both = search.population
     emitter = search._make_candidate(both, 3)
     others = np.delete(both.genome, 3, 0)
     nearest = min(np.linalg.norm(other - both.genome[3]) for other in others)
-    assert emitter.sigma == pytest.approx(nearest / 3)
+    assert both.genome.shape[1] == 4
+    assert emitter.sigma == pytest.approx(nearest / 3 / by)
     twins = both.take([3, 3, 5])
     assert search._make_candidate(twins, 0).sigma == search.sigma
+
+
+def test_mutations_of_many_genes_are_as_long_as_a_third_of_the_nearest_distance():
+    genomes = np.zeros((2, 400))
+    genomes[1, 0] = 1.0  # so far from the first
+    group = individuals([0.1, 0.2], genes=400)
+    group.genome[:] = genomes
+    for reach, length in (("distance", 1 / 3), ("gene", 20 / 3)):
+        emitter = Serene(Toy(), emitter_reach=reach, **SMALL)._make_candidate(group, 0)
+        children = emitter.ask(np.random.default_rng(0))[0]
+        assert np.linalg.norm(children, axis=1).mean() == pytest.approx(length, rel=0.05)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_ancestor_is_kept_until_it_is_surpassed_and_is_never_stored_again(kept):
+    options = {"by_novelty": False, "keep_ancestor": kept}
+    emitter = ElitistEmitter(individuals([0.5]), 0.1, 2, 5.0, **options)
+    emitter.tell(individuals([0.0, 0.2], first_id=10))
+    assert emitter.population.id.tolist() == ([0, 11] if kept else [11, 10])
+    emitter.tell(individuals([0.1, 0.3, 0.0, 0.0], first_id=20))
+    assert emitter.population.id.tolist() == ([0, 21] if kept else [21, 11])
+    assert emitter.take_rewarded().id.tolist() == ([] if kept else [21])
+    emitter.population.novelty[:] = 9.0  # also the ancestor's, computed anew
+    emitter.keep_novel()
+    assert 0 not in emitter.novel.id
+    emitter.tell(individuals([0.6, 0.7, 0.0, 0.0], first_id=30))
+    assert emitter.take_rewarded().id.tolist() == [31, 30]
 
 
 def test_candidates_that_improve_are_promoted_and_others_dropped():
@@ -259,7 +288,7 @@ def test_three_lists_before_and_three_after_need_three_steps():
 def test_other_kinds_of_emitters_run(kind):
     if kind == "cma_es":
         pytest.importorskip("cmaes")
-    search = advance(Serene(Toy(), seed=1, emitter=kind, **SMALL), 4000)
+    search = advance(Serene(Toy(), seed=1, emitter=kind, emitter_reach="gene", **SMALL), 4000)
     assert search.ended + len(search.emitters) > 0
     assert search.reward_archive.ret.max() > 0.8
 
