@@ -127,22 +127,22 @@ def saved_policy(cfg: DictConfig) -> dict[str, Any]:
     return {} if spec is None else spec["kwargs"]
 
 
-def make_encoder(config: Any, saved: dict[str, Any] | None, **spaces: Any) -> Any:
+def make_encoder(config: Any, saved: dict[str, Any] | None, **runtime: Any) -> Any:
     """Make an encoder. A resumed run keeps what ``encoder=auto`` chose when it began.
 
     Args:
         config: its node.
         saved: description of the encoder that a run is resumed with; None if there is none.
-        spaces: of observations and actions.
+        runtime: the spaces of observations and actions; whether it may be a `TwinEncoder`.
     """
     from firstlight.networks.encoders import auto, auto_normalized
     from firstlight.networks.spec import rebuild
 
     if saved is not None and locate(to_dict(config)["_target_"]) in (auto, auto_normalized):
         encoder = rebuild(saved)
-        if encoder.init_kwargs["obs_space"] == spaces["obs_space"]:
+        if encoder.init_kwargs["obs_space"] == runtime["obs_space"]:
             return encoder
-    return instantiate(config, **spaces)
+    return instantiate(config, **runtime)
 
 
 def make_cores(cfg: DictConfig, options: dict[str, Any], *encoders: Any) -> dict[str, Any]:
@@ -202,10 +202,12 @@ def build(cfg: DictConfig, vec: VecEnv) -> Trainer:
     # a policy of the user's own has no such
     given = {name: options.pop(name) for name in _POLICY_OPTIONS if name in options}
     saved = checkpoint.broadcast(saved_policy(cfg) if collective.rank() == 0 else None) or {}
-    encoder = make_encoder(cfg.encoder, saved.get("encoder"), **spaces)
+    takes = inspect.signature(locate(options["_target_"])).parameters
+    chosen = {**spaces, "twin": not critic and "critic_encoder" in takes}
+    encoder = make_encoder(cfg.encoder, saved.get("encoder"), **chosen)
     critic_encoder = None
     if critic:
-        critic_encoder = make_encoder(critic, saved.get("critic_encoder"), **spaces)
+        critic_encoder = make_encoder(critic, saved.get("critic_encoder"), **chosen)
     policy = instantiate(
         options,
         **spaces,

@@ -55,7 +55,7 @@ _SINCE = {
 }
 """Options that runs of older versions lack, and what these runs did."""
 _DEFAULTS = (
-    *("trainer.num_steps", "learner.minibatch_size", "learner.entropy_coef"),
+    *("trainer.num_steps", "learner.num_epochs", "learner.minibatch_size", "learner.entropy_coef"),
     *("env.backend", "env.num_envs", "num_threads"),
     *("intrinsic.rnd.minibatch_size", "intrinsic.rnd.update_proportion"),
 )

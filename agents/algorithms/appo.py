@@ -64,7 +64,7 @@ class APPO(PPO):
         lr_decay: Decay = "none",
         adaptive_kl: float | None = 0.01,
         target_kl: float | None = None,
-        num_epochs: int = 4,
+        num_epochs: int | None = None,
         minibatch_size: int | None = None,
         gae_lambda: float = 0.95,
         clip_range: float = 0.2,

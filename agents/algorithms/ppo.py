@@ -83,7 +83,7 @@ class PPO(Learner):
             this: after an update beyond twice of it, it is divided by 1.5; after one below half of
             it, multiplied. It stays within a factor of 10 of `lr` and its decay.
         target_kl: leave out the other epochs after one with a larger mean KL divergence.
-        num_epochs: passes over a rollout.
+        num_epochs: passes over a rollout. None for 4, or 10 with continuous actions.
         minibatch_size: approximate number of rows of a gradient step, of all processes; default a
             quarter of the rollout, but at least 256 and at most 2048.
         gae_lambda: lambda of generalised advantage estimation.
@@ -120,7 +120,7 @@ class PPO(Learner):
         lr_decay: Decay = "none",
         adaptive_kl: float | None = 0.01,
         target_kl: float | None = None,
-        num_epochs: int = 4,
+        num_epochs: int | None = None,
         minibatch_size: int | None = None,
         gae_lambda: float = 0.95,
         clip_range: float = 0.2,
@@ -146,8 +146,11 @@ class PPO(Learner):
         self.policy = policy
         self.lr_decay, self.adaptive_kl, self.target_kl = lr_decay, adaptive_kl, target_kl
         self.advantage_floor = advantage_floor
+        continuous = isinstance(policy.act_space, spaces.Box)
+        if num_epochs is None:
+            num_epochs = 10 if continuous else 4
         if entropy_coef is None:
-            entropy_coef = 0.0 if isinstance(policy.act_space, spaces.Box) else 0.01
+            entropy_coef = 0.0 if continuous else 0.01
         self.lr, self.entropy_coef = lr, entropy_coef
         self.num_epochs, self.minibatch_size = num_epochs, minibatch_size
         self.gae_lambda, self.clip_range, self.clip_range_vf = gae_lambda, clip_range, clip_range_vf

@@ -47,9 +47,29 @@ def auto(obs_space: spaces.Dict, *, normalize_obs: bool = False) -> Encoder:
     return MultiInput(obs_space, normalize_obs=normalize_obs)
 
 
-def auto_normalized(obs_space: spaces.Dict, *, normalize_obs: bool = True) -> Encoder:
-    """Choose an encoder as `auto` does, and normalise fields of floats: the commands' default."""
-    return auto(obs_space, normalize_obs=normalize_obs)
+def auto_normalized(
+    obs_space: spaces.Dict,
+    act_space: spaces.Space | None = None,
+    *,
+    normalize_obs: bool = True,
+    twin: bool = True,
+) -> Encoder:
+    """Choose the encoder of a policy: the commands' default.
+
+    As `auto`, but fields of floats are normalised, and with continuous actions an `MLP` becomes a
+    `TwinMLP`, one network for the policy and another for the values: what fits the values of a body
+    in motion leaves little room for what moves it.
+
+    Args:
+        obs_space: of one environment.
+        act_space: of one environment; None for one set of features.
+        normalize_obs: see `auto`.
+        twin: False for one set of features.
+    """
+    chosen = auto(obs_space, normalize_obs=normalize_obs)
+    if twin and isinstance(chosen, MLP) and isinstance(act_space, spaces.Box):
+        return TwinMLP(obs_space, normalize_obs=normalize_obs)
+    return chosen
 
 
 __all__ = [

@@ -17,7 +17,9 @@ from firstlight.networks.encoders import (
     Flat,
     Grid,
     Pixel,
+    TwinEncoder,
     TwinMLP,
+    auto_normalized,
     grid_kernels,
 )
 from firstlight.networks.encoders.grid import cell_ids
@@ -497,3 +499,19 @@ def test_each_row_is_encoded_independently():
     for encoder, obs in cases:
         shuffled = encoder({name: field[order] for name, field in obs.items()})
         torch.testing.assert_close(shuffled, encoder(obs)[order], atol=1e-5, rtol=1e-5)
+
+
+def test_with_continuous_actions_the_commands_encoder_of_vectors_has_features_for_each():
+    vector = spaces.Dict(obs=spaces.Box(-1, 1, (3,), np.float32))
+    torque = spaces.Box(-1, 1, (2,), np.float32)
+    made = auto_normalized(vector, torque)
+    assert type(made) is TwinMLP
+    assert made.flat.normaliser is not None
+    image = spaces.Dict(obs=spaces.Box(0, 255, (64, 64, 3), np.uint8))
+    for other in (
+        auto_normalized(vector),
+        auto_normalized(vector, spaces.Discrete(2)),
+        auto_normalized(vector, torque, twin=False),
+        auto_normalized(image, torque),
+    ):
+        assert not isinstance(other, TwinEncoder)
