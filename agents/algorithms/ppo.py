@@ -83,7 +83,8 @@ class PPO(Learner):
             this: after an update beyond twice of it, it is divided by 1.5; after one below half of
             it, multiplied. It stays within a factor of 10 of `lr` and its decay.
         target_kl: leave out the other epochs after one with a larger mean KL divergence.
-        num_epochs: passes over a rollout. None for 4, or 10 with continuous actions.
+        num_epochs: passes over a rollout. None for 4, or 10 with continuous actions and a single
+            stream: beside a bonus so many passes settle before it has led anywhere.
         minibatch_size: approximate number of rows of a gradient step, of all processes; default a
             quarter of the rollout, but at least 256 and at most 2048.
         gae_lambda: lambda of generalised advantage estimation.
@@ -148,7 +149,7 @@ class PPO(Learner):
         self.advantage_floor = advantage_floor
         continuous = isinstance(policy.act_space, spaces.Box)
         if num_epochs is None:
-            num_epochs = 10 if continuous else 4
+            num_epochs = 10 if continuous and policy.num_streams == 1 else 4
         if entropy_coef is None:
             entropy_coef = 0.0 if continuous else 0.01
         self.lr, self.entropy_coef = lr, entropy_coef
