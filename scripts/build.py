@@ -203,7 +203,8 @@ def build(cfg: DictConfig, vec: VecEnv) -> Trainer:
     given = {name: options.pop(name) for name in _POLICY_OPTIONS if name in options}
     saved = checkpoint.broadcast(saved_policy(cfg) if collective.rank() == 0 else None) or {}
     takes = inspect.signature(locate(options["_target_"])).parameters
-    chosen = {**spaces, "twin": not critic and "critic_encoder" in takes}
+    twin = mixer.num_streams == 1 and not critic and "critic_encoder" in takes
+    chosen = {**spaces, "twin": twin}
     encoder = make_encoder(cfg.encoder, saved.get("encoder"), **chosen)
     critic_encoder = None
     if critic:

@@ -64,7 +64,7 @@ def auto_normalized(
         obs_space: of one environment.
         act_space: of one environment; None for one set of features.
         normalize_obs: see `auto`.
-        twin: False for one set of features.
+        twin: False for one set of features. The commands have one beside a bonus.
     """
     chosen = auto(obs_space, normalize_obs=normalize_obs)
     if twin and isinstance(chosen, MLP) and isinstance(act_space, spaces.Box):

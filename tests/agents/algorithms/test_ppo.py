@@ -4,8 +4,10 @@ import copy
 import dataclasses
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import nn
 
 from firstlight.agents import MLP, PPO, ActorCritic, Trainer
@@ -16,6 +18,8 @@ from firstlight.envs.minigrid.map_memory import MapMemory
 from firstlight.intrinsic import RND, HashCount, Heads, MapChange, RewardMixer, Sum, Term
 from firstlight.intrinsic.mixer import Lagrangian
 from firstlight.networks.cores import Core
+
+TORQUE = spaces.Box(-1, 1, (2,), np.float32)
 
 
 def make_policy(vec, num_streams=1, seed=0):
@@ -418,3 +422,15 @@ def test_the_learning_rate_falls_to_zero_over_the_run():
     assert update_once(lr=0.01)[1]["train/lr"] == 0.01
     with pytest.raises(ValueError, match="lr_decay is 'cosine', expected one of none, linear"):
         update_once(lr_decay="cosine")
+
+
+@pytest.mark.parametrize(
+    ("act_space", "num_streams", "expected"),
+    [(spaces.Discrete(2), 1, 4), (TORQUE, 1, 10), (TORQUE, 2, 4)],
+)
+def test_epochs_that_are_not_given_depend_on_actions_and_streams(act_space, num_streams, expected):
+    obs_space = spaces.Dict(obs=spaces.Box(-1, 1, (3,), np.float32))
+    options = {"encoder": MLP(obs_space), "num_streams": num_streams}
+    policy = ActorCritic(obs_space, act_space, **options)
+    assert PPO(policy).num_epochs == expected
+    assert PPO(policy, num_epochs=3).num_epochs == 3
