@@ -7,7 +7,7 @@ from gymnasium import spaces
 from omegaconf import OmegaConf
 
 from firstlight.agents import load
-from firstlight.networks.encoders import NetHack, SparseNetHack
+from firstlight.networks.encoders import MLP, NetHack, SparseNetHack, TwinMLP
 from firstlight.networks.spec import describe
 from firstlight.scripts import train
 from firstlight.scripts.build import make_encoder
@@ -69,3 +69,16 @@ def test_a_run_on_nethack_goes_on_with_the_encoder_that_it_began_with():
     saved = describe(NetHack(obs_space))
     assert type(make_encoder(config, saved, **options)) is NetHack
     assert type(make_encoder(config, None, **options)) is SparseNetHack
+
+
+def test_continuous_actions_have_an_encoder_each_and_ten_epochs_without_a_bonus(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    pendulum = ["env=gym", "env.id=Pendulum-v1", "env.num_envs=2", "trainer.num_steps=32"]
+    words = [*pendulum, "total_steps=64", "eval_episodes=1", "eval_every=null"]
+    for bonus, encoder, steps in (("[]", TwinMLP, 10), ("[count]", MLP, 4)):
+        done = command(train.main, *words, f"intrinsic={bonus}", f"run_dir=run-{steps}")
+        assert done.status == 0, done.err
+        assert f"takes {steps} gradient steps" in done.err + done.out
+        assert type(load(f"run-{steps}", which="newest").policy.encoder) is encoder

@@ -14,8 +14,8 @@ from hydra import compose, initialize_config_module
 from llm_server import Server, questions, right_answer
 
 from firstlight.agents.session.run_directory import checkpoint
-from firstlight.intrinsic.language import judge_options
 from firstlight.intrinsic.language.caption_counts import CaptionCounts
+from firstlight.intrinsic.language.judges import judge_options
 from firstlight.intrinsic.language.judges.rule_judge import RuleJudge
 from firstlight.intrinsic.language.motif_training import MotifReward
 from firstlight.intrinsic.language.store import LabelStore
@@ -31,7 +31,7 @@ RUN = (
 )
 SLOW = """
 import sys, time
-from firstlight.intrinsic.language import judge_options
+from firstlight.intrinsic.language.judges import judge_options
 from firstlight.intrinsic.language.judges.rule_judge import RuleJudge
 from firstlight.scripts import motif
 class Slow(RuleJudge):
