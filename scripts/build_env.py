@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def make_vec(config: DictConfig, **changes: Any) -> VecEnv:
-    """Make the environments; a target that makes one Gymnasium environment is called repeatedly.
+    """Make the `VecEnv` of a config.
+
+    A target that makes a single Gymnasium environment is called once for each of `num_envs`.
 
     Args:
         config: the node `env`. An option `frame_stack` that its target does not take wraps the
@@ -33,9 +35,9 @@ def make_vec(config: DictConfig, **changes: Any) -> VecEnv:
     options = to_dict(config) | changes
     make = locate(str(options["_target_"]))
     if not callable(make) or "frame_stack" in inspect.signature(make).parameters:
-        return _make_vec(options)
+        return _make_unstacked(options)
     frames = options.pop("frame_stack", None)
-    vec = _make_vec(options)
+    vec = _make_unstacked(options)
     return vec if frames is None else _stack_frames(vec, frames)
 
 
@@ -102,7 +104,8 @@ def _stack_frames(vec: VecEnv, frames: Any) -> VecEnv:
         raise BadInputError(f"env.frame_stack={frames}: {error}") from error
 
 
-def _make_vec(options: dict[str, Any]) -> VecEnv:
+def _make_unstacked(options: dict[str, Any]) -> VecEnv:
+    """Make the `VecEnv` of these options, without `frame_stack`."""
     num_envs = options.setdefault("num_envs", 16)
     if not isinstance(num_envs, int) or num_envs < 1:
         raise BadInputError(f"env.num_envs={num_envs}: expected a whole number, at least 1")

@@ -166,7 +166,7 @@ class ElitistEmitter(Emitter):
     Args:
         by_novelty: the best are the most novel, else those with the highest reward. Of equals the
             newer ones are kept, so that a population drifts over a plateau.
-        keep_ancestor: choose the first population of the ancestor too.
+        keep_ancestor: let the ancestor compete for a place in the first population.
         ancestor, sigma, size, bound: see `Emitter`.
     """
 
@@ -178,7 +178,7 @@ class ElitistEmitter(Emitter):
         bound: float,
         *,
         by_novelty: bool,
-        keep_ancestor: bool = False,
+        keep_ancestor: bool = True,
     ):
         super().__init__(ancestor, sigma, size, bound)
         self.by_novelty, self.keep_ancestor = by_novelty, keep_ancestor
@@ -266,10 +266,8 @@ def make_emitter(
     *,
     keep_ancestor: bool = True,
 ) -> Emitter:
-    """Make an emitter; CMA-ES alone uses `seed` and does without `keep_ancestor`."""
+    """Make an emitter of a kind: `seed` is for CMA-ES, `keep_ancestor` for the others."""
     if kind == "cma_es":
         return CMAESEmitter(ancestor, sigma, size, bound, seed=seed)
-    by_novelty = kind == "novelty"
-    return ElitistEmitter(
-        ancestor, sigma, size, bound, by_novelty=by_novelty, keep_ancestor=keep_ancestor
-    )
+    options = {"by_novelty": kind == "novelty", "keep_ancestor": keep_ancestor}
+    return ElitistEmitter(ancestor, sigma, size, bound, **options)

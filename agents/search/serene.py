@@ -46,8 +46,8 @@ class Serene(NoveltySearch):
         emitter_reach: "distance": an emitter's mutations are a third as long as the way from its
             ancestor to the nearest other genome. "gene", as released: that is the deviation of each
             single gene, so mutations of G genes are √G times as long.
-        keep_ancestor: the ancestor is among those of which the first population is chosen; not as
-            released.
+        keep_ancestor: let the ancestor compete for a place in the emitter's first population; False
+            as released.
         bootstrap_steps: steps of a candidate after its first population, at least 3: improvement
             compares three lists of rewards with three later ones.
         scheduler: "alternating", or as in STAX "fixed", "time" or "ucb", see `ChunkScheduler`.

@@ -108,7 +108,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class CompletionPrompt:
-    """A list of labelled texts, to be continued by a language model that knows no conversation.
+    """Prompt for a base model, without a chat template: labelled texts that it continues.
 
     Args:
         start: world, goal and task.

@@ -16,7 +16,7 @@ from firstlight.intrinsic.subgoals.llm_teacher import PROMPTS, read_object
 
 FILE = PROMPTS / "subgoals.toml"
 MOST_SUBGOALS = 8
-"""Most subgoals that a list may have; an answer with more is refused."""
+"""Largest number of subgoals in an answer; a longer list is refused."""
 
 _NAME = re.compile(r"[^\W\d_][\w ,'()-]{1,59}")
 

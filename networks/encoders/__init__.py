@@ -57,8 +57,8 @@ def auto_normalized(
     """Choose the encoder of a policy: the commands' default.
 
     As `auto`, but fields of floats are normalised, and with continuous actions an `MLP` becomes a
-    `TwinMLP`, one network for the policy and another for the values: what fits the values of a body
-    in motion leaves little room for what moves it.
+    `TwinMLP`, one network for the policy and another for the values (docs/learner.md has what it
+    changes on Hopper).
 
     Args:
         obs_space: of one environment.

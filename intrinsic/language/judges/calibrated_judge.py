@@ -15,16 +15,17 @@ log = logging.getLogger(__name__)
 
 
 class CalibratedJudge(ChatJudge):
-    """A judge that first rates labelled examples, and fits a logistic function to their labels.
+    """Base class of judges by a language model whose scores are calibrated by labelled examples.
 
-    The function (Platt 1999) turns the model's scores into ratings. A rating within `margin` of 0.5
+    It first asks for the examples' scores, and fits a logistic function to their labels (Platt
+    1999), which turns all scores into ratings. A rating within `margin` of 0.5
     is no label. Subclasses implement `_scores`.
 
     Args:
         examples: labelled texts, 1 or 0; without both labels scores stay as they are.
         margin: half the width of the ratings that are no label.
         request_size: examples of a request.
-        model, url, temperature, timeout_seconds, cpu_share: see `ChatJudge`.
+        **chat: model, url, temperature, timeout_seconds and cpu_share, see `ChatJudge`.
 
     Raises:
         ImportError: if the extra `llm`, or for the small model `llm-local`, is not installed.
@@ -33,22 +34,12 @@ class CalibratedJudge(ChatJudge):
     def __init__(
         self,
         *,
-        model: str | None,
         examples: Sequence[tuple[str, float]],
         margin: float,
         request_size: int,
-        url: str | None,
-        temperature: float,
-        timeout_seconds: float | None,
-        cpu_share: float,
+        **chat: Any,
     ):
-        super().__init__(
-            model=model,
-            url=url,
-            temperature=temperature,
-            timeout_seconds=timeout_seconds,
-            cpu_share=cpu_share,
-        )
+        super().__init__(**chat)
         self.examples, self.margin, self._request_size = list(examples), margin, request_size
         self._calibration: Calibration | None = None
         self._calibrating = threading.Lock()

@@ -1,4 +1,4 @@
-"""`JudgeOptions`, the options that describe a judge, and the judge that they describe."""
+"""`JudgeOptions`, which checks the options of a judge and makes it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WITH_EXAMPLES = ("minigrid", "nethack")  # families that have labelled texts
 
 @dataclass(frozen=True)
 class JudgeOptions:
-    """Options that choose and configure a judge.
+    """Which judge rates texts, with its options; checked when they are given.
 
     Args:
         judge, goal, examples, calibrate, url, llm, cpu_share: see `ONI`.
@@ -70,7 +70,7 @@ class JudgeOptions:
             RuleJudge(self.family)
 
     def make(self) -> Judge:
-        """Make the judge."""
+        """Make the judge that these options choose."""
         if isinstance(self.judge, Judge):
             return self.judge
         if self.judge == "embedding":

@@ -30,7 +30,8 @@ def individuals(rewards, first_id=0, genes=3):
 
 
 def emitter_of(size=4, genes=3, **options):
-    return ElitistEmitter(individuals([0.1], genes=genes), 0.1, size, 5.0, by_novelty=False)
+    ancestor = individuals([0.1], genes=genes)
+    return ElitistEmitter(ancestor, 0.1, size, 5.0, by_novelty=False, keep_ancestor=False)
 
 
 def batches(search, evaluations):
