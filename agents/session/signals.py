@@ -22,6 +22,8 @@ GRACE_SECONDS = 10.0
 """Time that the current iteration has to end after a signal, before it is abandoned."""
 FORCE_SECONDS = 20.0
 """Time after a signal when a main thread that runs no Python code, as in C++, is given up."""
+PATIENCE = 5.0
+"""Seconds that the run waits at most for the thread to end."""
 
 
 class Interrupted(BaseException):
@@ -60,6 +62,7 @@ class Signals:
         self._holds = 0
         self._repeated = False  # the next signal is our own thread's
         self._writer = self._wakeup = -1  # descriptors: ours, and the one of before
+        self._thread: threading.Thread | None = None
         self._lock = threading.RLock()  # a handler may run while its thread holds it
 
     def __enter__(self) -> Signals:
@@ -70,16 +73,20 @@ class Signals:
             reader, self._writer = os.pipe()
             os.set_blocking(self._writer, False)
             self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-            threading.Thread(
+            self._thread = threading.Thread(
                 target=self._wait_for_signals,
                 args=(reader, threading.get_ident()),
                 name="firstlight-signals",
                 daemon=True,
-            ).start()
+            )
+            self._thread.start()
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: TracebackType | None) -> None:
         self._restore()
+        if self._thread is not None:
+            self._thread.join(PATIENCE)
+            self._thread = None
 
     @property
     def caught(self) -> bool:
@@ -138,7 +145,7 @@ class Signals:
 
     def _wait_for_signals(self, reader: int, main: int) -> None:
         """Wait for signals until the ``with`` is left; a thread of its own."""
-        while numbers := os.read(reader, 64):
+        while (numbers := os.read(reader, 64)) and self._before:
             if numbers[-1] in self._before:
                 self._press(numbers[-1], main)
         os.close(reader)
@@ -173,6 +180,8 @@ class Signals:
             signal.signal(signum, handler)
         if before:
             signal.set_wakeup_fd(self._wakeup)
+            with contextlib.suppress(OSError):  # full: the thread is about to read it anyway
+                os.write(self._writer, b"\0")  # closing is not enough where a fork holds it open
             os.close(self._writer)
 
 

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import threading
 import time
 
 import pytest
@@ -143,3 +144,21 @@ def test_an_earlier_handler_is_called_after_the_save():
         assert calls == [signal.SIGUSR2] * 2
     finally:
         signal.signal(signal.SIGUSR2, before)
+
+
+def test_the_thread_has_ended_on_leaving_even_if_a_forked_process_holds_its_pipe_open():
+    def running():
+        return [thread for thread in threading.enumerate() if thread.name == "firstlight-signals"]
+
+    reader, writer = os.pipe()
+    with Signals():
+        pid = os.fork()
+        if pid == 0:
+            os.close(writer)
+            os.read(reader, 1)  # until the parent closes the pipe
+            os._exit(0)
+        assert len(running()) == 1
+    assert not running()
+    os.close(reader)
+    os.close(writer)
+    os.waitpid(pid, 0)
