@@ -15,7 +15,7 @@ from torch import Tensor
 
 from firstlight.agents.policy import Policy, PolicyOutput
 from firstlight.agents.session.guards import copied
-from firstlight.envs.runner import Runner
+from firstlight.envs.runner import Actor, Runner
 from firstlight.envs.types import Obs, Rollout, State
 
 WhenFull = Literal["wait", "drop_oldest"]
@@ -155,13 +155,13 @@ class ActorThread:
 
     def _work(self, ended: threading.Event) -> None:
         """Collect rollouts until `ended` is set; the thread's function."""
-        actor, loaded = _StoppableActor(self._policy, ended), None
+        actor, loaded = None, None
         try:
             while (snapshot := self._next(ended)) is not None:
                 began = time.perf_counter()
-                if snapshot is not loaded:
+                if actor is None or snapshot is not loaded:
                     self._policy.load_state_dict(snapshot.state)
-                    loaded = snapshot
+                    actor, loaded = _StoppableActor(self._policy.actor(), ended), snapshot
                 rollout = self.runner.collect(actor, self.num_steps, snapshot.version)
                 environments = self.runner.state_dict()
                 self._put(Collected(rollout, environments, time.perf_counter() - began))
@@ -205,15 +205,15 @@ class _StopCollectingError(Exception):
 
 
 class _StoppableActor:
-    """Call the thread's policy; raise `_StopCollectingError` once the thread is to end."""
+    """Call an actor; raise `_StopCollectingError` once the thread is to end."""
 
-    def __init__(self, policy: Policy, ended: threading.Event):
-        self.policy, self.ended = policy, ended
+    def __init__(self, actor: Actor, ended: threading.Event):
+        self.actor, self.ended = actor, ended
 
     def initial_state(self, num_envs: int) -> State:
-        return self.policy.initial_state(num_envs)
+        return self.actor.initial_state(num_envs)
 
     def __call__(self, obs: Obs, state: State, is_first: Tensor) -> PolicyOutput:
         if self.ended.is_set():
             raise _StopCollectingError
-        return self.policy(obs, state, is_first)
+        return self.actor(obs, state, is_first)

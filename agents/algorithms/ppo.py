@@ -13,7 +13,13 @@ from gymnasium import spaces
 from torch import Tensor
 
 from firstlight.agents.algorithms.auxiliaries.auxiliary_group import Auxiliaries
-from firstlight.agents.algorithms.ppo_loss import LOGS, Rows, categorical_loss, plain_loss
+from firstlight.agents.algorithms.ppo_loss import (
+    LOGS,
+    Rows,
+    categorical_gradient,
+    categorical_loss,
+    plain_loss,
+)
 from firstlight.agents.learner import (
     Auxiliary,
     Batch,
@@ -42,8 +48,8 @@ _LR_STEP, _LR_RANGE = 1.5, 10.0  # of the adaptive learning rate: one change, an
 _TINY = 1e-30
 _MINIBATCH = (256, 2048)  # least and most rows of a minibatch whose size is not given
 Decay = Literal["none", "linear"]
-_Loss = Callable[[Batch], tuple[Tensor, Tensor]]
-"""Computes the scalar to minimise and a vector of logs for a batch."""
+_Gradient = Callable[[Batch, float], Tensor]
+"""Adds the gradient of a batch's loss, times a factor, to parameters; returns a vector of logs."""
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +208,7 @@ class PPO(Learner):
         if self.adaptive_kl is not None:
             self._adapt_lr(self._kl(logs[before:]), self.adaptive_kl)
         auxiliary_logs = [
-            self._descend(part, partial(self._auxiliary_loss, auxiliary))
+            self._descend(part, partial(self._auxiliary_gradient, auxiliary))
             for auxiliary, part in self.auxiliaries.batches()
         ]
         table = torch.stack(logs).cpu()  # [steps, logs]
@@ -308,62 +314,60 @@ class PPO(Learner):
             std = std.clamp(min=floor).clamp(min=_TINY) if self.advantage_floor else std + 1e-8
             advantage = (batch.advantage - mean) / std
             batch = dataclasses.replace(batch, advantage=advantage)
-        return self._descend(batch, partial(self._loss, live=live, entropy_coef=entropy_coef))
+        return self._descend(batch, partial(self._gradient, live=live, entropy_coef=entropy_coef))
 
-    def _descend(self, batch: Batch, loss: _Loss) -> Tensor:
+    def _descend(self, batch: Batch, gradient: _Gradient) -> Tensor:
         """Make one gradient step on a minibatch. Returns its logs and the norm of the gradient."""
         logs, whole = None, None
         if collective.size() > 1:
             whole = collective.total(int(batch.valid.sum()))
         try:
-            logs = self._backward(batch, loss, whole)
+            logs = self._add_up(batch, gradient, whole)
         except Exception as error:
             if not is_out_of_memory(error) or self._passes > 1:
                 raise
         if logs is None:  # outside the handler, which holds the memory of the failed pass
             self._passes = 2  # from now on
             log.warning("out of memory: minibatches are processed in %d parts", self._passes)
-            logs = self._backward(batch, loss, whole)
+            logs = self._add_up(batch, gradient, whole)
         logs = collective.sum_gradients(self._parameters, logs)
         norm = self.optimizer.clipped_step(self.max_grad_norm)
         return torch.cat([logs, norm[None]])
 
-    def _backward(self, batch: Batch, loss: _Loss, whole: int | None) -> Tensor:
+    def _add_up(self, batch: Batch, gradient: _Gradient, whole: int | None) -> Tensor:
         """Compute the gradient of a minibatch in one or several passes. Returns its logs.
 
         Args:
             batch: the minibatch, or this process's part of it.
-            loss: of a batch.
+            gradient: of a batch.
             whole: valid rows of the minibatch of all processes; None for those of `batch`.
         """
         self.optimizer.zero_grad()
         total = batch.valid.shape[1]
         passes = max(1, min(self._passes, total))
-        if whole is None and passes > 1:
-            whole = int(batch.valid.sum())
+        if whole is None and passes == 1:
+            return gradient(batch, 1.0)
+        whole = int(batch.valid.sum()) if whole is None else whole
         logs = torch.zeros((), device=batch.advantage.device)
         for columns in torch.arange(total, device=logs.device).tensor_split(passes):
             part = batch.take(columns) if passes > 1 else batch
-            share = 1.0 if whole is None else int(part.valid.sum()) / whole
+            share = int(part.valid.sum()) / whole
             if share > 0:  # else other processes have all rows of this minibatch
-                value, terms = loss(part)
-                (share * value).backward()
-                logs = logs + share * terms
+                logs = logs + share * gradient(part, share)
         return logs if logs.dim() else logs.expand(len(LOGS))
 
-    def _auxiliary_loss(self, auxiliary: Auxiliary, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Compute the loss of a minibatch that an auxiliary yielded."""
+    def _auxiliary_gradient(self, auxiliary: Auxiliary, batch: Batch, factor: float) -> Tensor:
+        """Add the gradient of an auxiliary's loss of a minibatch that it yielded."""
         loss = auxiliary.loss(self.policy, batch)
         assert loss is not None, (
             f"{type(auxiliary).__name__} returned no loss for its own minibatch"
         )
-        return loss, loss.detach()[None]
+        (factor * loss).backward()
+        return loss.detach()[None]
 
-    def _loss(self, batch: Batch, live: Tensor, entropy_coef: float) -> tuple[Tensor, Tensor]:
-        """Compute the loss of a batch and its logs."""
-        rows = _valid_rows(batch)
-        out = self.policy(batch.obs, batch.state, batch.is_first)
-        scale = self.policy.value_scale
+    def _gradient(self, batch: Batch, factor: float, live: Tensor, entropy_coef: float) -> Tensor:
+        """Add the gradient of a batch's loss, by hand where that is possible. Returns its logs."""
+        rows, scale = _valid_rows(batch), self.policy.value_scale
         data = Rows(
             action=rows(batch.action),
             log_prob=rows(batch.log_prob),
@@ -376,8 +380,17 @@ class PPO(Learner):
             value_coef=self.value_coef,
             entropy_coef=entropy_coef,
         )
+        on_cpu = batch.advantage.device.type == "cpu"
+        shared = bool(self.auxiliaries.sharing)
+        by_hand = self.policy.vjp(batch.obs) if on_cpu and not shared else None
+        if by_hand is not None:
+            logits, value, add_gradients = by_hand
+            logs, by_logits, by_value = categorical_gradient(logits, value / scale, data)
+            add_gradients(factor * by_logits, factor * by_value / scale)
+            return logs
+        out = self.policy(batch.obs, batch.state, batch.is_first)
         value = rows(out.value) / scale
-        if isinstance(out.dist, Categorical) and value.device.type == "cpu":
+        if isinstance(out.dist, Categorical) and on_cpu:
             loss, logs = categorical_loss(rows(out.dist.logits), value, data)
         else:
             log_prob, entropy = out.dist.log_prob(batch.action), out.dist.entropy()
@@ -386,7 +399,8 @@ class PPO(Learner):
         if extra is not None:
             loss = loss + extra
             logs[LOGS.index("loss")] = loss.detach()
-        return loss, logs
+        (factor * loss).backward()
+        return logs
 
     @torch.no_grad()
     def _batch(self, rollout: Rollout, rewards: Rewards) -> Batch:

@@ -69,14 +69,39 @@ def plain_loss(
         return loss, torch.stack(logs)
 
 
-def categorical_loss(logits: Tensor, value: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-    """Compute what `plain_loss` computes, and its gradient, in one pass over the rows on the CPU.
+def categorical_gradient(
+    logits: Tensor, value: Tensor, rows: Rows
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute `LOGS` of what `plain_loss` computes, and its gradient, in one pass on the CPU.
 
     Args:
         logits: [R, A] of categorical distributions.
         value: [R, K], in units of their scale.
         rows: the data.
+
+    Returns:
+        `LOGS`, and the gradients of the loss with respect to `logits` and `value`.
     """
+    found = _categorical_loss(
+        _array(logits),
+        _array(value),
+        _array(rows.action),
+        _array(rows.log_prob),
+        _array(rows.advantage),
+        _array(rows.target),
+        _array(rows.old_value),
+        _array(rows.live),
+        rows.clip_range,
+        np.inf if rows.clip_range_vf is None else rows.clip_range_vf,
+        rows.value_coef,
+        rows.entropy_coef,
+    )
+    logs, by_logits, by_value = map(torch.from_numpy, found)
+    return logs, by_logits, by_value
+
+
+def categorical_loss(logits: Tensor, value: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+    """Compute what `plain_loss` computes, for autograd, see `categorical_gradient`."""
     return _CategoricalLoss.apply(logits, value, rows)
 
 
@@ -85,22 +110,8 @@ class _CategoricalLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, value: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        logs, *gradients = _categorical_loss(
-            _array(logits),
-            _array(value),
-            _array(rows.action),
-            _array(rows.log_prob),
-            _array(rows.advantage),
-            _array(rows.target),
-            _array(rows.old_value),
-            _array(rows.live),
-            rows.clip_range,
-            np.inf if rows.clip_range_vf is None else rows.clip_range_vf,
-            rows.value_coef,
-            rows.entropy_coef,
-        )
-        ctx.save_for_backward(*map(torch.from_numpy, gradients))
-        table = torch.from_numpy(logs)
+        table, *gradients = categorical_gradient(logits, value, rows)
+        ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(table)
         return table[LOGS.index("loss")].clone(), table
 

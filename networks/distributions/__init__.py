@@ -13,6 +13,7 @@ from firstlight.networks.distributions.heads import (
     LOG_STD_RANGE,
     MAX_COMBINATIONS,
     ActionHead,
+    CategoricalHead,
     distribution_for,
 )
 
@@ -21,6 +22,7 @@ __all__ = [
     "MAX_COMBINATIONS",
     "ActionHead",
     "Categorical",
+    "CategoricalHead",
     "ComponentLayout",
     "DiagGaussian",
     "Distribution",

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
 from firstlight.envs.types import Obs
+
+HeadsVJP = tuple[Tensor, Tensor, Callable[[Tensor, Tensor], None]]
+"""Outputs of two heads, and what adds gradients of parameters, see `Encoder.heads_vjp`."""
+
+
+def add_gradient(parameter: Tensor, gradient: Tensor) -> None:
+    """Add to `grad` of a parameter."""
+    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
 class Encoder(nn.Module, ABC):
@@ -26,6 +35,39 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, obs: Obs) -> Tensor:
         """Encode fields [B, ...] as features [B, out_dim]."""
+
+    def fuse_heads(self, weight: Tensor, bias: Tensor) -> Callable[[Obs], Tensor] | None:
+        """Return what computes a linear layer of the features in few operations, if there is any.
+
+        For acting, which has a few rows at a time: there each call takes longer than its numbers.
+
+        Args:
+            weight: [O, out_dim]; [O, 2 * out_dim] for the two features of a `TwinEncoder`.
+            bias: [O].
+
+        Returns:
+            A function from fields [B, ...] to [B, O], without gradients. It computes with the
+            parameters that the encoder has now: use it until they change. None where `forward` is
+            as good.
+        """
+        return None
+
+    def heads_vjp(self, obs: Obs, policy: nn.Linear, value: nn.Linear) -> HeadsVJP | None:
+        """Compute both heads without autograd, and what would give all gradients, if it can.
+
+        For learning: a vector-Jacobian product by hand needs a third of the calls of autograd's.
+
+        Args:
+            obs: fields [B, ...].
+            policy: linear head [O, out_dim] of the features.
+            value: linear head [K, out_dim].
+
+        Returns:
+            The outputs [B, O] and [B, K], and a function that takes the gradients of both and adds
+            to `grad` of the parameters of encoder and heads. Call it before parameters change. None
+            where autograd does it.
+        """
+        return None
 
     def prepare(self, obs: Obs) -> Obs:
         """Compute once what `forward` would compute each time, without parameters or statistics.

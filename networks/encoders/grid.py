@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -23,8 +24,15 @@ from firstlight.envs.minigrid.cells import (
     WALL,
 )
 from firstlight.envs.types import Obs
-from firstlight.networks.encoders.base import Encoder
-from firstlight.networks.encoders.grid_kernels import SumRows, encode_grids, lookup_rows
+from firstlight.networks.encoders.base import Encoder, HeadsVJP, add_gradient
+from firstlight.networks.encoders.grid_kernels import (
+    SumRows,
+    encode_grids,
+    encode_heads,
+    gather_rows,
+    lookup_rows,
+    scatter_rows,
+)
 from firstlight.networks.encoders.mlp import Flat
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.spec import rebuildable
@@ -104,6 +112,75 @@ class Grid(Encoder):
         summed = (self._sum_cpu if can_use_kernels(self.table) else self._sum)(obs)
         return torch.relu_(self.linear(summed))
 
+    @torch.no_grad()
+    def fuse_heads(self, weight: Tensor, bias: Tensor) -> Callable[[Obs], Tensor] | None:
+        """Return compiled loops on the CPU, see `Encoder.fuse_heads`; None for a subclass."""
+        if type(self) is not Grid or not can_use_kernels(self.table):
+            return None
+        layer, heads = self.linear.weight.T.contiguous().numpy(), weight.T.contiguous().numpy()
+        layer_bias, shift = self.linear.bias.detach().numpy(), bias.numpy()
+        table, id_table = self.table.detach().numpy(), self._id_table().detach().numpy()
+        base = self._base_of({}).numpy() if self.rest is None or self._ids else None
+
+        @torch.inference_mode()
+        def outputs(obs: Obs) -> Tensor:
+            cells = obs[self.key].flatten(1, 2).contiguous().numpy()
+            out = torch.empty(len(cells), len(shift))
+            encode_heads(
+                cells,
+                self.lut.numpy(),
+                self.num_ids,
+                table,
+                self._base_of(obs).numpy() if base is None else base,
+                self._ids_of(obs).numpy(),
+                id_table,
+                layer,
+                layer_bias,
+                heads,
+                shift,
+                out.numpy(),
+            )
+            return out
+
+        return outputs
+
+    @torch.no_grad()
+    def heads_vjp(self, obs: Obs, policy: nn.Linear, value: nn.Linear) -> HeadsVJP | None:
+        """Compute heads and gradients by hand on the CPU, see `Encoder.heads_vjp`.
+
+        None for a subclass, and with other fields that are not Discrete.
+        """
+        if type(self) is not Grid or not can_use_kernels(self.table):
+            return None
+        if self.rest is not None and not self._ids:
+            return None
+        rows, counts = (obs[_ROWS], obs[_COUNTS]) if _ROWS in obs else self._lookup(obs[self.key])
+        base, ids, id_table = self._rest_of(obs)
+        heads = torch.cat([policy.weight, value.weight])
+        sums = gather_rows(rows, counts, self.table, base, ids, id_table)
+        hidden = torch.addmm(self.linear.bias, sums, self.linear.weight.T).relu_()
+        both = torch.addmm(torch.cat([policy.bias, value.bias]), hidden, heads.T)
+
+        @torch.no_grad()
+        def add_gradients(by_policy: Tensor, by_value: Tensor) -> None:
+            for head, by_output in ((policy, by_policy), (value, by_value)):
+                add_gradient(head.weight, by_output.T @ hidden)
+                add_gradient(head.bias, by_output.sum(0))
+            by_hidden = _through_relu(torch.cat([by_policy, by_value], 1) @ heads, hidden)
+            add_gradient(self.linear.weight, by_hidden.T @ sums)
+            add_gradient(self.linear.bias, by_hidden.sum(0))
+            by_sums = _through_relu(by_hidden @ self.linear.weight, sums)
+            table, id_table = scatter_rows(rows, counts, ids, by_sums, len(self.table), num_ids)
+            add_gradient(self.table, table)
+            add_gradient(self.bias, by_sums.sum(0))
+            if self.rest_linear is not None:
+                add_gradient(self.rest_linear.weight, id_table.T)
+                add_gradient(self.rest_linear.bias, by_sums.sum(0))
+
+        num_ids = len(id_table)
+        outputs, values = both.split([len(policy.bias), len(value.bias)], 1)
+        return outputs, values, add_gradients
+
     def prepare(self, obs: Obs) -> Obs:
         """Look up the rows of grids, see `Encoder.prepare`."""
         image = obs[self.key]
@@ -140,16 +217,27 @@ class Grid(Encoder):
 
     def _rest_of(self, obs: Obs) -> tuple[Tensor, Tensor, Tensor]:
         """Return what other fields [B, ...] add: a base, and ids with their table, see `gather`."""
-        batch = len(next(iter(obs.values())))
+        return self._base_of(obs), self._ids_of(obs), self._id_table()
+
+    def _base_of(self, obs: Obs) -> Tensor:
+        """Return the base, [B, hidden], or [1, hidden] if it is the same for all."""
         if self.rest is None or self.rest_linear is None:
-            return self.bias[None], torch.zeros((batch, 0), dtype=torch.int64), self.table[:0]
-        if not self._ids:
-            base = self.bias + self.rest_linear(self.rest(obs))
-            return base, torch.zeros((batch, 0), dtype=torch.int64), self.table[:0]
+            return self.bias[None]
+        if self._ids:
+            return (self.bias + self.rest_linear.bias)[None]
+        return self.bias + self.rest_linear(self.rest(obs))
+
+    def _ids_of(self, obs: Obs) -> Tensor:
+        """Return the rows [B, I] of `_id_table` that other fields select."""
         columns = [obs[name][:, None] + start for name, start in self._ids.items()]
-        ids = columns[0] if len(columns) == 1 else torch.cat(columns, 1)
-        base = (self.bias + self.rest_linear.bias)[None]
-        return base, ids, self.rest_linear.weight.T.contiguous()
+        if not columns:
+            return torch.zeros((len(next(iter(obs.values()))), 0), dtype=torch.int64)
+        return columns[0] if len(columns) == 1 else torch.cat(columns, 1)
+
+    def _id_table(self) -> Tensor:
+        if self._ids and self.rest_linear is not None:
+            return self.rest_linear.weight.T.contiguous()
+        return self.table[:0]
 
     def _sum(self, obs: Obs) -> Tensor:
         """Compute the rectified sums [B, hidden] with torch, on any device."""
@@ -168,3 +256,8 @@ class Grid(Encoder):
         if self.rest is not None and self.rest_linear is not None:
             total = total + self.rest_linear(self.rest(obs))
         return torch.relu_(total + self.bias)
+
+
+def _through_relu(grad: Tensor, out: Tensor) -> Tensor:
+    """Set a gradient [B, H] to 0, in place, where the output of a ReLU is 0."""
+    return torch.ops.aten.threshold_backward.grad_input(grad, out, 0.0, grad_input=grad)

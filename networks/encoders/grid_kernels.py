@@ -50,28 +50,61 @@ def lookup(image, lut, num_ids, rows, counts):
 @numba.njit(cache=True, nogil=True)
 def encode(image, lut, num_ids, table, base, ids, id_table, out, start, stop):
     """`lookup` and `gather` at once, for grids [start, stop) that are encoded only once."""
-    numbers = lut.reshape(512, lut.shape[3])
     total = np.empty(table.shape[1], np.float32)
     for b in range(start, stop):
-        first = b if base.shape[0] > 1 else 0
-        for h in range(total.shape[0]):  # compiles in a third of the time of a slice
-            total[h] = base[first, h]
-        for c in range(image.shape[1]):
-            obj = np.int64(image[b, c, 0] & 15)
-            if obj != 0:
-                code = obj << 5 | np.int64(image[b, c, 1] & 7) << 2 | np.int64(image[b, c, 2] & 3)
-                for f in range(numbers.shape[1]):
-                    k = numbers[code, f]
-                    if k >= 0:
-                        k += c * num_ids
-                        for h in range(total.shape[0]):
-                            total[h] += table[k, h]
-        for i in range(ids.shape[1]):
-            k = ids[b, i]
-            for h in range(total.shape[0]):
-                total[h] += id_table[k, h]
+        _sum_cells(b, image, lut, num_ids, table, base, ids, id_table, total)
         for h in range(total.shape[0]):
             out[b, h] = max(total[h], np.float32(0.0))
+
+
+@numba.njit(cache=True, nogil=True)
+def encode_heads(image, lut, num_ids, table, base, ids, id_table, layer, bias, heads, shift, out):
+    """`encode`, the layer that follows, and linear heads at once, for all grids.
+
+    ``out = relu(encode @ layer + bias) @ heads + shift`` with layer [H, H'] and heads [H', O].
+    """
+    total, hidden = np.empty(table.shape[1], np.float32), np.empty(layer.shape[1], np.float32)
+    for b in range(out.shape[0]):
+        _sum_cells(b, image, lut, num_ids, table, base, ids, id_table, total)
+        for h in range(hidden.shape[0]):
+            hidden[h] = bias[h]
+        _add_rows(total, layer, hidden)
+        for o in range(out.shape[1]):
+            out[b, o] = shift[o]
+        _add_rows(hidden, heads, out[b])
+
+
+@numba.njit(cache=True, nogil=True)
+def _sum_cells(b, image, lut, num_ids, table, base, ids, id_table, total):
+    """Sum the rows of grid `b` into `total` [H], as `gather` does, without the ReLU."""
+    numbers = lut.reshape(512, lut.shape[3])
+    first = b if base.shape[0] > 1 else 0
+    for h in range(total.shape[0]):  # compiles in a third of the time of a slice
+        total[h] = base[first, h]
+    for c in range(image.shape[1]):
+        obj = np.int64(image[b, c, 0] & 15)
+        if obj != 0:
+            code = obj << 5 | np.int64(image[b, c, 1] & 7) << 2 | np.int64(image[b, c, 2] & 3)
+            for f in range(numbers.shape[1]):
+                k = numbers[code, f]
+                if k >= 0:
+                    k += c * num_ids
+                    for h in range(total.shape[0]):
+                        total[h] += table[k, h]
+    for i in range(ids.shape[1]):
+        k = ids[b, i]
+        for h in range(total.shape[0]):
+            total[h] += id_table[k, h]
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_rows(inputs, weights, outputs):
+    """``outputs += relu(inputs) @ weights``, [H] by [H, O] to [O]."""
+    for i in range(inputs.shape[0]):
+        x = inputs[i]
+        if x > 0:
+            for o in range(outputs.shape[0]):
+                outputs[o] += x * weights[i, o]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -157,6 +190,27 @@ def encode_grids(
     return out
 
 
+def gather_rows(
+    rows: Tensor, counts: Tensor, table: Tensor, base: Tensor, ids: Tensor, id_table: Tensor
+) -> Tensor:
+    """Compute the rectified sums [B, H] of rows, see `gather`."""
+    out = torch.empty(len(rows), table.shape[1])
+    arguments = (x.detach().numpy() for x in (rows, counts, table, base, ids, id_table, out))
+    _split(len(rows), partial(gather, *arguments))
+    return out
+
+
+def scatter_rows(
+    rows: Tensor, counts: Tensor, ids: Tensor, grad: Tensor, K: int, num_ids: int
+) -> tuple[Tensor, Tensor]:
+    """Compute gradients of the tables [K, H] and [num_ids, H] from those of the sums [B, H]."""
+    table_grad, id_grad = (torch.zeros(size, grad.shape[1]) for size in (K, num_ids))
+    arguments = (x.numpy() for x in (rows, counts, grad, table_grad))
+    _split(K, partial(scatter, *arguments), many=len(rows) >= _MIN_ROWS)
+    scatter_ids(ids.numpy(), grad.numpy(), id_grad.numpy())
+    return table_grad, id_grad
+
+
 class SumRows(torch.autograd.Function):
     """Computes rectified sums of table rows, with gradients for the tables and the base.
 
@@ -176,9 +230,7 @@ class SumRows(torch.autograd.Function):
     ) -> Tensor:
         ctx.sizes = len(table), len(id_table)
         ctx.same_base = len(base) == 1
-        out = torch.empty(len(rows), table.shape[1])
-        arguments = (x.detach().numpy() for x in (rows, counts, table, base, ids, id_table, out))
-        _split(len(rows), partial(gather, *arguments))
+        out = gather_rows(rows, counts, table, base, ids, id_table)
         ctx.save_for_backward(rows, counts, ids, out)
         return out
 
@@ -188,10 +240,7 @@ class SumRows(torch.autograd.Function):
     ) -> tuple[None, None, Tensor, Tensor, None, Tensor]:
         rows, counts, ids, out = ctx.saved_tensors
         grad = torch.ops.aten.threshold_backward(grad, out, 0.0).contiguous()
-        table_grad, id_grad = (torch.zeros(size, grad.shape[1]) for size in ctx.sizes)
-        arguments = (x.numpy() for x in (rows, counts, grad, table_grad))
-        _split(len(table_grad), partial(scatter, *arguments), many=len(rows) >= _MIN_ROWS)
-        scatter_ids(ids.numpy(), grad.numpy(), id_grad.numpy())
+        table_grad, id_grad = scatter_rows(rows, counts, ids, grad, *ctx.sizes)
         base_grad = grad.sum(0, keepdim=True) if ctx.same_base else grad
         return None, None, table_grad, base_grad, None, id_grad
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from firstlight.envs.fields import is_bytes, is_symbolic, picture_axes
 from firstlight.envs.text import TextBytes
 from firstlight.envs.types import Obs
-from firstlight.networks.encoders.base import Encoder, TwinEncoder
+from firstlight.networks.encoders.base import Encoder, HeadsVJP, TwinEncoder, add_gradient
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.normalisation import ObservationNormaliser
 from firstlight.networks.spec import rebuildable
@@ -157,6 +158,41 @@ class MLP(Encoder):
         """Encode fields [B, ...] as [B, out_dim]."""
         return self.layers(self.flat(obs))
 
+    @torch.no_grad()
+    def fuse_heads(self, weight: Tensor, bias: Tensor) -> Callable[[Obs], Tensor] | None:
+        """Return matrix products alone, see `Encoder.fuse_heads`; None for a subclass."""
+        linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        if type(self) is not MLP or not linear:
+            return None
+        layers = [(layer.weight.T, layer.bias) for layer in linear]
+        return partial(_products, self.flat, layers, self.layers[1], (weight.T, bias))
+
+    @torch.no_grad()
+    def heads_vjp(self, obs: Obs, policy: nn.Linear, value: nn.Linear) -> HeadsVJP | None:
+        """Compute heads and gradients by hand, see `Encoder.heads_vjp`.
+
+        None for a subclass, and for activations other than tanh and ReLU.
+        """
+        linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        if type(self) is not MLP or not linear or not _is_known(self.layers[1]):
+            return None
+        hidden = [self.flat(obs)]
+        for layer in linear:
+            hidden.append(self.layers[1](layer(hidden[-1])))
+
+        @torch.no_grad()
+        def add_gradients(by_policy: Tensor, by_value: Tensor) -> None:
+            by_out = by_policy @ policy.weight + by_value @ value.weight
+            for head, by_output in ((policy, by_policy), (value, by_value)):
+                _add_gradients(head, by_output, hidden[-1])
+            for i, layer in reversed([*enumerate(linear)]):
+                by_in = _through(self.layers[1], by_out, hidden[i + 1])
+                _add_gradients(layer, by_in, hidden[i])
+                if i:
+                    by_out = by_in @ layer.weight
+
+        return policy(hidden[-1]), value(hidden[-1]), add_gradients
+
     def observe(self, obs: Obs, valid: Tensor) -> None:
         """Add observations to the running statistics, see `Encoder.observe`."""
         self.flat.observe(obs, valid)
@@ -164,6 +200,38 @@ class MLP(Encoder):
     def describe_fields(self) -> dict[str, str]:
         """Describe what happens to each field, see `Encoder.describe_fields`."""
         return self.flat.describe_fields()
+
+
+def _is_known(activation: nn.Module) -> bool:
+    """Whether `_through` knows the derivative."""
+    return isinstance(activation, nn.Tanh | nn.ReLU)
+
+
+def _through(activation: nn.Module, grad: Tensor, out: Tensor) -> Tensor:
+    """Compute the gradient of the inputs of tanh or a ReLU from that of its outputs."""
+    if isinstance(activation, nn.Tanh):
+        return torch.ops.aten.tanh_backward(grad, out)
+    return torch.ops.aten.threshold_backward(grad, out, 0.0)
+
+
+def _add_gradients(layer: nn.Linear, grad: Tensor, inputs: Tensor) -> None:
+    """Add the gradients of a layer's parameters, from those of its outputs [B, O]."""
+    add_gradient(layer.weight, grad.T @ inputs)
+    add_gradient(layer.bias, grad.sum(0))
+
+
+_Affine = tuple[Tensor, Tensor]  # weight [in, out] and bias [out]
+
+
+@torch.inference_mode()
+def _products(
+    flat: Flat, layers: Sequence[_Affine], activation: nn.Module, heads: _Affine, obs: Obs
+) -> Tensor:
+    """Apply layers, each with the activation after it, and the heads to fields [B, ...]."""
+    hidden = flat(obs)
+    for weight, bias in layers:
+        hidden = activation(torch.addmm(bias, hidden, weight))
+    return torch.addmm(heads[1], hidden, heads[0])
 
 
 @rebuildable
@@ -212,6 +280,47 @@ class TwinMLP(TwinEncoder):
         for weight, bias in zip(self.weights, self.biases, strict=True):
             hidden = self.activation(torch.baddbmm(bias, hidden, weight))
         return hidden
+
+    @torch.no_grad()
+    def fuse_heads(self, weight: Tensor, bias: Tensor) -> Callable[[Obs], Tensor] | None:
+        """Return products with both networks at once, see `Encoder.fuse_heads`.
+
+        None for a subclass, and for activations that may read more than one number.
+        """
+        if type(self) is not TwinMLP or not _is_known(self.activation):
+            return None
+        pairs = zip(self.weights, self.biases, strict=True)
+        first, *others = ((weights.detach(), biases.flatten()) for weights, biases in pairs)
+        layers = [(torch.cat([*first[0]], 1), first[1])]  # [2, in, out] -> [in, 2 * out]
+        layers += [(torch.block_diag(*w), b) for w, b in others]
+        return partial(_products, self.flat, layers, self.activation, (weight.T, bias))
+
+    @torch.no_grad()
+    def heads_vjp(self, obs: Obs, policy: nn.Linear, value: nn.Linear) -> HeadsVJP | None:
+        """Compute heads and gradients by hand, see `Encoder.heads_vjp`.
+
+        None for a subclass, and for activations other than tanh and ReLU.
+        """
+        if type(self) is not TwinMLP or not _is_known(self.activation):
+            return None
+        layers = [*zip(self.weights, self.biases, strict=True)]
+        hidden = [self.flat(obs).expand(2, -1, -1)]
+        for weight, bias in layers:
+            hidden.append(self.activation(torch.baddbmm(bias, hidden[-1], weight)))
+
+        @torch.no_grad()
+        def add_gradients(by_policy: Tensor, by_value: Tensor) -> None:
+            for head, by_output, last in ((policy, by_policy, 0), (value, by_value, 1)):
+                _add_gradients(head, by_output, hidden[-1][last])
+            by_out = torch.stack([by_policy @ policy.weight, by_value @ value.weight])
+            for i, (weight, bias) in reversed([*enumerate(layers)]):
+                by_in = _through(self.activation, by_out, hidden[i + 1])
+                add_gradient(weight, hidden[i].mT @ by_in)
+                add_gradient(bias, by_in.sum(1, keepdim=True))
+                if i:
+                    by_out = by_in @ weight.mT
+
+        return policy(hidden[-1][0]), value(hidden[-1][1]), add_gradients
 
     def observe(self, obs: Obs, valid: Tensor) -> None:
         """Add observations to the running statistics, see `Encoder.observe`."""

@@ -1,12 +1,15 @@
 """ActorCritic: the features of its heads, and the cores that precede them."""
 
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from torch import nn
 
 from firstlight.agents import MLP, ActorCritic, Policy, TwinMLP
-from firstlight.networks.cores import Core
+from firstlight.agents.fused_actor import FusedActor
+from firstlight.networks.cores import GRU, Core
+from firstlight.networks.encoders import Grid
 
 T, N, K = 5, 3, 2
 OBS = spaces.Dict({"obs": spaces.Box(-1, 1, (4,))})
@@ -184,3 +187,70 @@ def test_bfloat16_changes_encoders_by_its_rounding_and_keeps_float32_around_them
         torch.testing.assert_close(b, a, atol=0.03, rtol=0.02)
     rounded.policy.sum().backward()
     assert {p.grad.dtype for p in policy.encoder.parameters()} == {torch.float32}
+
+
+GRID = spaces.Dict(
+    image=spaces.Box(0, 255, (3, 3, 3), np.uint8),
+    direction=spaces.Discrete(4),
+    action_mask=spaces.MultiBinary(5),
+)
+
+
+def grid_policy(kind=ActorCritic, core=False, **options):
+    torch.manual_seed(0)
+    encoder = Grid(GRID, hidden=8)
+    memory = {"core": GRU(8)} if core else {}
+    policy = kind(GRID, spaces.Discrete(5), encoder=encoder, num_streams=K, **memory, **options)
+    for head in (policy.policy_head, policy.value_head):
+        nn.init.normal_(head.weight)
+        nn.init.normal_(head.bias)
+    return policy
+
+
+def grid_inputs():
+    numbers = torch.Generator().manual_seed(1)
+    obs = {
+        "image": torch.randint(0, 6, (T, N, 3, 3, 3), generator=numbers).to(torch.uint8),
+        "direction": torch.randint(0, 4, (T, N), generator=numbers),
+        "action_mask": torch.randint(0, 2, (T, N, 5), generator=numbers).to(torch.int8),
+    }
+    return obs, torch.zeros(T, N, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("normalize_value", ["none", "popart", "scale"])
+def test_a_fused_actor_equals_the_policy_as_it_was_when_it_was_made(normalize_value):
+    policy = grid_policy(normalize_value=normalize_value)
+    obs, is_first = grid_inputs()
+    for _ in range(2):  # of which the second one has other parameters, and a scale of returns
+        policy.observe_returns(*(torch.randn(40, K) * 7 + 3 for _ in range(2)))
+        actor = policy.actor()
+        assert isinstance(actor, FusedActor)
+        out, wanted = actor(obs, actor.initial_state(N), is_first), policy(obs, {}, is_first)
+        torch.testing.assert_close(out.value, wanted.value)
+        torch.testing.assert_close(out.dist.params, wanted.dist.params)
+        assert not out.value.requires_grad
+        for parameter in policy.parameters():
+            nn.init.normal_(parameter)
+
+
+def test_policies_with_a_memory_and_subclasses_act_by_their_own_forward():
+    class Other(ActorCritic):
+        pass
+
+    for policy in (grid_policy(core=True), grid_policy(Other), make_policy("separate")):
+        assert policy.actor() is policy
+
+
+@pytest.mark.parametrize("kind", [MLP, TwinMLP])
+def test_a_fused_actor_of_fully_connected_layers_equals_the_policy(kind):
+    torch.manual_seed(0)
+    policy = ActorCritic(
+        OBS, spaces.Box(-1, 1, (2,)), encoder=kind(OBS, hidden=(6, 5)), num_streams=K
+    )
+    for parameter in policy.parameters():
+        nn.init.normal_(parameter)
+    (obs, is_first), actor = inputs(), policy.actor()
+    assert isinstance(actor, FusedActor)
+    out, wanted = actor(obs, {}, is_first), policy(obs, {}, is_first)
+    torch.testing.assert_close(out.value, wanted.value)
+    torch.testing.assert_close(out.dist.params, wanted.dist.params)

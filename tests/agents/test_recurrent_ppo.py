@@ -127,10 +127,9 @@ def test_with_next_step_autoreset_the_last_observation_is_a_row_with_the_right_m
 
 
 def gradients(learner, batch):
-    live = torch.ones(1)
-    loss, _ = learner._loss(batch, live, entropy_coef=0.01)
-    parameters = list(learner.policy.parameters())
-    return torch.autograd.grad(loss, parameters, allow_unused=True)
+    learner.policy.zero_grad()
+    learner._gradient(batch, 1.0, live=torch.ones(1), entropy_coef=0.01)
+    return [parameter.grad for parameter in learner.policy.parameters()]
 
 
 @pytest.mark.parametrize("autoreset", MODES)

@@ -100,3 +100,19 @@ def test_a_gradient_that_is_not_finite_changes_nothing(dtype, bad):
     assert not torch.isfinite(optimizer.clipped_step(math.inf))
     for parameter, was in zip(ours, before, strict=True):
         assert torch.equal(parameter, was)
+
+
+def test_rows_that_get_a_gradient_late_step_as_those_of_torch():
+    """And rows that had one once move on by their moments."""
+    ours, theirs = ([nn.Parameter(torch.zeros(30, 20))] for _ in range(2))
+    optimizer, reference = ClippedAdam(ours, lr=0.01), torch.optim.Adam(theirs, lr=0.01, eps=1e-5)
+    for step in range(6):
+        grad = torch.zeros(30, 20)
+        grad[5 * step : 5 * step + 2] = torch.randn(2, 20)
+        ours[0].grad, theirs[0].grad = grad.clone(), grad.clone()
+        torch.testing.assert_close(optimizer.clipped_step(1e9), grad.norm())
+        reference.step()
+        torch.testing.assert_close(ours[0], theirs[0])
+        if step == 3:  # as after a checkpoint
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert (ours[0] == 0).all(1).sum() == 30 - 6 * 2

@@ -310,7 +310,7 @@ def test_kernels_write_only_their_range():
      {"direction": spaces.Discrete(4), "speed": spaces.Box(-1, 1, (2,))}],
     ids=["alone", "discrete", "mixed"],
 )  # fmt: skip
-def test_prepared_grids_and_grids_without_gradients_have_the_same_features(others):
+def test_prepared_grids_grids_without_gradients_and_fused_heads_agree(others):
     torch.manual_seed(0)
     grid = Grid(grid_space(**others), hidden=8)
     obs = {"image": random_images(12).unflatten(0, (3, 4))}
@@ -326,6 +326,10 @@ def test_prepared_grids_and_grids_without_gradients_have_the_same_features(other
     with torch.no_grad():
         torch.testing.assert_close(grid(whole), expected)
     torch.testing.assert_close(torch.relu(grid.linear(grid._sum(whole))), expected)
+    weight, bias = torch.randn(5, 8), torch.randn(5)
+    torch.testing.assert_close(
+        grid.fuse_heads(weight, bias)(whole), expected.detach() @ weight.T + bias
+    )
 
 
 @pytest.mark.usefixtures("kernels")

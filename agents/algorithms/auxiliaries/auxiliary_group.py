@@ -63,10 +63,14 @@ class Auxiliaries(Sequence[Auxiliary]):
                 if extra is not None:
                     yield extra
 
+    @property
+    def sharing(self) -> list[Auxiliary]:
+        """Members that use the rollout's minibatches."""
+        return [member for member in self.members if not member.brings_batches]
+
     def loss(self, policy: Policy, batch: Batch) -> Tensor | None:
-        """Add up the losses [] of members that use the rollout's minibatches; None without any."""
-        sharing = [member for member in self.members if not member.brings_batches]
-        losses = [member.loss(policy, batch) for member in sharing]
+        """Add up the losses [] of the members that are `sharing`; None without any."""
+        losses = [member.loss(policy, batch) for member in self.sharing]
         given = [loss for loss in losses if loss is not None]
         return torch.stack(given).sum() if given else None
 

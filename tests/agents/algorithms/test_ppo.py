@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -10,14 +11,16 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from firstlight.agents import MLP, PPO, ActorCritic, Trainer
-from firstlight.agents.learner import Auxiliary
+from firstlight.agents import MLP, PPO, ActorCritic, Trainer, TwinMLP
+from firstlight.agents.algorithms.ppo_loss import LOGS
+from firstlight.agents.learner import Auxiliary, Batch
 from firstlight.envs import Chain, Runner
 from firstlight.envs.minigrid.gridworld import GridWorld
 from firstlight.envs.minigrid.map_memory import MapMemory
 from firstlight.intrinsic import RND, HashCount, Heads, MapChange, RewardMixer, Sum, Term
 from firstlight.intrinsic.mixer import Lagrangian
 from firstlight.networks.cores import Core
+from firstlight.networks.encoders import Grid
 
 TORQUE = spaces.Box(-1, 1, (2,), np.float32)
 
@@ -234,12 +237,69 @@ def test_the_loss_subtracts_the_entropy_times_its_coefficient():
     learner = PPO(make_policy(vec))
     rollout = Runner(vec).collect(learner.policy, 16)
     batch = learner._batch(rollout, RewardMixer({})(rollout, {}))
-    live = torch.ones(1)
-    without, _ = learner._loss(batch, live, entropy_coef=0.0)
-    loss, _ = learner._loss(batch, live, entropy_coef=0.5)
+    without, loss = (
+        learner._gradient(batch, 1.0, torch.ones(1), coef)[LOGS.index("loss")]
+        for coef in (0.0, 0.5)
+    )
     entropy = learner.policy(batch.obs, batch.state, batch.is_first).dist.entropy().mean()
     assert entropy.item() > 0.1
     assert (loss - without).item() == pytest.approx(-0.5 * entropy.item(), rel=1e-4)
+
+
+def grid(space):
+    image = spaces.Box(0, 255, (3, 3, 3), np.uint8)
+    return Grid(spaces.Dict(image=image, direction=spaces.Discrete(4)), hidden=8)
+
+
+@pytest.mark.parametrize("normalize_value", ["none", "popart"])
+@pytest.mark.parametrize(
+    "make",
+    [grid, MLP, TwinMLP, partial(MLP, activation=nn.ReLU), partial(TwinMLP, activation=nn.ReLU)],
+    ids=["grid", "mlp", "twin", "mlp-relu", "twin-relu"],
+)
+def test_gradients_by_hand_equal_those_of_autograd(make, normalize_value, monkeypatch):
+    """Also in parts that add up, and with a stream that does not learn."""
+    R, A, K = 40, 5, 3
+    space = spaces.Dict(vector=spaces.Box(-1, 1, (6,)))
+    torch.manual_seed(0)
+    policy = ActorCritic(
+        space,
+        spaces.Discrete(A),
+        encoder=make(space),
+        num_streams=K,
+        normalize_value=normalize_value,
+    )
+    for parameter in policy.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    policy.observe_returns(*(torch.randn(R, K) * 7 + 3 for _ in range(2)))
+    learner = PPO(policy, clip_range_vf=0.5)
+    obs = {"vector": torch.randn(1, R, 6), "image": torch.randint(0, 6, (1, R, 3, 3, 3)).byte()}
+    obs["direction"] = torch.randint(0, 4, (1, R))
+    batch = Batch(
+        obs=obs,
+        state={},
+        is_first=torch.zeros(1, R, dtype=torch.bool),
+        action=torch.randint(0, A, (1, R)),
+        log_prob=-2 + 0.3 * torch.randn(1, R),
+        value=torch.randn(1, R, K),
+        advantage=torch.randn(1, R),
+        target=3 * torch.randn(1, R, K),
+        valid=torch.ones(1, R, dtype=torch.bool),
+    )
+    found = []
+    for by_hand in (True, False):
+        assert (policy.vjp(obs) is not None) == by_hand
+        policy.zero_grad()
+        logs = [
+            learner._gradient(part, factor, torch.tensor([1.0, 0.0, 1.0]), 0.1)
+            for part, factor in zip([batch, batch.take(torch.arange(9))], [1.0, 0.3], strict=True)
+        ]
+        found.append((torch.stack(logs), {n: p.grad for n, p in policy.named_parameters()}))
+        monkeypatch.setattr(policy, "vjp", lambda obs: None)
+    torch.testing.assert_close(found[0][0], found[1][0])
+    assert all(gradient.abs().sum() > 0 for gradient in found[1][1].values())
+    for name, gradient in found[1][1].items():
+        torch.testing.assert_close(found[0][1][name], gradient, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -80,15 +80,14 @@ class Breaks(PPO):
         self.steps_taken = 0
         return super().update(rollout, rewards, progress)
 
-    def _loss(self, batch, live, entropy_coef):
-        loss, logs = super()._loss(batch, live, entropy_coef)
+    def _gradient(self, *arguments, **terms):
+        logs = super()._gradient(*arguments, **terms)
         self.steps_taken += 1
         if self.first <= self.updates <= self.last and self.steps_taken == 3:
             if self.where == "loss":
-                return loss * torch.nan, logs * torch.nan
-            zero = sum(p.sum() for p in self.policy.parameters()) * 0
-            return loss + zero.sqrt(), logs  # the root of 0 has no finite gradient
-        return loss, logs
+                return logs * torch.nan
+            next(self.policy.parameters()).grad[0] = torch.inf
+        return logs
 
 
 def make(path=None, *, spoil=None, modules=None, learner=None, **options):
@@ -250,10 +249,10 @@ class Scarce(PPO):
         self.updates += 1
         return super().update(rollout, rewards, progress)
 
-    def _loss(self, batch, live, entropy_coef):
+    def _gradient(self, batch, *arguments, **terms):
         if batch.valid.shape[1] > self.room or self.updates >= self.ends:
             raise torch.OutOfMemoryError("a stand-in for a full GPU")
-        return super()._loss(batch, live, entropy_coef)
+        return super()._gradient(batch, *arguments, **terms)
 
 
 def test_processing_minibatches_in_two_parts_gives_the_same_update(caplog):

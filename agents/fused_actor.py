@@ -1,0 +1,73 @@
+"""A faster form of policies without a memory, for acting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from firstlight.agents.policy_interface import PolicyOutput
+from firstlight.envs.action_spaces import MASK
+from firstlight.envs.types import Obs, State, map_obs
+from firstlight.networks.cores import Feedforward
+from firstlight.networks.encoders.base import Encoder, TwinEncoder
+
+if TYPE_CHECKING:
+    from firstlight.agents.policy import ActorCritic
+
+
+class FusedActor:
+    """Acts as an `ActorCritic` does, in few operations.
+
+    With a few rows at a time, the calls of `forward` take longer than its numbers.
+
+    Args:
+        policy: whose parameters do not change while this is used.
+        outputs: computes the outputs of both heads [B, A + K] for fields [B, ...], without
+            gradients.
+    """
+
+    def __init__(self, policy: ActorCritic, outputs: Callable[[Obs], Tensor]):
+        self.policy, self.outputs = policy, outputs
+
+    def initial_state(self, num_envs: int) -> State:
+        """Return the policy's state before a first observation: none."""
+        return self.policy.initial_state(num_envs)
+
+    def __call__(self, obs: Obs, state: State, is_first: Tensor) -> PolicyOutput:
+        """Compute what the policy's `forward` computes, without gradients."""
+        both = self.outputs(map_obs(lambda field: field.flatten(0, 1), obs))
+        distribution = self.policy.distribution
+        outputs, value = both.unflatten(0, is_first.shape).split(
+            [distribution.num_outputs, self.policy.num_streams], -1
+        )
+        dist = distribution.make(outputs, self.policy.log_std, obs.get(MASK))
+        return PolicyOutput(dist, value, state)
+
+
+def has_plain_features(policy: ActorCritic) -> bool:
+    """Whether both heads read features of one `Encoder` without a memory, in float32."""
+    cores = policy.core, policy.critic_core or policy.core
+    plain = all(isinstance(core, Feedforward) for core in cores) and policy.critic_encoder is None
+    return plain and isinstance(policy.encoder, Encoder) and not policy.encoder_bfloat16
+
+
+@torch.no_grad()
+def fuse(policy: ActorCritic) -> FusedActor | None:
+    """Make the fused form of a policy; None with a memory, or where no encoder fuses the heads."""
+    encoder = policy.encoder
+    if not isinstance(encoder, Encoder) or not has_plain_features(policy):
+        return None
+    head, value = policy.policy_head, policy.value_head
+    weight, bias = value.weight.detach(), value.bias.detach()
+    if policy.returns is not None:  # in units of the rewards
+        scale = policy.returns.scale
+        weight, bias = scale[:, None] * weight, scale * bias + policy.returns.mean
+    weights = [head.weight, weight]
+    twin = isinstance(encoder, TwinEncoder)
+    outputs = encoder.fuse_heads(
+        torch.block_diag(*weights) if twin else torch.cat(weights), torch.cat([head.bias, bias])
+    )
+    return None if outputs is None else FusedActor(policy, outputs)
