@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -15,10 +16,11 @@ from firstlight.envs.runner import Actor
 from firstlight.envs.types import Obs, Rollout, State, map_obs
 from firstlight.networks.cores import Core, Feedforward
 from firstlight.networks.distributions import CategoricalHead, distribution_for
-from firstlight.networks.encoders.base import Encoder, HeadsVJP, TwinEncoder
+from firstlight.networks.encoders.base import Encoder, TwinEncoder
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.normalisation import ReturnNormaliser
 from firstlight.networks.spec import rebuildable
+from firstlight.networks.vjp import add_gradient
 
 NormalizeValue = Literal["none", "popart", "scale"]
 _CRITIC = "critic."  # prefix of the state fields of a core of the values' own
@@ -197,32 +199,57 @@ class ActorCritic(Policy):
         return self if fused is None else fused
 
     @torch.no_grad()
-    def vjp(self, obs: Obs) -> HeadsVJP | None:
+    def vjp(self, obs: Obs) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], None]] | None:
         """Compute logits, values and gradients by hand, see `Policy.vjp`."""
         choices = isinstance(self.distribution, CategoricalHead) and MASK not in obs
         if type(self) is not ActorCritic or not choices or not has_plain_features(self):
             return None
         assert isinstance(self.encoder, Encoder)
-        found = self.encoder.heads_vjp(_flat(obs), self.policy_head, self.value_head)
-        if found is None or self.returns is None:
-            return found
-        logits, value, add_gradients = found
-        mean, scale = self.returns.mean, self.returns.scale
-        value = torch.addcmul(mean, value, scale)
-        return logits, value, lambda by_logits, by_value: add_gradients(by_logits, by_value * scale)
+        encoded = self.encoder.vjp(_flat(obs))
+        if encoded is None:
+            return None
+        features, add_gradients = encoded
+        twin = isinstance(self.encoder, TwinEncoder)
+        heads = [self.policy_head, self.value_head]
+        read = features.unbind(0) if twin else [features, features]
+        sizes = [head.out_features for head in heads]
+        weight, bias = self._joined_heads()
+        if twin:
+            outputs = [head(x) for head, x in zip(heads, read, strict=True)]
+        else:
+            outputs = list(torch.addmm(bias, features, weight.T).split(sizes, 1))
+        if self.returns is not None:
+            outputs[1] = torch.addcmul(self.returns.mean, outputs[1], self.returns.scale)
+
+        @torch.no_grad()
+        def add_all(by_logits: Tensor, by_value: Tensor) -> None:
+            if self.returns is not None:
+                by_value = by_value * self.returns.scale
+            grads = by_logits, by_value
+            for head, x, grad in zip(heads, read, grads, strict=True):
+                add_gradient(head.weight, grad.T @ x)
+                add_gradient(head.bias, grad.sum(0))
+            if twin:
+                by_twins = [g @ head.weight for g, head in zip(grads, heads, strict=True)]
+                add_gradients(torch.stack(by_twins))
+            else:
+                add_gradients(torch.cat(grads, 1) @ weight)
+
+        return outputs[0], outputs[1], add_all
 
     def _heads(self, features: Features) -> tuple[Tensor, Tensor]:
         """Apply both heads; in one product if they read the same features."""
         policy, value = self.policy_head, self.value_head
         if features.policy is not features.value:
             return policy(features.policy), value(features.value)
-        weight, bias = (
-            torch.cat([policy.weight, value.weight]),
-            torch.cat([policy.bias, value.bias]),
-        )
-        both = nn.functional.linear(features.policy, weight, bias)
-        outputs, values = both.split([len(policy.weight), len(value.weight)], -1)
+        both = nn.functional.linear(features.policy, *self._joined_heads())
+        outputs, values = both.split([policy.out_features, value.out_features], -1)
         return outputs, values
+
+    def _joined_heads(self) -> tuple[Tensor, Tensor]:
+        """Return weights [A + K, H] and biases [A + K] of both heads."""
+        policy, value = self.policy_head, self.value_head
+        return torch.cat([policy.weight, value.weight]), torch.cat([policy.bias, value.bias])
 
     def features(self, obs: Obs, state: State, is_first: Tensor) -> Features:
         """Compute the inputs of the heads, see `Policy.features`."""

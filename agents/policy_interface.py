@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 from firstlight.envs.runner import Actor
 from firstlight.envs.types import Obs, Rollout, State, map_obs
 from firstlight.networks.distributions import Distribution
-from firstlight.networks.encoders.base import HeadsVJP
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ class Policy(nn.Module, ABC):
         """
         return self
 
-    def vjp(self, obs: Obs) -> HeadsVJP | None:
-        """Compute logits and values without autograd, and what would give all gradients, if it can.
+    def vjp(self, obs: Obs) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], None]] | None:
+        """Compute logits and values without autograd, and how gradients follow, if it can.
 
         Only of categorical actions, without a memory.
 
@@ -80,8 +80,9 @@ class Policy(nn.Module, ABC):
             obs: fields [1, R, ...], as `prepare` returned them.
 
         Returns:
-            Logits [R, A], values [R, K], and a function that takes the gradients of both and adds
-            to `grad` of all parameters. None, by default, where autograd does it.
+            Logits [R, A], values [R, K], and a function of the gradients of both, which adds to
+            `grad` of all parameters. Call it once, before parameters change. None, by default,
+            where autograd does it.
         """
         return None
 

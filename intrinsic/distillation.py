@@ -18,6 +18,7 @@ from firstlight.intrinsic.embedding import MakeEncoder, default_fields, make_enc
 from firstlight.networks.encoders import Encoder, auto
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.normalisation import RunningMoments
+from firstlight.networks.vjp import VJP, Layers, has_vjp
 
 Network = Literal["auto", "encoder", "published", "conv", "mlp"]
 
@@ -118,6 +119,17 @@ class Distillation(IntrinsicModule):
         """Apply a network to inputs [B, ...]; returns [B, E]."""
         return network(inputs) if self.encoded else network(self._normalize(inputs["x"]))
 
+    @torch.no_grad()
+    def vjp(self, network: nn.Module, inputs: Obs) -> VJP | None:
+        """Compute what `apply_network` does, and gradients, by hand if possible (`VJP`)."""
+        if isinstance(network, Encoded):
+            return network.vjp(inputs)
+        assert isinstance(network, nn.Sequential)
+        if not has_vjp(network):
+            return None
+        layers = Layers(network, self._normalize(inputs["x"]))
+        return layers.out, functools.partial(layers.add_gradients, to_inputs=False)
+
     def prepare(self, network: nn.Module, inputs: Obs) -> Obs:
         """Compute once what `apply_network` would compute each time for inputs [B, ...]."""
         return network.encoder.prepare(inputs) if isinstance(network, Encoded) else inputs
@@ -173,6 +185,16 @@ class Encoded(nn.Module):
     def forward(self, obs: Obs) -> Tensor:
         """Map fields [B, ...] to [B, E]."""
         return self.layers(self.encoder(obs))
+
+    @torch.no_grad()
+    def vjp(self, obs: Obs) -> VJP | None:
+        """Compute what `forward` does, and gradients, by hand if the encoder can (`VJP`)."""
+        encoded = self.encoder.vjp(obs)
+        if encoded is None:
+            return None
+        features, add_gradients = encoded
+        layers = Layers(self.layers, features)
+        return layers.out, lambda grad: add_gradients(layers.add_gradients(grad))
 
 
 def select(inputs: Obs, rows: Tensor) -> Obs:

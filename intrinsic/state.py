@@ -127,21 +127,40 @@ class Fitter(nn.Module):
         Raises:
             NonFiniteError: for a loss or gradient that is not finite; that step is not taken.
         """
-        losses, parameters = [], self._fitted_parameters()
+
+        def gradient(rows: Tensor, share: float) -> Tensor:
+            value = loss(rows)
+            value = value if share == 1 else share * value
+            value.backward()
+            return value.detach()
+
         with torch.enable_grad():
-            for rows, share in self._minibatches(num_rows):
-                self.optimizer.zero_grad()
-                value = parameters[0].new_zeros(())
-                if len(rows):
-                    value = loss(rows)
-                    value = value if share == 1 else share * value
-                    value.backward()
-                value = collective.sum_gradients(parameters, value.detach()[None])[0]
-                if not bool(torch.isfinite(value)):
-                    raise NonFiniteError(f"the loss of a reward module is {value.item()}")
-                if not bool(torch.isfinite(self.optimizer.clipped_step(math.inf))):
-                    raise NonFiniteError("the gradient of a reward module is not finite")
-                losses.append(value)
+            return self.fit_by_hand(num_rows, gradient)
+
+    def fit_by_hand(self, num_rows: int, gradient: Callable[[Tensor, float], Tensor]) -> float:
+        """Minimise a loss as `fit` does, whose gradients are given.
+
+        Args:
+            num_rows: rows to learn from; if 0, no step is taken.
+            gradient: of row numbers [B] int64 and a factor: multiplies their mean loss by the
+                factor, adds its gradient to `grad` of the parameters, and returns it, [].
+
+        Returns:
+            Mean loss over the steps.
+
+        Raises:
+            NonFiniteError: for a loss or gradient that is not finite; that step is not taken.
+        """
+        losses, parameters = [], self._fitted_parameters()
+        for rows, share in self._minibatches(num_rows):
+            self.optimizer.zero_grad()
+            value = gradient(rows, share) if len(rows) else parameters[0].new_zeros(())
+            value = collective.sum_gradients(parameters, value[None])[0]
+            if not bool(torch.isfinite(value)):
+                raise NonFiniteError(f"the loss of a reward module is {value.item()}")
+            if not bool(torch.isfinite(self.optimizer.clipped_step(math.inf))):
+                raise NonFiniteError("the gradient of a reward module is not finite")
+            losses.append(value)
         return torch.stack(losses).mean().item() if losses else 0.0
 
     def _minibatches(self, num_rows: int) -> Iterator[tuple[Tensor, float]]:

@@ -11,17 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_BLOCK = 64
-"""Numbers of a parameter that are left out together, as long as their gradient has been 0."""
 _Arrays = tuple[np.ndarray, ...]
 
 
 class ClippedAdam(torch.optim.Adam):
     """Adam (Kingma & Ba 2015) whose `clipped_step` clips the norm of the gradient first.
 
-    The state is that of `torch.optim.Adam`. Where the gradient has always been 0, Adam changes
-    nothing; so on the CPU blocks of such numbers are not visited, as in a table of which few rows
-    are used.
+    The state is that of `torch.optim.Adam`.
 
     Args:
         parameters: to optimise.
@@ -63,25 +59,23 @@ class ClippedAdam(torch.optim.Adam):
         group = self.param_groups[0]
         gradients = [p.grad.numpy().ravel() for p in used]  # type: ignore[union-attr]
         arrays = [self._arrays_of(p) for p in used]
-        squares = [_square(g, own[-1]) for g, own in zip(gradients, arrays, strict=True)]
-        norm = math.sqrt(sum(squares))
+        norm = math.sqrt(sum(_square(gradient) for gradient in gradients))
         if not math.isfinite(norm):
             self.zero_grad()
             return torch.tensor(norm)
         factor = min(1.0, max_norm / (norm + 1e-6))
         (beta1, beta2), rate, eps = group["betas"], group["lr"], group["eps"]
-        for gradient, (values, mean, square, step, seen) in zip(gradients, arrays, strict=True):
+        for gradient, (values, mean, square, step) in zip(gradients, arrays, strict=True):
             step += 1  # in place, in the state as well
-            number = float(step)
-            _step(gradient, values, mean, square, seen, factor, beta1, beta2, rate, eps, number)
+            _step(gradient, values, mean, square, factor, beta1, beta2, rate, eps, float(step))
         self.zero_grad()
         return torch.tensor(norm)
 
     def _arrays_of(self, parameter: nn.Parameter) -> _Arrays:
         """Return a parameter, its moments and its number of steps as arrays on the same memory.
 
-        Also which of its blocks have had a gradient. Making them takes longer than a step of a
-        small parameter, so they are kept for as long as the memory is the same.
+        Making them takes longer than a step of a small parameter, so they are kept for as long as
+        the memory is the same.
         """
         state = self.state[parameter]
         if not state:
@@ -90,11 +84,8 @@ class ClippedAdam(torch.optim.Adam):
                 state[name] = torch.zeros_like(parameter)
         kept = self._kept.get(parameter)
         if kept is None or kept[0] != parameter.data_ptr() or kept[1] is not state["exp_avg"]:
-            mean, square = _flat(state["exp_avg"]), _flat(state["exp_avg_sq"])
-            seen = np.zeros(-(-len(mean) // _BLOCK), np.bool_)
-            for moment in (mean, square):
-                _square(moment, seen)
-            arrays = _flat(parameter), mean, square, state["step"].numpy(), seen
+            moments = _flat(state["exp_avg"]), _flat(state["exp_avg_sq"])
+            arrays = _flat(parameter), *moments, state["step"].numpy()
             self._kept[parameter] = kept = parameter.data_ptr(), state["exp_avg"], arrays
         return kept[2]
 
@@ -109,34 +100,27 @@ def _flat(tensor: Tensor) -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc"})
-def _square(numbers, seen):
-    """Return the sum of squares of a flat array; mark the blocks [*] bool where it is not 0."""
+def _square(numbers):
+    """Return the sum of squares of a flat float32 array; numpy's product would start threads."""
     total = np.float64(0.0)
-    for block in range(len(seen)):
+    for start in range(0, len(numbers), 1024):
         part = np.float32(0.0)
-        for i in range(block * _BLOCK, min((block + 1) * _BLOCK, len(numbers))):
+        for i in range(start, min(start + 1024, len(numbers))):
             part += numbers[i] * numbers[i]
-        if part != 0.0:  # also if it is not a number
-            seen[block] = True
-        total += part
+        total += np.float64(part)
     return total
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _step(gradient, parameter, mean, square, seen, factor, beta1, beta2, lr, eps, step):
-    """Make a step of Adam in place, on flat float32 arrays, in the blocks that are `seen`.
-
-    The gradient is times `factor`.
-    """
+def _step(gradient, parameter, mean, square, factor, beta1, beta2, lr, eps, step):
+    """Make a step of Adam in place, on flat float32 arrays; the gradient is times `factor`."""
     scale, keep1, keep2 = np.float32(factor), np.float32(beta1), np.float32(beta2)
     add1, add2, small = np.float32(1 - beta1), np.float32(1 - beta2), np.float32(eps)
     rate = np.float32(lr / (1 - beta1**step))
     correct = np.float32(1 / math.sqrt(1 - beta2**step))
-    for block in range(len(seen)):
-        if seen[block]:
-            for i in range(block * _BLOCK, min((block + 1) * _BLOCK, len(parameter))):
-                g = gradient[i] * scale
-                m = keep1 * mean[i] + add1 * g
-                v = keep2 * square[i] + add2 * g * g
-                mean[i], square[i] = m, v
-                parameter[i] -= rate * m / (np.sqrt(v) * correct + small)
+    for i in range(len(parameter)):
+        g = gradient[i] * scale
+        m = keep1 * mean[i] + add1 * g
+        v = keep2 * square[i] + add2 * g * g
+        mean[i], square[i] = m, v
+        parameter[i] -= rate * m / (np.sqrt(v) * correct + small)

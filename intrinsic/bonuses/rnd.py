@@ -123,11 +123,20 @@ class RND(Distillation):
         target = embed(functools.partial(self.apply_network, self.target), inputs)  # [B, E]
         prepared = self.prepare(self.predictor, inputs)
 
-        def loss(rows: Tensor) -> Tensor:
-            predicted = self.apply_network(self.predictor, select(prepared, rows))
-            return F.mse_loss(predicted, target[rows])
+        def gradient(rows: Tensor, share: float) -> Tensor:
+            chosen, wanted = select(prepared, rows), target[rows]
+            by_hand = self.vjp(self.predictor, chosen)
+            if by_hand is None:
+                loss = share * F.mse_loss(self.apply_network(self.predictor, chosen), wanted)
+                loss.backward()
+                return loss.detach()
+            predicted, add_gradients = by_hand
+            error = predicted - wanted
+            add_gradients(error * (2 * share / error.numel()))
+            return share * error.square().mean()
 
-        mean_loss = self.fitter.fit(int(rollout.valid.sum()), loss)
+        with torch.enable_grad():
+            mean_loss = self.fitter.fit_by_hand(int(rollout.valid.sum()), gradient)
         return {"loss": mean_loss, "obs_std": self.moments.var.sqrt().mean().item()}
 
     def warmup(self, rollout: Rollout) -> None:

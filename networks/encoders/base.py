@@ -8,14 +8,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from firstlight.envs.types import Obs
-
-HeadsVJP = tuple[Tensor, Tensor, Callable[[Tensor, Tensor], None]]
-"""Outputs of two heads, and what adds gradients of parameters, see `Encoder.heads_vjp`."""
-
-
-def add_gradient(parameter: Tensor, gradient: Tensor) -> None:
-    """Add to `grad` of a parameter."""
-    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+from firstlight.networks.vjp import VJP
 
 
 class Encoder(nn.Module, ABC):
@@ -52,19 +45,14 @@ class Encoder(nn.Module, ABC):
         """
         return None
 
-    def heads_vjp(self, obs: Obs, policy: nn.Linear, value: nn.Linear) -> HeadsVJP | None:
-        """Compute both heads without autograd, and what would give all gradients, if it can.
-
-        For learning: a vector-Jacobian product by hand needs a third of the calls of autograd's.
+    def vjp(self, obs: Obs) -> VJP | None:
+        """Compute what `forward` returns without autograd, and how gradients follow, if it can.
 
         Args:
-            obs: fields [B, ...].
-            policy: linear head [O, out_dim] of the features.
-            value: linear head [K, out_dim].
+            obs: fields [B, ...]; `prepare` may have processed them.
 
         Returns:
-            The outputs [B, O] and [B, K], and a function that takes the gradients of both and adds
-            to `grad` of the parameters of encoder and heads. Call it before parameters change. None
+            The features and what adds the gradients of the encoder's parameters, see `VJP`. None
             where autograd does it.
         """
         return None

@@ -24,7 +24,7 @@ from firstlight.envs.minigrid.cells import (
     WALL,
 )
 from firstlight.envs.types import Obs
-from firstlight.networks.encoders.base import Encoder, HeadsVJP, add_gradient
+from firstlight.networks.encoders.base import Encoder
 from firstlight.networks.encoders.grid_kernels import (
     SumRows,
     encode_grids,
@@ -37,6 +37,7 @@ from firstlight.networks.encoders.mlp import Flat
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.spec import rebuildable
 from firstlight.networks.tracing import can_use_kernels
+from firstlight.networks.vjp import VJP, Layers, add_gradient
 
 _ROWS, _COUNTS = "grid rows", "grid counts"  # fields that `Grid.prepare` makes of a grid
 _DOOR_STATES, _DIRECTIONS = 3, 4
@@ -145,8 +146,8 @@ class Grid(Encoder):
         return outputs
 
     @torch.no_grad()
-    def heads_vjp(self, obs: Obs, policy: nn.Linear, value: nn.Linear) -> HeadsVJP | None:
-        """Compute heads and gradients by hand on the CPU, see `Encoder.heads_vjp`.
+    def vjp(self, obs: Obs) -> VJP | None:
+        """Compute features and gradients by hand on the CPU, see `Encoder.vjp`.
 
         None for a subclass, and with other fields that are not Discrete.
         """
@@ -156,30 +157,22 @@ class Grid(Encoder):
             return None
         rows, counts = (obs[_ROWS], obs[_COUNTS]) if _ROWS in obs else self._lookup(obs[self.key])
         base, ids, id_table = self._rest_of(obs)
-        heads = torch.cat([policy.weight, value.weight])
         sums = gather_rows(rows, counts, self.table, base, ids, id_table)
-        hidden = torch.addmm(self.linear.bias, sums, self.linear.weight.T).relu_()
-        both = torch.addmm(torch.cat([policy.bias, value.bias]), hidden, heads.T)
+        last = Layers([self.linear], sums)
+        out = last.out.relu_()
+        sizes = len(self.table), len(id_table)
 
         @torch.no_grad()
-        def add_gradients(by_policy: Tensor, by_value: Tensor) -> None:
-            for head, by_output in ((policy, by_policy), (value, by_value)):
-                add_gradient(head.weight, by_output.T @ hidden)
-                add_gradient(head.bias, by_output.sum(0))
-            by_hidden = _through_relu(torch.cat([by_policy, by_value], 1) @ heads, hidden)
-            add_gradient(self.linear.weight, by_hidden.T @ sums)
-            add_gradient(self.linear.bias, by_hidden.sum(0))
-            by_sums = _through_relu(by_hidden @ self.linear.weight, sums)
-            table, id_table = scatter_rows(rows, counts, ids, by_sums, len(self.table), num_ids)
+        def add_gradients(grad: Tensor) -> None:
+            by_sums = _through_relu(last.add_gradients(_through_relu(grad, out)), sums)
+            table, id_table = scatter_rows(rows, counts, ids, by_sums, *sizes)
             add_gradient(self.table, table)
             add_gradient(self.bias, by_sums.sum(0))
             if self.rest_linear is not None:
                 add_gradient(self.rest_linear.weight, id_table.T)
                 add_gradient(self.rest_linear.bias, by_sums.sum(0))
 
-        num_ids = len(id_table)
-        outputs, values = both.split([len(policy.bias), len(value.bias)], 1)
-        return outputs, values, add_gradients
+        return out, add_gradients
 
     def prepare(self, obs: Obs) -> Obs:
         """Look up the rows of grids, see `Encoder.prepare`."""

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from firstlight.envs.fields import is_bytes, is_symbolic, picture_axes
 from firstlight.envs.text import TextBytes
 from firstlight.envs.types import Obs
-from firstlight.networks.encoders.base import Encoder, HeadsVJP, TwinEncoder, add_gradient
+from firstlight.networks.encoders.base import Encoder, TwinEncoder
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.normalisation import ObservationNormaliser
 from firstlight.networks.spec import rebuildable
+from firstlight.networks.vjp import VJP, Layers, add_gradient, has_vjp, through
 
 UNSCALED = "unscaled bytes"
 """What `describe_fields` returns for uint8 fields that are not divided by 255."""
@@ -168,30 +169,15 @@ class MLP(Encoder):
         return partial(_products, self.flat, layers, self.layers[1], (weight.T, bias))
 
     @torch.no_grad()
-    def heads_vjp(self, obs: Obs, policy: nn.Linear, value: nn.Linear) -> HeadsVJP | None:
-        """Compute heads and gradients by hand, see `Encoder.heads_vjp`.
+    def vjp(self, obs: Obs) -> VJP | None:
+        """Compute features and gradients by hand, see `Encoder.vjp`.
 
         None for a subclass, and for activations other than tanh and ReLU.
         """
-        linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
-        if type(self) is not MLP or not linear or not _is_known(self.layers[1]):
+        if type(self) is not MLP or not has_vjp(self.layers):
             return None
-        hidden = [self.flat(obs)]
-        for layer in linear:
-            hidden.append(self.layers[1](layer(hidden[-1])))
-
-        @torch.no_grad()
-        def add_gradients(by_policy: Tensor, by_value: Tensor) -> None:
-            by_out = by_policy @ policy.weight + by_value @ value.weight
-            for head, by_output in ((policy, by_policy), (value, by_value)):
-                _add_gradients(head, by_output, hidden[-1])
-            for i, layer in reversed([*enumerate(linear)]):
-                by_in = _through(self.layers[1], by_out, hidden[i + 1])
-                _add_gradients(layer, by_in, hidden[i])
-                if i:
-                    by_out = by_in @ layer.weight
-
-        return policy(hidden[-1]), value(hidden[-1]), add_gradients
+        layers = Layers(self.layers, self.flat(obs))
+        return layers.out, partial(layers.add_gradients, to_inputs=False)
 
     def observe(self, obs: Obs, valid: Tensor) -> None:
         """Add observations to the running statistics, see `Encoder.observe`."""
@@ -200,24 +186,6 @@ class MLP(Encoder):
     def describe_fields(self) -> dict[str, str]:
         """Describe what happens to each field, see `Encoder.describe_fields`."""
         return self.flat.describe_fields()
-
-
-def _is_known(activation: nn.Module) -> bool:
-    """Whether `_through` knows the derivative."""
-    return isinstance(activation, nn.Tanh | nn.ReLU)
-
-
-def _through(activation: nn.Module, grad: Tensor, out: Tensor) -> Tensor:
-    """Compute the gradient of the inputs of tanh or a ReLU from that of its outputs."""
-    if isinstance(activation, nn.Tanh):
-        return torch.ops.aten.tanh_backward(grad, out)
-    return torch.ops.aten.threshold_backward(grad, out, 0.0)
-
-
-def _add_gradients(layer: nn.Linear, grad: Tensor, inputs: Tensor) -> None:
-    """Add the gradients of a layer's parameters, from those of its outputs [B, O]."""
-    add_gradient(layer.weight, grad.T @ inputs)
-    add_gradient(layer.bias, grad.sum(0))
 
 
 _Affine = tuple[Tensor, Tensor]  # weight [in, out] and bias [out]
@@ -287,7 +255,7 @@ class TwinMLP(TwinEncoder):
 
         None for a subclass, and for activations that may read more than one number.
         """
-        if type(self) is not TwinMLP or not _is_known(self.activation):
+        if type(self) is not TwinMLP or not has_vjp([self.activation]):
             return None
         pairs = zip(self.weights, self.biases, strict=True)
         first, *others = ((weights.detach(), biases.flatten()) for weights, biases in pairs)
@@ -296,12 +264,12 @@ class TwinMLP(TwinEncoder):
         return partial(_products, self.flat, layers, self.activation, (weight.T, bias))
 
     @torch.no_grad()
-    def heads_vjp(self, obs: Obs, policy: nn.Linear, value: nn.Linear) -> HeadsVJP | None:
-        """Compute heads and gradients by hand, see `Encoder.heads_vjp`.
+    def vjp(self, obs: Obs) -> VJP | None:
+        """Compute both features and gradients by hand, see `Encoder.vjp`.
 
         None for a subclass, and for activations other than tanh and ReLU.
         """
-        if type(self) is not TwinMLP or not _is_known(self.activation):
+        if type(self) is not TwinMLP or not has_vjp([self.activation]):
             return None
         layers = [*zip(self.weights, self.biases, strict=True)]
         hidden = [self.flat(obs).expand(2, -1, -1)]
@@ -309,18 +277,15 @@ class TwinMLP(TwinEncoder):
             hidden.append(self.activation(torch.baddbmm(bias, hidden[-1], weight)))
 
         @torch.no_grad()
-        def add_gradients(by_policy: Tensor, by_value: Tensor) -> None:
-            for head, by_output, last in ((policy, by_policy, 0), (value, by_value, 1)):
-                _add_gradients(head, by_output, hidden[-1][last])
-            by_out = torch.stack([by_policy @ policy.weight, by_value @ value.weight])
+        def add_gradients(grad: Tensor) -> None:
             for i, (weight, bias) in reversed([*enumerate(layers)]):
-                by_in = _through(self.activation, by_out, hidden[i + 1])
-                add_gradient(weight, hidden[i].mT @ by_in)
-                add_gradient(bias, by_in.sum(1, keepdim=True))
+                grad = through(self.activation, grad, hidden[i + 1])
+                add_gradient(weight, hidden[i].mT @ grad)
+                add_gradient(bias, grad.sum(1, keepdim=True))
                 if i:
-                    by_out = by_in @ weight.mT
+                    grad = grad @ weight.mT
 
-        return policy(hidden[-1][0]), value(hidden[-1][1]), add_gradients
+        return hidden[-1], add_gradients
 
     def observe(self, obs: Obs, valid: Tensor) -> None:
         """Add observations to the running statistics, see `Encoder.observe`."""

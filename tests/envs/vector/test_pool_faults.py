@@ -279,10 +279,14 @@ def test_signals_are_left_to_the_process_that_trains(vec):
 def test_a_runner_cuts_the_row_before_a_loss():
     vec = pooled(Raising, max_restarts=1000)
     runner = Runner(vec, seed=1)
-    rollouts = [check(runner.collect(RandomActor(vec.act_space), 60)) for _ in range(2)]
+    rollouts = [check(runner.collect(RandomActor(vec.act_space), 150)) for _ in range(2)]
     for rollout in rollouts:
-        assert torch.equal(rollout.crashed[:-1].any(), (~rollout.valid[1:]).any())
-        assert not rollout.crashed[rollout.terminated].any()
+        crashed = torch.zeros_like(rollout.valid) if rollout.crashed is None else rollout.crashed
+        ended = rollout.terminated | rollout.truncated & ~crashed
+        before_a_loss = rollout.valid[:-1] & ~ended[:-1] & ~rollout.valid[1:]
+        assert torch.equal(crashed[:-1], before_a_loss)
+        assert rollout.truncated[crashed].all()
+    assert any(rollout.crashed is not None for rollout in rollouts)
     vec.close()
 
 

@@ -8,7 +8,6 @@ import hand_made
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from gymnasium import spaces
 from torch import nn
 
@@ -194,10 +193,13 @@ def test_invalid_rows_get_0_and_are_not_learned():
 
 @pytest.mark.parametrize("proportion", [0.0, 0.25])
 def test_update_proportion_masks_the_loss(proportion, monkeypatch):
-    rows = []
-    mse_loss = F.mse_loss
-    monkeypatch.setattr(F, "mse_loss", lambda a, b: rows.append(len(a)) or mse_loss(a, b))
-    module = RND(VECTOR, **SMALL, update_proportion=proportion)
+    module, rows = RND(VECTOR, **SMALL, update_proportion=proportion), []
+
+    def vjp(network, inputs):
+        rows.append(len(inputs["x"]))
+        return type(module).vjp(module, network, inputs)
+
+    monkeypatch.setattr(module, "vjp", vjp)
     module.update(random_vectors(T=200, N=10))
     assert sum(rows) / 2000 == pytest.approx(proportion, abs=0.02)
 
@@ -337,6 +339,33 @@ def test_with_an_encoder_vectors_are_normalised_alike_in_both_networks():
     for network in (module.target, module.predictor):
         normaliser = network.encoder.flat.normaliser
         torch.testing.assert_close(normaliser.mean, seen.mean(0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["grid", "vector", "published"])
+def test_a_predictor_learns_the_same_by_hand_and_by_autograd(kind, monkeypatch):
+    space, T, N = VECTOR, 12, 4
+    numbers = torch.Generator().manual_seed(0)
+    obs = {"obs": torch.randn(T + 1, N, 6, generator=numbers)}
+    if kind == "grid":
+        space = spaces.Dict(
+            image=spaces.Box(0, 255, (3, 3, 3), np.uint8), direction=spaces.Discrete(4)
+        )
+        obs = {"image": torch.randint(0, 6, (T + 1, N, 3, 3, 3), generator=numbers).byte()}
+        obs["direction"] = torch.randint(0, 4, (T + 1, N), generator=numbers)
+    options = SMALL if kind == "published" else {"embedding_dim": 8, "hidden": 16}
+    modules = [RND(space, **options, minibatch_size=16, num_epochs=2) for _ in range(2)]
+    inputs = modules[0].successors(rollout := hand_made.rollout(obs))
+    rows = {name: field.flatten(0, 1) for name, field in inputs.items()}
+    assert modules[0].vjp(modules[0].predictor, rows) is not None
+    monkeypatch.setattr(modules[1], "vjp", lambda network, inputs: None)
+    losses = [module.update(rollout)["loss"] for module in modules]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    before = RND(space, **options).predictor
+    for one, other, first in zip(
+        *(m.predictor.parameters() for m in modules), before.parameters(), strict=True
+    ):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+        assert not torch.equal(one, first)
 
 
 @pytest.mark.parametrize("network", ["encoder", "published"])

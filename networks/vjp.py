@@ -1,0 +1,73 @@
+"""Vector-Jacobian products by hand: what autograd computes, in a third of its calls.
+
+With minibatches of a few thousand rows and layers of 64, autograd's calls take longer than the
+numbers do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+VJP = tuple[Tensor, Callable[[Tensor], object]]
+"""Outputs, and a function of their gradient that adds to `grad` of all parameters.
+
+Call it once, before parameters change.
+"""
+
+
+def add_gradient(parameter: Tensor, gradient: Tensor) -> None:
+    """Add to `grad` of a parameter, unless it is frozen."""
+    if parameter.requires_grad:
+        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+def has_vjp(layers: Iterable[nn.Module]) -> bool:
+    """Whether `Layers` knows all of these layers."""
+    return all(type(layer) in (nn.Linear, nn.Tanh, nn.ReLU, nn.LeakyReLU) for layer in layers)
+
+
+class Layers:
+    """Outputs of linear layers, tanh, ReLU and leaky ReLU, and their gradients.
+
+    Args:
+        layers: of which `has_vjp` is true.
+        inputs: [B, in] float32.
+
+    Attributes:
+        out: [B, out].
+    """
+
+    def __init__(self, layers: Iterable[nn.Module], inputs: Tensor):
+        self._layers, self._values = [*layers], [inputs]
+        for layer in self._layers:
+            self._values.append(layer(self._values[-1]))
+        self.out = self._values[-1]
+
+    @torch.no_grad()
+    def add_gradients(self, grad: Tensor, *, to_inputs: bool = True) -> Tensor:
+        """Add to `grad` of all parameters, from the gradient [B, out] of the outputs.
+
+        Returns:
+            The gradient [B, in] of the inputs; without `to_inputs`, something that has no meaning.
+        """
+        for i, layer in reversed([*enumerate(self._layers)]):
+            if isinstance(layer, nn.Linear):
+                add_gradient(layer.weight, grad.T @ self._values[i])
+                add_gradient(layer.bias, grad.sum(0))
+                if i or to_inputs:
+                    grad = grad @ layer.weight
+            else:
+                grad = through(layer, grad, self._values[i + 1])
+        return grad
+
+
+def through(activation: nn.Module, grad: Tensor, out: Tensor) -> Tensor:
+    """Compute the gradient of an activation's inputs from that of its outputs `out`."""
+    if isinstance(activation, nn.Tanh):
+        return torch.ops.aten.tanh_backward(grad, out)
+    if isinstance(activation, nn.LeakyReLU):
+        return torch.ops.aten.leaky_relu_backward(grad, out, activation.negative_slope, True)
+    return torch.ops.aten.threshold_backward(grad, out, 0.0)
