@@ -161,7 +161,7 @@ class ActorThread:
                 began = time.perf_counter()
                 if actor is None or snapshot is not loaded:
                     self._policy.load_state_dict(snapshot.state)
-                    actor, loaded = _StoppableActor(self._policy.actor(), ended), snapshot
+                    actor, loaded = _StoppableActor(self._policy.for_acting(), ended), snapshot
                 rollout = self.runner.collect(actor, self.num_steps, snapshot.version)
                 environments = self.runner.state_dict()
                 self._put(Collected(rollout, environments, time.perf_counter() - began))

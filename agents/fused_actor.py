@@ -50,7 +50,7 @@ class FusedActor:
 def has_plain_features(policy: ActorCritic) -> bool:
     """Whether both heads read features of one `Encoder` without a memory, in float32."""
     cores = policy.core, policy.critic_core or policy.core
-    plain = all(isinstance(core, Feedforward) for core in cores) and policy.critic_encoder is None
+    plain = all(type(core) is Feedforward for core in cores) and policy.critic_encoder is None
     return plain and isinstance(policy.encoder, Encoder) and not policy.encoder_bfloat16
 
 

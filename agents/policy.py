@@ -20,7 +20,7 @@ from firstlight.networks.encoders.base import Encoder, TwinEncoder
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.normalisation import ReturnNormaliser
 from firstlight.networks.spec import rebuildable
-from firstlight.networks.vjp import add_gradient
+from firstlight.networks.vjp import add_gradient, has_vjp
 
 NormalizeValue = Literal["none", "popart", "scale"]
 _CRITIC = "critic."  # prefix of the state fields of a core of the values' own
@@ -193,7 +193,7 @@ class ActorCritic(Policy):
             value = torch.addcmul(self.returns.mean, value, self.returns.scale)
         return PolicyOutput(dist, value, features.state)
 
-    def actor(self) -> Actor:
+    def for_acting(self) -> Actor:
         """Return a `FusedActor` if there is one; not for subclasses, whose `forward` may differ."""
         fused = fuse(self) if type(self) is ActorCritic else None
         return self if fused is None else fused
@@ -201,8 +201,10 @@ class ActorCritic(Policy):
     @torch.no_grad()
     def vjp(self, obs: Obs) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], None]] | None:
         """Compute logits, values and gradients by hand, see `Policy.vjp`."""
-        choices = isinstance(self.distribution, CategoricalHead) and MASK not in obs
+        choices = type(self.distribution) is CategoricalHead and MASK not in obs
         if type(self) is not ActorCritic or not choices or not has_plain_features(self):
+            return None
+        if not has_vjp(self.policy_head, self.value_head):
             return None
         assert isinstance(self.encoder, Encoder)
         encoded = self.encoder.vjp(_flat(obs))

@@ -64,7 +64,7 @@ class Policy(nn.Module, ABC):
         """Describe what happens to each observation field that is used; empty if not known."""
         return {}
 
-    def actor(self) -> Actor:
+    def for_acting(self) -> Actor:
         """Return what acts as this policy does until its parameters change.
 
         Use it without gradients. By default it is the policy; it may be a faster form.
@@ -72,17 +72,17 @@ class Policy(nn.Module, ABC):
         return self
 
     def vjp(self, obs: Obs) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], None]] | None:
-        """Compute logits and values without autograd, and how gradients follow, if it can.
+        """Compute logits and values without autograd, with a function that adds the gradients.
 
-        Only of categorical actions, without a memory.
+        Only for categorical actions, without a memory. Hooks are not called.
 
         Args:
             obs: fields [1, R, ...], as `prepare` returned them.
 
         Returns:
             Logits [R, A], values [R, K], and a function of the gradients of both, which adds to
-            `grad` of all parameters. Call it once, before parameters change. None, by default,
-            where autograd does it.
+            `grad` of all parameters. Call it once, before parameters change. None, by default, for
+            what autograd must do.
         """
         return None
 

@@ -110,7 +110,7 @@ class Trainer:
         """Collect a rollout, reward it and learn from it once. Returns scalars to log."""
         session = self.session
         with session.stage("collect"):
-            rollout = self.collector.collect(self.policy.actor(), self.num_steps)
+            rollout = self.collector.collect(self.policy.for_acting(), self.num_steps)
         data = self._reward(rollout, total_steps)
         with session.stage("learn"), self.rollback():
             metrics = self.learner.update(rollout, data.rewards, data.progress)

@@ -125,7 +125,7 @@ class Distillation(IntrinsicModule):
         if isinstance(network, Encoded):
             return network.vjp(inputs)
         assert isinstance(network, nn.Sequential)
-        if not has_vjp(network):
+        if not has_vjp(*network):
             return None
         layers = Layers(network, self._normalize(inputs["x"]))
         return layers.out, functools.partial(layers.add_gradients, to_inputs=False)
@@ -190,7 +190,7 @@ class Encoded(nn.Module):
     def vjp(self, obs: Obs) -> VJP | None:
         """Compute what `forward` does, and gradients, by hand if the encoder can (`VJP`)."""
         encoded = self.encoder.vjp(obs)
-        if encoded is None:
+        if encoded is None or not has_vjp(*self.layers):
             return None
         features, add_gradients = encoded
         layers = Layers(self.layers, features)

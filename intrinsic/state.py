@@ -142,8 +142,8 @@ class Fitter(nn.Module):
 
         Args:
             num_rows: rows to learn from; if 0, no step is taken.
-            gradient: of row numbers [B] int64 and a factor: multiplies their mean loss by the
-                factor, adds its gradient to `grad` of the parameters, and returns it, [].
+            gradient: of row numbers [B] int64 and a factor: adds the gradient of factor × mean loss
+                to `grad` of the parameters, and returns factor × mean loss, [], detached.
 
         Returns:
             Mean loss over the steps.

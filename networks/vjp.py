@@ -14,7 +14,7 @@ from torch import Tensor, nn
 VJP = tuple[Tensor, Callable[[Tensor], object]]
 """Outputs, and a function of their gradient that adds to `grad` of all parameters.
 
-Call it once, before parameters change.
+Call it once, before parameters change. Hooks of modules and tensors are not called.
 """
 
 
@@ -24,9 +24,20 @@ def add_gradient(parameter: Tensor, gradient: Tensor) -> None:
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
-def has_vjp(layers: Iterable[nn.Module]) -> bool:
-    """Whether `Layers` knows all of these layers."""
-    return all(type(layer) in (nn.Linear, nn.Tanh, nn.ReLU, nn.LeakyReLU) for layer in layers)
+def has_vjp(*layers: nn.Module) -> bool:
+    """Whether `Layers` knows all of these layers.
+
+    Not a linear layer whose weights another module computes, as weight norm does and pruning.
+    """
+    return all(_is_known(layer) for layer in layers)
+
+
+def _is_known(layer: nn.Module) -> bool:
+    if type(layer) is nn.Linear:
+        return isinstance(layer.weight, nn.Parameter) and isinstance(layer.bias, nn.Parameter)
+    if type(layer) is nn.LeakyReLU:
+        return layer.negative_slope >= 0  # the sign of an output is that of its input
+    return type(layer) in (nn.Tanh, nn.ReLU)
 
 
 class Layers:
@@ -51,7 +62,7 @@ class Layers:
         """Add to `grad` of all parameters, from the gradient [B, out] of the outputs.
 
         Returns:
-            The gradient [B, in] of the inputs; without `to_inputs`, something that has no meaning.
+            The gradient [B, in] of the inputs; not to be used without `to_inputs`.
         """
         for i, layer in reversed([*enumerate(self._layers)]):
             if isinstance(layer, nn.Linear):

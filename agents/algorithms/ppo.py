@@ -49,7 +49,7 @@ _TINY = 1e-30
 _MINIBATCH = (256, 2048)  # least and most rows of a minibatch whose size is not given
 Decay = Literal["none", "linear"]
 _Gradient = Callable[[Batch, float], Tensor]
-"""Adds the gradient of a batch's loss, times a factor, to parameters; returns a vector of logs."""
+"""Adds the gradient of a factor × a batch's loss to `grad`; returns logs, without the factor."""
 
 log = logging.getLogger(__name__)
 

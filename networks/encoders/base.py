@@ -46,14 +46,14 @@ class Encoder(nn.Module, ABC):
         return None
 
     def vjp(self, obs: Obs) -> VJP | None:
-        """Compute what `forward` returns without autograd, and how gradients follow, if it can.
+        """Compute the features without autograd, with a function that adds the gradients.
 
         Args:
             obs: fields [B, ...]; `prepare` may have processed them.
 
         Returns:
-            The features and what adds the gradients of the encoder's parameters, see `VJP`. None
-            where autograd does it.
+            The features, and a function that adds to `grad` of the encoder's parameters, see `VJP`.
+            None, by default, for what autograd must do.
         """
         return None
 

@@ -37,10 +37,11 @@ from firstlight.networks.encoders.mlp import Flat
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.spec import rebuildable
 from firstlight.networks.tracing import can_use_kernels
-from firstlight.networks.vjp import VJP, Layers, add_gradient
+from firstlight.networks.vjp import VJP, Layers, add_gradient, has_vjp, through
 
 _ROWS, _COUNTS = "grid rows", "grid counts"  # fields that `Grid.prepare` makes of a grid
 _DOOR_STATES, _DIRECTIONS = 3, 4
+_WIDEST, _MOST = 64, 256  # width and rows up to which loops act faster than products of matrices
 _PLAIN, _COLOURED = (EMPTY, WALL, GOAL, LAVA), (FLOOR, KEY, BALL, BOX)
 
 
@@ -116,7 +117,7 @@ class Grid(Encoder):
     @torch.no_grad()
     def fuse_heads(self, weight: Tensor, bias: Tensor) -> Callable[[Obs], Tensor] | None:
         """Return compiled loops on the CPU, see `Encoder.fuse_heads`; None for a subclass."""
-        if type(self) is not Grid or not can_use_kernels(self.table):
+        if type(self) is not Grid or not can_use_kernels(self.table) or self.out_dim > _WIDEST:
             return None
         layer, heads = self.linear.weight.T.contiguous().numpy(), weight.T.contiguous().numpy()
         layer_bias, shift = self.linear.bias.detach().numpy(), bias.numpy()
@@ -125,6 +126,8 @@ class Grid(Encoder):
 
         @torch.inference_mode()
         def outputs(obs: Obs) -> Tensor:
+            if len(obs[self.key]) > _MOST:  # there products of matrices are faster
+                return torch.addmm(bias, self(obs), weight.T)
             cells = obs[self.key].flatten(1, 2).contiguous().numpy()
             out = torch.empty(len(cells), len(shift))
             encode_heads(
@@ -151,9 +154,11 @@ class Grid(Encoder):
 
         None for a subclass, and with other fields that are not Discrete.
         """
-        if type(self) is not Grid or not can_use_kernels(self.table):
+        by_ids = self.rest is None or bool(self._ids)
+        linear = [layer for layer in (self.linear, self.rest_linear) if layer is not None]
+        if type(self) is not Grid or not by_ids or not has_vjp(*linear):
             return None
-        if self.rest is not None and not self._ids:
+        if not can_use_kernels(self.table) or not isinstance(self.table, nn.Parameter):
             return None
         rows, counts = (obs[_ROWS], obs[_COUNTS]) if _ROWS in obs else self._lookup(obs[self.key])
         base, ids, id_table = self._rest_of(obs)
@@ -164,7 +169,8 @@ class Grid(Encoder):
 
         @torch.no_grad()
         def add_gradients(grad: Tensor) -> None:
-            by_sums = _through_relu(last.add_gradients(_through_relu(grad, out)), sums)
+            by_sums = last.add_gradients(through(nn.ReLU(), grad, out))
+            torch.ops.aten.threshold_backward.grad_input(by_sums, sums, 0.0, grad_input=by_sums)
             table, id_table = scatter_rows(rows, counts, ids, by_sums, *sizes)
             add_gradient(self.table, table)
             add_gradient(self.bias, by_sums.sum(0))
@@ -249,8 +255,3 @@ class Grid(Encoder):
         if self.rest is not None and self.rest_linear is not None:
             total = total + self.rest_linear(self.rest(obs))
         return torch.relu_(total + self.bias)
-
-
-def _through_relu(grad: Tensor, out: Tensor) -> Tensor:
-    """Set a gradient [B, H] to 0, in place, where the output of a ReLU is 0."""
-    return torch.ops.aten.threshold_backward.grad_input(grad, out, 0.0, grad_input=grad)

@@ -59,9 +59,10 @@ def encode(image, lut, num_ids, table, base, ids, id_table, out, start, stop):
 
 @numba.njit(cache=True, nogil=True)
 def encode_heads(image, lut, num_ids, table, base, ids, id_table, layer, bias, heads, shift, out):
-    """`encode`, the layer that follows, and linear heads at once, for all grids.
+    """`encode`, the encoder's last layer, and linear heads at once, for all grids.
 
-    ``out = relu(encode @ layer + bias) @ heads + shift`` with layer [H, H'] and heads [H', O].
+    ``out = relu(encode @ layer + bias) @ heads + shift``: layer [H, H'] and bias [H'] are those of
+    the encoder's last layer, heads [H', O] and shift [O] those of the heads.
     """
     total, hidden = np.empty(table.shape[1], np.float32), np.empty(layer.shape[1], np.float32)
     for b in range(out.shape[0]):
@@ -102,7 +103,7 @@ def _add_rows(inputs, weights, outputs):
     """``outputs += relu(inputs) @ weights``, [H] by [H, O] to [O]."""
     for i in range(inputs.shape[0]):
         x = inputs[i]
-        if x > 0:
+        if not x <= 0:  # also if it is not a number
             for o in range(outputs.shape[0]):
                 outputs[o] += x * weights[i, o]
 

@@ -161,10 +161,13 @@ class MLP(Encoder):
 
     @torch.no_grad()
     def fuse_heads(self, weight: Tensor, bias: Tensor) -> Callable[[Obs], Tensor] | None:
-        """Return matrix products alone, see `Encoder.fuse_heads`; None for a subclass."""
-        linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
-        if type(self) is not MLP or not linear:
+        """Return products and activations alone, see `Encoder.fuse_heads`.
+
+        None for a subclass, and for activations other than tanh, ReLU and leaky ReLU.
+        """
+        if type(self) is not MLP or not has_vjp(*self.layers) or not len(self.layers):
             return None
+        linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
         layers = [(layer.weight.T, layer.bias) for layer in linear]
         return partial(_products, self.flat, layers, self.layers[1], (weight.T, bias))
 
@@ -172,9 +175,9 @@ class MLP(Encoder):
     def vjp(self, obs: Obs) -> VJP | None:
         """Compute features and gradients by hand, see `Encoder.vjp`.
 
-        None for a subclass, and for activations other than tanh and ReLU.
+        None for a subclass, and for activations other than tanh, ReLU and leaky ReLU.
         """
-        if type(self) is not MLP or not has_vjp(self.layers):
+        if type(self) is not MLP or not has_vjp(*self.layers):
             return None
         layers = Layers(self.layers, self.flat(obs))
         return layers.out, partial(layers.add_gradients, to_inputs=False)
@@ -188,6 +191,7 @@ class MLP(Encoder):
         return self.flat.describe_fields()
 
 
+_JOINED = 128  # widest layers of a pair of networks that are one product
 _Affine = tuple[Tensor, Tensor]  # weight [in, out] and bias [out]
 
 
@@ -253,9 +257,11 @@ class TwinMLP(TwinEncoder):
     def fuse_heads(self, weight: Tensor, bias: Tensor) -> Callable[[Obs], Tensor] | None:
         """Return products with both networks at once, see `Encoder.fuse_heads`.
 
-        None for a subclass, and for activations that may read more than one number.
+        None for a subclass, for activations other than tanh, ReLU and leaky ReLU, and for layers
+        so wide that the zeros of joined weights cost more than calls.
         """
-        if type(self) is not TwinMLP or not has_vjp([self.activation]):
+        narrow = max(w.shape[2] for w in self.weights) <= _JOINED
+        if type(self) is not TwinMLP or not has_vjp(self.activation) or not narrow:
             return None
         pairs = zip(self.weights, self.biases, strict=True)
         first, *others = ((weights.detach(), biases.flatten()) for weights, biases in pairs)
@@ -267,9 +273,9 @@ class TwinMLP(TwinEncoder):
     def vjp(self, obs: Obs) -> VJP | None:
         """Compute both features and gradients by hand, see `Encoder.vjp`.
 
-        None for a subclass, and for activations other than tanh and ReLU.
+        None for a subclass, and for activations other than tanh, ReLU and leaky ReLU.
         """
-        if type(self) is not TwinMLP or not has_vjp([self.activation]):
+        if type(self) is not TwinMLP or not has_vjp(self.activation):
             return None
         layers = [*zip(self.weights, self.biases, strict=True)]
         hidden = [self.flat(obs).expand(2, -1, -1)]

@@ -8,7 +8,7 @@ from torch import nn
 
 from firstlight.agents import MLP, ActorCritic, Policy, TwinMLP
 from firstlight.agents.fused_actor import FusedActor
-from firstlight.networks.cores import GRU, Core
+from firstlight.networks.cores import GRU, Core, Feedforward
 from firstlight.networks.encoders import Grid
 
 T, N, K = 5, 3, 2
@@ -218,12 +218,12 @@ def grid_inputs():
 
 
 @pytest.mark.parametrize("normalize_value", ["none", "popart", "scale"])
-def test_a_fused_actor_equals_the_policy_as_it_was_when_it_was_made(normalize_value):
+def test_a_fused_actor_equals_the_policy(normalize_value):
     policy = grid_policy(normalize_value=normalize_value)
     obs, is_first = grid_inputs()
     for _ in range(2):  # of which the second one has other parameters, and a scale of returns
         policy.observe_returns(*(torch.randn(40, K) * 7 + 3 for _ in range(2)))
-        actor = policy.actor()
+        actor = policy.for_acting()
         assert isinstance(actor, FusedActor)
         out, wanted = actor(obs, actor.initial_state(N), is_first), policy(obs, {}, is_first)
         torch.testing.assert_close(out.value, wanted.value)
@@ -237,8 +237,37 @@ def test_policies_with_a_memory_and_subclasses_act_by_their_own_forward():
     class Other(ActorCritic):
         pass
 
-    for policy in (grid_policy(core=True), grid_policy(Other), make_policy("separate")):
-        assert policy.actor() is policy
+    class Doubled(Feedforward):
+        def forward(self, features, state, is_first):
+            return 2 * features, state
+
+    doubled = grid_policy()
+    doubled.core = Doubled(8)
+    for policy in (grid_policy(core=True), grid_policy(Other), make_policy("separate"), doubled):
+        assert policy.for_acting() is policy
+        assert policy.vjp({"image": torch.zeros(1, 2, 3, 3, 3, dtype=torch.uint8)}) is None
+
+
+def test_layers_that_cannot_be_joined_act_and_learn_by_forward():
+    """Activations with parameters, and weights that another module computes."""
+    policy = ActorCritic(OBS, spaces.Discrete(2), encoder=MLP(OBS, activation=nn.PReLU))
+    obs, _ = inputs()
+    assert policy.for_acting() is policy
+    assert policy.vjp(obs) is None
+    policy = ActorCritic(OBS, spaces.Discrete(2), encoder=MLP(OBS))
+    assert policy.vjp(obs) is not None
+    nn.utils.parametrizations.weight_norm(policy.value_head)
+    assert policy.vjp(obs) is None
+
+
+def test_a_fused_actor_of_many_rows_equals_the_policy():
+    policy = grid_policy()
+    obs, _ = grid_inputs()
+    many = {name: field.repeat(1, 200, *[1] * (field.dim() - 2)) for name, field in obs.items()}
+    is_first = torch.zeros(T, 200 * N, dtype=torch.bool)
+    out, wanted = policy.for_acting()(many, {}, is_first), policy(many, {}, is_first)
+    torch.testing.assert_close(out.value, wanted.value)
+    torch.testing.assert_close(out.dist.params, wanted.dist.params)
 
 
 @pytest.mark.parametrize("kind", [MLP, TwinMLP])
@@ -249,7 +278,7 @@ def test_a_fused_actor_of_fully_connected_layers_equals_the_policy(kind):
     )
     for parameter in policy.parameters():
         nn.init.normal_(parameter)
-    (obs, is_first), actor = inputs(), policy.actor()
+    (obs, is_first), actor = inputs(), policy.for_acting()
     assert isinstance(actor, FusedActor)
     out, wanted = actor(obs, {}, is_first), policy(obs, {}, is_first)
     torch.testing.assert_close(out.value, wanted.value)
