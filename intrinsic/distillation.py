@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from firstlight.envs.types import Obs, Rollout, map_obs
+from firstlight.envs.types import Obs, Rollout, map_obs, take
 from firstlight.intrinsic.base import IntrinsicModule
 from firstlight.intrinsic.embedding import MakeEncoder, default_fields, make_encoder
+from firstlight.intrinsic.state import Fitter
 from firstlight.networks.encoders import Encoder, auto
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.normalisation import RunningMoments
@@ -133,6 +135,43 @@ class Distillation(IntrinsicModule):
     def prepare(self, network: nn.Module, inputs: Obs) -> Obs:
         """Compute once what `apply_network` would compute each time for inputs [B, ...]."""
         return network.encoder.prepare(inputs) if isinstance(network, Encoded) else inputs
+
+    def distill(
+        self,
+        fitter: Fitter,
+        predictor: nn.Module,
+        inputs: Obs,
+        target: Callable[[Tensor], Tensor],
+    ) -> float:
+        """Fit a predictor to targets by the mean squared error.
+
+        Args:
+            fitter: of the predictor's parameters.
+            predictor: network of `apply_network`.
+            inputs: [B, ...].
+            target: returns targets [b, E] for row numbers [b] int64.
+
+        Returns:
+            The mean loss over the gradient steps.
+        """
+        prepared, B = self.prepare(predictor, inputs), len(next(iter(inputs.values())))
+
+        def gradient(rows: Tensor, share: float) -> Tensor:
+            chosen = take(prepared, rows)
+            with torch.no_grad():
+                wanted = target(rows)
+            by_hand = self.vjp(predictor, chosen)
+            if by_hand is None:
+                loss = share * F.mse_loss(self.apply_network(predictor, chosen), wanted)
+                loss.backward()
+                return loss.detach()
+            predicted, add_gradients = by_hand
+            error = predicted - wanted
+            add_gradients(error * (2 * share / error.numel()))
+            return share * error.square().mean()
+
+        with torch.enable_grad():
+            return fitter.fit_by_hand(B, gradient)
 
     def observe(self, networks: Sequence[nn.Module], inputs: Obs, valid: Tensor) -> None:
         """Add inputs [T, N, ...] of `valid` rows to the running statistics of all networks."""

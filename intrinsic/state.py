@@ -156,9 +156,9 @@ class Fitter(nn.Module):
             self.optimizer.zero_grad()
             value = gradient(rows, share) if len(rows) else parameters[0].new_zeros(())
             value = collective.sum_gradients(parameters, value[None])[0]
-            if not bool(torch.isfinite(value)):
+            if not math.isfinite(value.item()):
                 raise NonFiniteError(f"the loss of a reward module is {value.item()}")
-            if not bool(torch.isfinite(self.optimizer.clipped_step(math.inf))):
+            if not math.isfinite(self.optimizer.clipped_step(math.inf).item()):
                 raise NonFiniteError("the gradient of a reward module is not finite")
             losses.append(value)
         return torch.stack(losses).mean().item() if losses else 0.0

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from firstlight.envs.seeding import derive
-from firstlight.envs.types import Obs, Rollout
+from firstlight.envs.types import Obs, Rollout, take
 from firstlight.intrinsic.distillation import Distillation, Network, select
 from firstlight.intrinsic.embedding import MakeEncoder, embed
 from firstlight.intrinsic.mixer.terms import Term
@@ -148,16 +148,14 @@ class DRND(Distillation):
         self.observe([*self.targets, self.predictor], successors, rollout.valid)
         inputs = select(successors, rollout.valid)  # [T, N, ...] -> [B, ...]
 
-        def loss(rows: Tensor) -> Tensor:
-            batch = select(inputs, rows)
-            with torch.no_grad():
-                targets = self.all_targets(batch)
-            numbers = self.fitter.generator
-            drawn = torch.randint(self.num_targets, (len(rows),), generator=numbers)
-            target = targets[torch.arange(len(rows)), drawn.to(targets.device)]
-            return (self.apply_network(self.predictor, batch) - target).square().mean()
+        numbers = self.fitter.generator
 
-        return {"loss": self.fitter.fit(int(rollout.valid.sum()), loss)}
+        def target(rows: Tensor) -> Tensor:
+            targets = self.all_targets(take(inputs, rows))
+            drawn = torch.randint(self.num_targets, (len(rows),), generator=numbers)
+            return targets[torch.arange(len(rows)), drawn.to(targets.device)]
+
+        return {"loss": self.distill(self.fitter, self.predictor, inputs, target)}
 
     def warmup(self, rollout: Rollout) -> None:
         """Initialise the moments with a random agent's observations."""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
@@ -121,22 +120,9 @@ class RND(Distillation):
         self.observe((self.target, self.predictor), successors, rollout.valid)
         inputs = select(successors, rollout.valid)  # [T, N, ...] -> [B, ...]
         target = embed(functools.partial(self.apply_network, self.target), inputs)  # [B, E]
-        prepared = self.prepare(self.predictor, inputs)
-
-        def gradient(rows: Tensor, share: float) -> Tensor:
-            chosen, wanted = select(prepared, rows), target[rows]
-            by_hand = self.vjp(self.predictor, chosen)
-            if by_hand is None:
-                loss = share * F.mse_loss(self.apply_network(self.predictor, chosen), wanted)
-                loss.backward()
-                return loss.detach()
-            predicted, add_gradients = by_hand
-            error = predicted - wanted
-            add_gradients(error * (2 * share / error.numel()))
-            return share * error.square().mean()
-
-        with torch.enable_grad():
-            mean_loss = self.fitter.fit_by_hand(int(rollout.valid.sum()), gradient)
+        mean_loss = self.distill(
+            self.fitter, self.predictor, inputs, lambda rows: target.index_select(0, rows)
+        )
         return {"loss": mean_loss, "obs_std": self.moments.var.sqrt().mean().item()}
 
     def warmup(self, rollout: Rollout) -> None:
