@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import numba
+import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium import spaces
@@ -178,7 +180,10 @@ class ETD(IntrinsicModule):
         euclidean = (square.clamp(min=0) + _TINY).sqrt()
         if cut == 0:
             return euclidean
-        return euclidean + (x[:, None, :cut] - y[:, :cut]).amax(-1).clamp(min=0)
+        # of all [B, B, cut] differences only the largest have a gradient
+        largest = largest_gaps(x.detach()[:, :cut], y.detach()[:, :cut])
+        gap = x.gather(1, largest) - y.gather(1, largest.T).T
+        return euclidean + gap.clamp(min=0)
 
     def _pairs(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Rows ``t * N + n`` of valid steps, and of the steps whose successors they should reach.
@@ -192,6 +197,29 @@ class ETD(IntrinsicModule):
         chance = torch.rand(len(source), generator=self.fitter.generator).to(left.device).double()
         ahead = geometric(chance, left, self.gamma) - 1
         return source, source + ahead * rollout.num_envs
+
+
+def largest_gaps(x: Tensor, y: Tensor) -> Tensor:
+    """Return the k [B, C] int64 of the largest ``x[b, k] - y[c, k]``, for x [B, E] and y [C, E]."""
+    if x.device.type != "cpu":
+        return (x[:, None] - y).argmax(-1)
+    found = np.zeros((len(x), len(y)), np.int64)
+    _find_gaps(x.contiguous().numpy(), y.T.contiguous().numpy(), found)
+    return torch.from_numpy(found)
+
+
+@numba.njit(cache=True, nogil=True)
+def _find_gaps(x, columns, found):
+    """Write the k of the largest ``x[b, k] - columns[k, c]`` to the zeros of `found` [B, C]."""
+    best = np.empty(columns.shape[1], np.float32)
+    for b in range(x.shape[0]):
+        for c in range(best.shape[0]):
+            best[c] = x[b, 0] - columns[0, c]
+        for k in range(1, x.shape[1]):
+            for c in range(best.shape[0]):
+                gap = x[b, k] - columns[k, c]
+                if gap > best[c]:
+                    best[c], found[b, c] = gap, k
 
 
 def steps_left(rollout: Rollout) -> Tensor:

@@ -98,11 +98,14 @@ class RE3(GrowingBuffers, IntrinsicModule):
         for name in ("total", "square"):
             self.register_buffer(name, torch.zeros((), dtype=torch.float64))
         self.seed = derive(seed, "re3")
+        self._seen: tuple[Rollout, Tensor, Tensor] | None = None  # what `update` needs as well
 
     @torch.no_grad()
     def compute(self, rollout: Rollout) -> Tensor:
         """Compute the bonus [T, N], at least 0."""
-        distance = self._distances(self._embed(rollout))
+        embedding = self._embed(rollout)
+        distance = self._distances(embedding)
+        self._seen = rollout, embedding, distance
         if self.normalize:
             distance = distance / self._deviation()
         bonus = distance.log1p() if self.log else distance
@@ -111,8 +114,11 @@ class RE3(GrowingBuffers, IntrinsicModule):
     @torch.no_grad()
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Add states to the memory. Returns the mean "distance" of the rollout."""
-        embedding = self._embed(rollout)
-        distance = self._distances(embedding)[rollout.valid].double()
+        if self._seen is None or self._seen[0] is not rollout:
+            self.compute(rollout)
+        assert self._seen is not None
+        _, embedding, distances = self._seen
+        self._seen, distance = None, distances[rollout.valid].double()
         self.count = self.count + collective.total(len(distance))
         self.total = self.total + collective.sum(distance.sum())
         self.square = self.square + collective.sum(distance.square().sum())

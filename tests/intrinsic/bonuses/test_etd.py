@@ -11,7 +11,7 @@ from vector_walks import OBS_SPACE, walk
 
 from firstlight.envs.worlds.chain import Chain
 from firstlight.intrinsic import ETD, RecentScale, check_module
-from firstlight.intrinsic.bonuses.etd import geometric, steps_left
+from firstlight.intrinsic.bonuses.etd import geometric, largest_gaps, steps_left
 
 SMALL = {"width": 8, "update_proportion": 1.0}
 
@@ -176,3 +176,10 @@ def test_settings():
     term = ETD.default_term()
     assert (term.weight, term.gamma, term.episodic) == (0.3, 0.99, True)
     assert isinstance(term.transform, RecentScale)
+
+
+def test_the_largest_gap_of_each_pair_is_found():
+    x, y = torch.randn(7, 5), torch.randn(4, 5)
+    x[2, 1:] = y[3, 1:] = 9.0  # equal gaps: the first one counts
+    x[2, 0], y[3, 0] = -9.0, 9.0
+    assert torch.equal(largest_gaps(x, y), (x[:, None] - y).argmax(-1))
