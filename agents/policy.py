@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from firstlight.agents.fused_actor import fuse, has_plain_features
-from firstlight.agents.policy_interface import Features, Policy, PolicyOutput
+from firstlight.agents.fast_forms import fuse, vjp
+from firstlight.agents.policy_interface import Features, Policy, PolicyOutput, PolicyVJP
 from firstlight.envs.action_spaces import MASK
 from firstlight.envs.runner import Actor
 from firstlight.envs.types import Obs, Rollout, State, map_obs
 from firstlight.networks.cores import Core, Feedforward
-from firstlight.networks.distributions import CategoricalHead, distribution_for
+from firstlight.networks.distributions import distribution_for
 from firstlight.networks.encoders.base import Encoder, TwinEncoder
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.normalisation import ReturnNormaliser
 from firstlight.networks.spec import rebuildable
-from firstlight.networks.vjp import add_gradient, has_vjp
 
 NormalizeValue = Literal["none", "popart", "scale"]
 _CRITIC = "critic."  # prefix of the state fields of a core of the values' own
@@ -198,57 +196,20 @@ class ActorCritic(Policy):
         fused = fuse(self) if type(self) is ActorCritic else None
         return self if fused is None else fused
 
-    @torch.no_grad()
-    def vjp(self, obs: Obs) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], None]] | None:
-        """Compute logits, values and gradients by hand, see `Policy.vjp`."""
-        choices = type(self.distribution) is CategoricalHead and MASK not in obs
-        if type(self) is not ActorCritic or not choices or not has_plain_features(self):
-            return None
-        if not has_vjp(self.policy_head, self.value_head):
-            return None
-        assert isinstance(self.encoder, Encoder)
-        encoded = self.encoder.vjp(_flat(obs))
-        if encoded is None:
-            return None
-        features, add_gradients = encoded
-        twin = isinstance(self.encoder, TwinEncoder)
-        heads = [self.policy_head, self.value_head]
-        read = features.unbind(0) if twin else [features, features]
-        sizes = [head.out_features for head in heads]
-        weight, bias = self._joined_heads()
-        if twin:
-            outputs = [head(x) for head, x in zip(heads, read, strict=True)]
-        else:
-            outputs = list(torch.addmm(bias, features, weight.T).split(sizes, 1))
-        if self.returns is not None:
-            outputs[1] = torch.addcmul(self.returns.mean, outputs[1], self.returns.scale)
-
-        @torch.no_grad()
-        def add_all(by_logits: Tensor, by_value: Tensor) -> None:
-            if self.returns is not None:
-                by_value = by_value * self.returns.scale
-            grads = by_logits, by_value
-            for head, x, grad in zip(heads, read, grads, strict=True):
-                add_gradient(head.weight, grad.T @ x)
-                add_gradient(head.bias, grad.sum(0))
-            if twin:
-                by_twins = [g @ head.weight for g, head in zip(grads, heads, strict=True)]
-                add_gradients(torch.stack(by_twins))
-            else:
-                add_gradients(torch.cat(grads, 1) @ weight)
-
-        return outputs[0], outputs[1], add_all
+    def vjp(self, obs: Obs) -> PolicyVJP | None:
+        """Compute logits, values and gradients by hand, see `Policy.vjp`; not for subclasses."""
+        return vjp(self, _flat(obs)) if type(self) is ActorCritic else None
 
     def _heads(self, features: Features) -> tuple[Tensor, Tensor]:
         """Apply both heads; in one product if they read the same features."""
         policy, value = self.policy_head, self.value_head
         if features.policy is not features.value:
             return policy(features.policy), value(features.value)
-        both = nn.functional.linear(features.policy, *self._joined_heads())
+        both = nn.functional.linear(features.policy, *self.joined_heads())
         outputs, values = both.split([policy.out_features, value.out_features], -1)
         return outputs, values
 
-    def _joined_heads(self) -> tuple[Tensor, Tensor]:
+    def joined_heads(self) -> tuple[Tensor, Tensor]:
         """Return weights [A + K, H] and biases [A + K] of both heads."""
         policy, value = self.policy_head, self.value_head
         return torch.cat([policy.weight, value.weight]), torch.cat([policy.bias, value.bias])

@@ -45,6 +45,10 @@ class Features(NamedTuple):
     state: State
 
 
+PolicyVJP = tuple[Tensor, Tensor, Callable[[Tensor, Tensor], None]]
+"""Logits, values, and a function of their gradients, see `Policy.vjp`."""
+
+
 class Policy(nn.Module, ABC):
     """Base class of trainable policies, such as `ActorCritic`.
 
@@ -71,7 +75,7 @@ class Policy(nn.Module, ABC):
         """
         return self
 
-    def vjp(self, obs: Obs) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], None]] | None:
+    def vjp(self, obs: Obs) -> PolicyVJP | None:
         """Compute logits and values without autograd, with a function that adds the gradients.
 
         Only for categorical actions, without a memory. Hooks are not called.

@@ -7,7 +7,7 @@ from gymnasium import spaces
 from torch import nn
 
 from firstlight.agents import MLP, ActorCritic, Policy, TwinMLP
-from firstlight.agents.fused_actor import FusedActor
+from firstlight.agents.fast_forms import FusedActor
 from firstlight.networks.cores import GRU, Core, Feedforward
 from firstlight.networks.encoders import Grid
 

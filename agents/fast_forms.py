@@ -1,4 +1,4 @@
-"""A faster form of policies without a memory, for acting."""
+"""Faster forms of policies without a memory: one for acting, one with gradients by hand."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from firstlight.agents.policy_interface import PolicyOutput
+from firstlight.agents.policy_interface import PolicyOutput, PolicyVJP
 from firstlight.envs.action_spaces import MASK
 from firstlight.envs.types import Obs, State, map_obs
 from firstlight.networks.cores import Feedforward
+from firstlight.networks.distributions import CategoricalHead
 from firstlight.networks.encoders.base import Encoder, TwinEncoder
+from firstlight.networks.vjp import add_gradient, has_vjp
 
 if TYPE_CHECKING:
     from firstlight.agents.policy import ActorCritic
@@ -71,3 +73,51 @@ def fuse(policy: ActorCritic) -> FusedActor | None:
         torch.block_diag(*weights) if twin else torch.cat(weights), torch.cat([head.bias, bias])
     )
     return None if outputs is None else FusedActor(policy, outputs)
+
+
+@torch.no_grad()
+def vjp(policy: ActorCritic, obs: Obs) -> PolicyVJP | None:
+    """Compute logits, values and gradients by hand, see `Policy.vjp`.
+
+    None with a memory, masks or actions that are not categorical, and where an encoder has no
+    gradients by hand.
+
+    Args:
+        policy: the policy.
+        obs: fields [R, ...]; `prepare` may have processed them.
+    """
+    encoder, heads = policy.encoder, (policy.policy_head, policy.value_head)
+    if type(policy.distribution) is not CategoricalHead or MASK in obs or not has_vjp(*heads):
+        return None
+    if not isinstance(encoder, Encoder) or not has_plain_features(policy):
+        return None
+    encoded = encoder.vjp(obs)
+    if encoded is None:
+        return None
+    features, add_gradients = encoded
+    twin = isinstance(encoder, TwinEncoder)
+    read = features.unbind(0) if twin else (features, features)
+    weight, bias = policy.joined_heads()
+    if twin:
+        logits, value = (head(x) for head, x in zip(heads, read, strict=True))
+    else:
+        both = torch.addmm(bias, features, weight.T)
+        logits, value = both.split([head.out_features for head in heads], 1)
+    returns = policy.returns
+    if returns is not None:  # in units of the rewards
+        value = torch.addcmul(returns.mean, value, returns.scale)
+
+    @torch.no_grad()
+    def add_all(by_logits: Tensor, by_value: Tensor) -> None:
+        grads = by_logits, by_value if returns is None else by_value * returns.scale
+        for head, x, grad in zip(heads, read, grads, strict=True):
+            add_gradient(head.weight, grad.T @ x)
+            add_gradient(head.bias, grad.sum(0))
+        if twin:
+            add_gradients(
+                torch.stack([g @ head.weight for g, head in zip(grads, heads, strict=True)])
+            )
+        else:
+            add_gradients(torch.cat(grads, 1) @ weight)
+
+    return logits, value, add_all
