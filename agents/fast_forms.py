@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from firstlight.agents.policy_interface import PolicyOutput, PolicyVJP
 from firstlight.envs.action_spaces import MASK
+from firstlight.envs.runner import Actor
 from firstlight.envs.types import Obs, State, map_obs
 from firstlight.networks.cores import Feedforward
 from firstlight.networks.distributions import CategoricalHead
@@ -47,6 +49,23 @@ class FusedActor:
         )
         dist = distribution.make(outputs, self.policy.log_std, obs.get(MASK))
         return PolicyOutput(dist, value, state)
+
+
+@contextlib.contextmanager
+def threads_for(actor: Actor) -> Iterator[None]:
+    """Let torch use one thread inside if an actor is fused: its operations are too small for more.
+
+    The others would wait for work on cores that environments need.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or not isinstance(actor, FusedActor):
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def has_plain_features(policy: ActorCritic) -> bool:

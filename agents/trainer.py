@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from firstlight.agents.fast_forms import threads_for
 from firstlight.agents.learner import Learner, check_learner, default_num_steps
 from firstlight.agents.session.collector import RolloutCollector
 from firstlight.agents.session.guards import Rollback
@@ -108,9 +109,9 @@ class Trainer:
 
     def iterate(self, total_steps: int) -> Metrics:
         """Collect a rollout, reward it and learn from it once. Returns scalars to log."""
-        session = self.session
-        with session.stage("collect"):
-            rollout = self.collector.collect(self.policy.for_acting(), self.num_steps)
+        session, actor = self.session, self.policy.for_acting()
+        with session.stage("collect"), threads_for(actor):
+            rollout = self.collector.collect(actor, self.num_steps)
         data = self._reward(rollout, total_steps)
         with session.stage("learn"), self.rollback():
             metrics = self.learner.update(rollout, data.rewards, data.progress)

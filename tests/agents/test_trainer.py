@@ -19,6 +19,7 @@ from firstlight.agents.trainer import Trainer
 from firstlight.envs.worlds.chain import Chain
 from firstlight.intrinsic import HashCount, Heads, Linear, ReturnScale, RewardMixer, Sum, Term
 from firstlight.intrinsic.base import IntrinsicModule
+from firstlight.networks.cores import GRU
 from firstlight.networks.encoders import MLP
 
 N, T = 4, 8
@@ -105,6 +106,28 @@ def trained(path=None):
     trainer = counting(run_dir=path)
     trainer.run(5 * ROUND)
     return trainer
+
+
+@pytest.fixture
+def restored_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("restored_threads")
+@pytest.mark.parametrize(("core", "inside"), [(False, 1), (True, 2)], ids=["fused", "memory"])
+def test_a_fused_actor_has_one_thread_of_torch_and_learning_has_all(core, inside):
+    vec, seen = Chain(4, length=3), {"collect": set(), "learn": set()}
+    step, memory = vec.step, {"core": GRU(8)} if core else {}
+    encoder = MLP(vec.obs_space, hidden=(8,))
+    learner = PPO(ActorCritic(vec.obs_space, vec.act_space, encoder=encoder, **memory))
+    update = learner.update
+    vec.step = lambda action: seen["collect"].add(torch.get_num_threads()) or step(action)
+    learner.update = lambda *a: seen["learn"].add(torch.get_num_threads()) or update(*a)
+    torch.set_num_threads(2)
+    Trainer(vec, learner, num_steps=16).iterate(100)
+    assert seen == {"collect": {inside}, "learn": {2}}
 
 
 def test_a_loaded_state_makes_an_equal_trainer():

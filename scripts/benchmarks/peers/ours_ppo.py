@@ -8,21 +8,29 @@ import pstats
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from gymnasium import spaces
 
 from firstlight.agents import PPO, ActorCritic, Trainer, TwinMLP
+from firstlight.envs.joined import JoinedVec
 from firstlight.envs.vector.envpool import EnvPoolVec
 
 PINNED = {"num_threads": 1, "thread_affinity_offset": 1}  # EnvPool on a core of its own
 
 
-def make(task: str, *, pinned: bool = False, run_dir: str | Path | None = None) -> Trainer:
-    """Make the trainer that is timed."""
+def make(
+    task: str, *, pinned: bool = False, halves: bool = False, run_dir: str | Path | None = None
+) -> Trainer:
+    """Make the trainer that is timed; with `halves` it acts in one while the other steps."""
     torch.manual_seed(0)
-    options = {"num_envs": 64, "obs_keys": ["image"], "info_keys": [], "success_threshold": 0.0}
-    vec = EnvPoolVec(task, **options, **(PINNED if pinned else {}))  # type: ignore[arg-type]
+    options: dict[str, Any] = {"obs_keys": ["image"], "info_keys": [], "success_threshold": 0.0}
+    if pinned or halves:
+        options |= PINNED if pinned else {"num_threads": 1}
+    number = 2 if halves else 1
+    pools = [EnvPoolVec(task, num_envs=64 // number, **options) for _ in range(number)]
+    vec = JoinedVec(pools) if halves else pools[0]
     image = spaces.Dict({"image": vec.obs_space["image"]})
     policy = ActorCritic(image, vec.act_space, encoder=TwinMLP(image))
     # value_coef: our value loss has a factor one half, Stable-Baselines3's has none
@@ -36,7 +44,7 @@ def main(task: str, steps: int, threads: int, pinned: bool, profiled: bool) -> N
     With `profiled` it prints a profile by function instead.
     """
     torch.set_num_threads(threads)
-    trainer = make(task, pinned=pinned)
+    trainer = make(task, pinned=pinned, halves=True)
     for _ in range(3):
         trainer.iterate(steps)
     rows, began = 0, time.perf_counter()
