@@ -31,7 +31,8 @@ def throughput(lines: list[dict[str, Any]]) -> str:
             "DoorKey-8x8, 64 environments × 128 steps, 4 epochs, minibatch 2048, after three "
             "rollouts to warm up. The rows of *firstlight-train* have its default encoder, a count "
             "bonus and its logs, on our own DoorKey (`env.backend=native`, the default) and on "
-            "EnvPool's. *Single-file PPO* is written for this comparison in the manner of "
+            "EnvPool's. The rows of *firstlight* act in one half of the environments while the "
+            "other steps. *Single-file PPO* is written for this comparison in the manner of "
             f"CleanRL's. Rows alternated, medians of {len(base)} rounds; the ratio is to "
             f"*{best}*, round by round. {first['hardware']}, commit {first['commit']}. "
             "Command: `firstlight-bench throughput`. GPU: not measured.",
