@@ -68,18 +68,20 @@ def threads_for(actor: Actor) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def has_plain_features(policy: ActorCritic) -> bool:
-    """Whether both heads read features of one `Encoder` without a memory, in float32."""
+def only_encoder(policy: ActorCritic) -> Encoder | None:
+    """Return the encoder if both heads read its features, without a memory and in float32."""
     cores = policy.core, policy.critic_core or policy.core
-    plain = all(type(core) is Feedforward for core in cores) and policy.critic_encoder is None
-    return plain and isinstance(policy.encoder, Encoder) and not policy.encoder_bfloat16
+    plain = all(type(core) is Feedforward for core in cores) and not policy.encoder_bfloat16
+    if not plain or policy.critic_encoder is not None or not isinstance(policy.encoder, Encoder):
+        return None
+    return policy.encoder
 
 
 @torch.no_grad()
 def fuse(policy: ActorCritic) -> FusedActor | None:
     """Make the fused form of a policy; None with a memory, or where no encoder fuses the heads."""
-    encoder = policy.encoder
-    if not isinstance(encoder, Encoder) or not has_plain_features(policy):
+    encoder = only_encoder(policy)
+    if encoder is None:
         return None
     head, value = policy.policy_head, policy.value_head
     weight, bias = value.weight.detach(), value.bias.detach()
@@ -105,21 +107,19 @@ def vjp(policy: ActorCritic, obs: Obs) -> PolicyVJP | None:
         policy: the policy.
         obs: fields [R, ...]; `prepare` may have processed them.
     """
-    encoder, heads = policy.encoder, (policy.policy_head, policy.value_head)
+    encoder, heads = only_encoder(policy), (policy.policy_head, policy.value_head)
     if type(policy.distribution) is not CategoricalHead or MASK in obs or not has_vjp(*heads):
         return None
-    if not isinstance(encoder, Encoder) or not has_plain_features(policy):
-        return None
-    encoded = encoder.vjp(obs)
+    encoded = None if encoder is None else encoder.vjp(obs)
     if encoded is None:
         return None
     features, add_gradients = encoded
     twin = isinstance(encoder, TwinEncoder)
     read = features.unbind(0) if twin else (features, features)
-    weight, bias = policy.joined_heads()
     if twin:
         logits, value = (head(x) for head, x in zip(heads, read, strict=True))
     else:
+        weight, bias = policy.joined_heads()
         both = torch.addmm(bias, features, weight.T)
         logits, value = both.split([head.out_features for head in heads], 1)
     returns = policy.returns

@@ -192,7 +192,7 @@ class ActorCritic(Policy):
         return PolicyOutput(dist, value, features.state)
 
     def for_acting(self) -> Actor:
-        """Return a `FusedActor` if there is one; not for subclasses, whose `forward` may differ."""
+        """Return a faster form for acting if there is one; the policy itself for subclasses."""
         fused = fuse(self) if type(self) is ActorCritic else None
         return self if fused is None else fused
 

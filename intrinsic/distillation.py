@@ -20,7 +20,7 @@ from firstlight.intrinsic.state import Fitter
 from firstlight.networks.encoders import Encoder, auto
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.normalisation import RunningMoments
-from firstlight.networks.vjp import VJP, Layers, has_vjp
+from firstlight.networks.vjp import VJP, SequentialVJP, has_vjp
 
 Network = Literal["auto", "encoder", "published", "conv", "mlp"]
 
@@ -129,7 +129,7 @@ class Distillation(IntrinsicModule):
         assert isinstance(network, nn.Sequential)
         if not has_vjp(*network):
             return None
-        layers = Layers(network, self._normalize(inputs["x"]))
+        layers = SequentialVJP(network, self._normalize(inputs["x"]))
         return layers.out, functools.partial(layers.add_gradients, to_inputs=False)
 
     def prepare(self, network: nn.Module, inputs: Obs) -> Obs:
@@ -232,7 +232,7 @@ class Encoded(nn.Module):
         if encoded is None or not has_vjp(*self.layers):
             return None
         features, add_gradients = encoded
-        layers = Layers(self.layers, features)
+        layers = SequentialVJP(self.layers, features)
         return layers.out, lambda grad: add_gradients(layers.add_gradients(grad))
 
 

@@ -25,7 +25,7 @@ def add_gradient(parameter: Tensor, gradient: Tensor) -> None:
 
 
 def has_vjp(*layers: nn.Module) -> bool:
-    """Whether `Layers` knows all of these layers.
+    """Whether `SequentialVJP` knows all of these layers.
 
     Not a linear layer whose weights another module computes, as weight norm does and pruning.
     """
@@ -40,7 +40,7 @@ def _is_known(layer: nn.Module) -> bool:
     return type(layer) in (nn.Tanh, nn.ReLU)
 
 
-class Layers:
+class SequentialVJP:
     """Outputs of linear layers, tanh, ReLU and leaky ReLU, and their gradients.
 
     Args:
@@ -71,11 +71,11 @@ class Layers:
                 if i or to_inputs:
                     grad = grad @ layer.weight
             else:
-                grad = through(layer, grad, self._values[i + 1])
+                grad = activation_vjp(layer, grad, self._values[i + 1])
         return grad
 
 
-def through(activation: nn.Module, grad: Tensor, out: Tensor) -> Tensor:
+def activation_vjp(activation: nn.Module, grad: Tensor, out: Tensor) -> Tensor:
     """Compute the gradient of an activation's inputs from that of its outputs `out`."""
     if isinstance(activation, nn.Tanh):
         return torch.ops.aten.tanh_backward(grad, out)

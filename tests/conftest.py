@@ -22,6 +22,13 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if "soak" in item.fixturenames]
 
 
+@pytest.fixture
+def restored_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 class Soak:
     """How often a test repeats, and the measurements to record."""
 

@@ -48,7 +48,7 @@ _LR_STEP, _LR_RANGE = 1.5, 10.0  # of the adaptive learning rate: one change, an
 _TINY = 1e-30
 _MINIBATCH = (256, 2048)  # least and most rows of a minibatch whose size is not given
 Decay = Literal["none", "linear"]
-_Gradient = Callable[[Batch, float], Tensor]
+_AddGradients = Callable[[Batch, float], Tensor]
 """Adds the gradient of a factor × a batch's loss to `grad`; returns logs, without the factor."""
 
 log = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ class PPO(Learner):
         if self.adaptive_kl is not None:
             self._adapt_lr(self._kl(logs[before:]), self.adaptive_kl)
         auxiliary_logs = [
-            self._descend(part, partial(self._auxiliary_gradient, auxiliary))
+            self._descend(part, partial(self._add_auxiliary_gradients, auxiliary))
             for auxiliary, part in self.auxiliaries.batches()
         ]
         table = torch.stack(logs).cpu()  # [steps, logs]
@@ -314,50 +314,54 @@ class PPO(Learner):
             std = std.clamp(min=floor).clamp(min=_TINY) if self.advantage_floor else std + 1e-8
             advantage = (batch.advantage - mean) / std
             batch = dataclasses.replace(batch, advantage=advantage)
-        return self._descend(batch, partial(self._gradient, live=live, entropy_coef=entropy_coef))
+        return self._descend(
+            batch, partial(self._add_gradients, live=live, entropy_coef=entropy_coef)
+        )
 
-    def _descend(self, batch: Batch, gradient: _Gradient) -> Tensor:
+    def _descend(self, batch: Batch, add_gradients: _AddGradients) -> Tensor:
         """Make one gradient step on a minibatch. Returns its logs and the norm of the gradient."""
         logs, whole = None, None
         if collective.size() > 1:
             whole = collective.total(int(batch.valid.sum()))
         try:
-            logs = self._add_up(batch, gradient, whole)
+            logs = self._accumulate_gradients(batch, add_gradients, whole)
         except Exception as error:
             if not is_out_of_memory(error) or self._passes > 1:
                 raise
         if logs is None:  # outside the handler, which holds the memory of the failed pass
             self._passes = 2  # from now on
             log.warning("out of memory: minibatches are processed in %d parts", self._passes)
-            logs = self._add_up(batch, gradient, whole)
+            logs = self._accumulate_gradients(batch, add_gradients, whole)
         logs = collective.sum_gradients(self._parameters, logs)
         norm = self.optimizer.clipped_step(self.max_grad_norm)
         return torch.cat([logs, norm[None]])
 
-    def _add_up(self, batch: Batch, gradient: _Gradient, whole: int | None) -> Tensor:
+    def _accumulate_gradients(
+        self, batch: Batch, add_gradients: _AddGradients, whole: int | None
+    ) -> Tensor:
         """Compute the gradient of a minibatch in one or several passes. Returns its logs.
 
         Args:
             batch: the minibatch, or this process's part of it.
-            gradient: of a batch.
+            add_gradients: of a batch.
             whole: valid rows of the minibatch of all processes; None for those of `batch`.
         """
         self.optimizer.zero_grad()
         total = batch.valid.shape[1]
         passes = max(1, min(self._passes, total))
         if whole is None and passes == 1:
-            return gradient(batch, 1.0)
+            return add_gradients(batch, 1.0)
         whole = int(batch.valid.sum()) if whole is None else whole
         logs = torch.zeros((), device=batch.advantage.device)
         for columns in torch.arange(total, device=logs.device).tensor_split(passes):
             part = batch.take(columns) if passes > 1 else batch
             share = int(part.valid.sum()) / whole
             if share > 0:  # else other processes have all rows of this minibatch
-                logs = logs + share * gradient(part, share)
+                logs = logs + share * add_gradients(part, share)
         return logs if logs.dim() else logs.expand(len(LOGS))
 
-    def _auxiliary_gradient(self, auxiliary: Auxiliary, batch: Batch, factor: float) -> Tensor:
-        """Add the gradient of an auxiliary's loss of a minibatch that it yielded."""
+    def _add_auxiliary_gradients(self, auxiliary: Auxiliary, batch: Batch, factor: float) -> Tensor:
+        """Add the gradients of an auxiliary's loss of a minibatch that it yielded."""
         loss = auxiliary.loss(self.policy, batch)
         assert loss is not None, (
             f"{type(auxiliary).__name__} returned no loss for its own minibatch"
@@ -365,8 +369,10 @@ class PPO(Learner):
         (factor * loss).backward()
         return loss.detach()[None]
 
-    def _gradient(self, batch: Batch, factor: float, live: Tensor, entropy_coef: float) -> Tensor:
-        """Add the gradient of a batch's loss, by hand where that is possible. Returns its logs."""
+    def _add_gradients(
+        self, batch: Batch, factor: float, live: Tensor, entropy_coef: float
+    ) -> Tensor:
+        """Add the gradients of a batch's loss, without autograd if possible. Returns its logs."""
         rows, scale = _valid_rows(batch), self.policy.value_scale
         data = Rows(
             action=rows(batch.action),
@@ -381,8 +387,8 @@ class PPO(Learner):
             entropy_coef=entropy_coef,
         )
         on_cpu = batch.advantage.device.type == "cpu"
-        shared = bool(self.auxiliaries.sharing)
-        by_hand = self.policy.vjp(batch.obs) if on_cpu and not shared else None
+        alone = on_cpu and not self.auxiliaries.adding_to_loss
+        by_hand = self.policy.vjp(batch.obs) if alone else None
         if by_hand is not None:
             logits, value, add_gradients = by_hand
             logs, by_logits, by_value = categorical_gradient(logits, value / scale, data)

@@ -30,7 +30,7 @@ class Encoder(nn.Module, ABC):
         """Encode fields [B, ...] as features [B, out_dim]."""
 
     def fuse_heads(self, weight: Tensor, bias: Tensor) -> Callable[[Obs], Tensor] | None:
-        """Return what computes a linear layer of the features in few operations, if there is any.
+        """Return a function that computes a linear layer of the features in few operations.
 
         For acting, which has a few rows at a time: there each call takes longer than its numbers.
 

@@ -37,10 +37,11 @@ from firstlight.networks.encoders.mlp import Flat
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.spec import rebuildable
 from firstlight.networks.tracing import can_use_kernels
-from firstlight.networks.vjp import VJP, Layers, add_gradient, has_vjp, through
+from firstlight.networks.vjp import VJP, SequentialVJP, add_gradient, has_vjp
 
 _ROWS, _COUNTS = "grid rows", "grid counts"  # fields that `Grid.prepare` makes of a grid
 _DOOR_STATES, _DIRECTIONS = 3, 4
+_RELU = nn.ReLU(inplace=True)
 _WIDEST, _MOST = 64, 256  # width and rows up to which loops act faster than products of matrices
 _PLAIN, _COLOURED = (EMPTY, WALL, GOAL, LAVA), (FLOOR, KEY, BALL, BOX)
 
@@ -163,13 +164,12 @@ class Grid(Encoder):
         rows, counts = (obs[_ROWS], obs[_COUNTS]) if _ROWS in obs else self._lookup(obs[self.key])
         base, ids, id_table = self._rest_of(obs)
         sums = gather_rows(rows, counts, self.table, base, ids, id_table)
-        last = Layers([self.linear], sums)
-        out = last.out.relu_()
+        last = SequentialVJP([self.linear, _RELU], sums)
         sizes = len(self.table), len(id_table)
 
         @torch.no_grad()
         def add_gradients(grad: Tensor) -> None:
-            by_sums = last.add_gradients(through(nn.ReLU(), grad, out))
+            by_sums = last.add_gradients(grad)
             torch.ops.aten.threshold_backward.grad_input(by_sums, sums, 0.0, grad_input=by_sums)
             table, id_table = scatter_rows(rows, counts, ids, by_sums, *sizes)
             add_gradient(self.table, table)
@@ -178,7 +178,7 @@ class Grid(Encoder):
                 add_gradient(self.rest_linear.weight, id_table.T)
                 add_gradient(self.rest_linear.bias, by_sums.sum(0))
 
-        return out, add_gradients
+        return last.out, add_gradients
 
     def prepare(self, obs: Obs) -> Obs:
         """Look up the rows of grids, see `Encoder.prepare`."""

@@ -21,6 +21,13 @@ _pool = ThreadPoolExecutor(thread_name_prefix="grid")
 
 
 @numba.njit(cache=True, nogil=True)
+def _code(image, b, c):
+    """Return the number of a cell's (object, colour, state), an index of a flat `lut`."""
+    obj, colour, state = image[b, c, 0] & 15, image[b, c, 1] & 7, image[b, c, 2] & 3
+    return np.int64(obj) << 5 | np.int64(colour) << 2 | np.int64(state)
+
+
+@numba.njit(cache=True, nogil=True)
 def lookup(image, lut, num_ids, rows, counts):
     """Find the table rows for each grid, ``cell * num_ids + lut[object, colour, state]``.
 
@@ -35,9 +42,8 @@ def lookup(image, lut, num_ids, rows, counts):
     for b in range(image.shape[0]):
         count = 0
         for c in range(image.shape[1]):
-            obj = np.int64(image[b, c, 0] & 15)
-            if obj != 0:
-                code = obj << 5 | np.int64(image[b, c, 1] & 7) << 2 | np.int64(image[b, c, 2] & 3)
+            code = _code(image, b, c)
+            if code >= 32:  # object 0 is out of view
                 for f in range(numbers.shape[1]):
                     k = numbers[code, f]
                     rows[b, count] = (
@@ -83,9 +89,8 @@ def _sum_cells(b, image, lut, num_ids, table, base, ids, id_table, total):
     for h in range(total.shape[0]):  # compiles in a third of the time of a slice
         total[h] = base[first, h]
     for c in range(image.shape[1]):
-        obj = np.int64(image[b, c, 0] & 15)
-        if obj != 0:
-            code = obj << 5 | np.int64(image[b, c, 1] & 7) << 2 | np.int64(image[b, c, 2] & 3)
+        code = _code(image, b, c)
+        if code >= 32:  # object 0 is out of view
             for f in range(numbers.shape[1]):
                 k = numbers[code, f]
                 if k >= 0:
@@ -204,7 +209,7 @@ def gather_rows(
 def scatter_rows(
     rows: Tensor, counts: Tensor, ids: Tensor, grad: Tensor, K: int, num_ids: int
 ) -> tuple[Tensor, Tensor]:
-    """Compute gradients of the tables [K, H] and [num_ids, H] from those of the sums [B, H]."""
+    """Compute the gradients of the tables [K, H] and [num_ids, H] from that of the sums [B, H]."""
     table_grad, id_grad = (torch.zeros(size, grad.shape[1]) for size in (K, num_ids))
     arguments = (x.numpy() for x in (rows, counts, grad, table_grad))
     _split(K, partial(scatter, *arguments), many=len(rows) >= _MIN_ROWS)

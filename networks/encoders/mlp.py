@@ -19,7 +19,7 @@ from firstlight.networks.encoders.base import Encoder, TwinEncoder
 from firstlight.networks.initialisation import orthogonal
 from firstlight.networks.normalisation import ObservationNormaliser
 from firstlight.networks.spec import rebuildable
-from firstlight.networks.vjp import VJP, Layers, add_gradient, has_vjp, through
+from firstlight.networks.vjp import VJP, SequentialVJP, activation_vjp, add_gradient, has_vjp
 
 UNSCALED = "unscaled bytes"
 """What `describe_fields` returns for uint8 fields that are not divided by 255."""
@@ -179,7 +179,7 @@ class MLP(Encoder):
         """
         if type(self) is not MLP or not has_vjp(*self.layers):
             return None
-        layers = Layers(self.layers, self.flat(obs))
+        layers = SequentialVJP(self.layers, self.flat(obs))
         return layers.out, partial(layers.add_gradients, to_inputs=False)
 
     def observe(self, obs: Obs, valid: Tensor) -> None:
@@ -285,7 +285,7 @@ class TwinMLP(TwinEncoder):
         @torch.no_grad()
         def add_gradients(grad: Tensor) -> None:
             for i, (weight, bias) in reversed([*enumerate(layers)]):
-                grad = through(self.activation, grad, hidden[i + 1])
+                grad = activation_vjp(self.activation, grad, hidden[i + 1])
                 add_gradient(weight, hidden[i].mT @ grad)
                 add_gradient(bias, grad.sum(1, keepdim=True))
                 if i:

@@ -128,7 +128,7 @@ def test_with_next_step_autoreset_the_last_observation_is_a_row_with_the_right_m
 
 def gradients(learner, batch):
     learner.policy.zero_grad()
-    learner._gradient(batch, 1.0, live=torch.ones(1), entropy_coef=0.01)
+    learner._add_gradients(batch, 1.0, live=torch.ones(1), entropy_coef=0.01)
     return [parameter.grad for parameter in learner.policy.parameters()]
 
 

@@ -108,13 +108,6 @@ def trained(path=None):
     return trainer
 
 
-@pytest.fixture
-def restored_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.usefixtures("restored_threads")
 @pytest.mark.parametrize(("core", "inside"), [(False, 1), (True, 2)], ids=["fused", "memory"])
 def test_a_fused_actor_has_one_thread_of_torch_and_learning_has_all(core, inside):

@@ -207,13 +207,6 @@ def test_other_fields_change_the_features_and_masks_do_not():
     assert alone({"image": image}).unique(dim=0).shape == (1, 8)
 
 
-@pytest.fixture
-def restored_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.usefixtures("restored_threads")
 def test_the_number_of_threads_changes_no_bit():
     torch.manual_seed(0)

@@ -86,10 +86,10 @@ class Scarce(PPO):
         self.updates += 1
         return super().update(*args)
 
-    def _gradient(self, *args, **options):
+    def _add_gradients(self, *args, **options):
         if self.updates > 3:
             raise torch.OutOfMemoryError("a stand-in for a full GPU")
-        return super()._gradient(*args, **options)
+        return super()._add_gradients(*args, **options)
 """
 
 

@@ -64,13 +64,13 @@ class Auxiliaries(Sequence[Auxiliary]):
                     yield extra
 
     @property
-    def sharing(self) -> list[Auxiliary]:
-        """Members that use the rollout's minibatches."""
+    def adding_to_loss(self) -> list[Auxiliary]:
+        """Members whose loss is added to that of the rollout's minibatches."""
         return [member for member in self.members if not member.brings_batches]
 
     def loss(self, policy: Policy, batch: Batch) -> Tensor | None:
-        """Add up the losses [] of the members that are `sharing`; None without any."""
-        losses = [member.loss(policy, batch) for member in self.sharing]
+        """Add up the losses [] of the members of `adding_to_loss`; None without any."""
+        losses = [member.loss(policy, batch) for member in self.adding_to_loss]
         given = [loss for loss in losses if loss is not None]
         return torch.stack(given).sum() if given else None
 

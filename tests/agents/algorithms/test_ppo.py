@@ -238,7 +238,7 @@ def test_the_loss_subtracts_the_entropy_times_its_coefficient():
     rollout = Runner(vec).collect(learner.policy, 16)
     batch = learner._batch(rollout, RewardMixer({})(rollout, {}))
     without, loss = (
-        learner._gradient(batch, 1.0, torch.ones(1), coef)[LOGS.index("loss")]
+        learner._add_gradients(batch, 1.0, torch.ones(1), coef)[LOGS.index("loss")]
         for coef in (0.0, 0.5)
     )
     entropy = learner.policy(batch.obs, batch.state, batch.is_first).dist.entropy().mean()
@@ -291,7 +291,7 @@ def test_gradients_by_hand_equal_those_of_autograd(make, normalize_value, monkey
         assert (policy.vjp(obs) is not None) == by_hand
         policy.zero_grad()
         logs = [
-            learner._gradient(part, factor, torch.tensor([1.0, 0.0, 1.0]), 0.1)
+            learner._add_gradients(part, factor, torch.tensor([1.0, 0.0, 1.0]), 0.1)
             for part, factor in zip([batch, batch.take(torch.arange(9))], [1.0, 0.3], strict=True)
         ]
         found.append((torch.stack(logs), {n: p.grad for n, p in policy.named_parameters()}))

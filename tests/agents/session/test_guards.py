@@ -80,8 +80,8 @@ class Breaks(PPO):
         self.steps_taken = 0
         return super().update(rollout, rewards, progress)
 
-    def _gradient(self, *arguments, **terms):
-        logs = super()._gradient(*arguments, **terms)
+    def _add_gradients(self, *arguments, **terms):
+        logs = super()._add_gradients(*arguments, **terms)
         self.steps_taken += 1
         if self.first <= self.updates <= self.last and self.steps_taken == 3:
             if self.where == "loss":
@@ -249,10 +249,10 @@ class Scarce(PPO):
         self.updates += 1
         return super().update(rollout, rewards, progress)
 
-    def _gradient(self, batch, *arguments, **terms):
+    def _add_gradients(self, batch, *arguments, **terms):
         if batch.valid.shape[1] > self.room or self.updates >= self.ends:
             raise torch.OutOfMemoryError("a stand-in for a full GPU")
-        return super()._gradient(batch, *arguments, **terms)
+        return super()._add_gradients(batch, *arguments, **terms)
 
 
 def test_processing_minibatches_in_two_parts_gives_the_same_update(caplog):
